@@ -1,0 +1,56 @@
+# Two commands matter: `make book` and `make test`. `make help` lists the rest.
+PYTHON  ?= python3
+PROFILE ?= teach
+VENV    := .venv
+BIN     := $(VENV)/bin
+HTML    := _build/html
+READY   := $(VENV)/.ready
+NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup test smoke book serve lint clean
+.DEFAULT_GOAL := help
+
+help:            ## list what can be done
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+setup: $(READY)  ## make the virtual environment .venv and install everything into it
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed, and $(PYTHON) is older: name another with 'make PYTHON=python3.12 ...'." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[book,dev]'
+	touch $@
+
+test: $(READY)   ## run the tests, with coverage
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest $(TESTS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --fail-under=90
+
+lint: $(READY)   ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+smoke: $(READY)  ## run every notebook at the smallest size, without building the book
+	for notebook in $(NOTEBOOKS); do \
+	  $(BIN)/desam-lite execute $$notebook --out _build/smoke/$$(basename $$notebook) -p profile=smoke || exit 1; \
+	done
+
+book: $(READY)   ## run the notebooks (PROFILE=smoke|teach|paper) and build _build/html/index.html
+	for notebook in $(NOTEBOOKS); do \
+	  $(BIN)/desam-lite execute $$notebook --out book/executed/$$(basename $$notebook) -p profile=$(PROFILE) || exit 1; \
+	done
+	$(BIN)/desam-lite check-book
+	$(BIN)/jupyter-book build . --path-output . -W -n --keep-going --quiet
+	@test -s $(HTML)/index.html || { echo "the book was not written: see the messages above." >&2; exit 1; }
+	@echo "The book is at $(HTML)/index.html: open it in a browser, or run 'make serve'."
+
+serve: $(READY)  ## show the built book at http://localhost:8000
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(HTML) 8000
+
+clean:           ## remove what was built (book, caches of tools); data/, results/ and .venv stay
+	rm -rf _build book/executed .pytest_cache .mypy_cache .ruff_cache .coverage*

@@ -1,0 +1,119 @@
+"""DeSAM as a method: one prompt per slice in training, a grid of points or the whole image at prediction."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from desam_lite.datasets import Batch
+from desam_lite.embeddings import EmbeddingStore
+from desam_lite.inference import GridSettings, predict_slice
+from desam_lite.methods.base import Method, combine_organs, mask_loss
+from desam_lite.model import DeSAM, ImageEmbeddings, Prompts, save_model
+from desam_lite.slices import CaseSlices
+
+PromptMode = Literal["points", "box"]
+
+
+class _Decoder(nn.Module):
+    """DeSAM's trained half as a function of tensors, the form that wrappers for devices and precision expect."""
+
+    def __init__(self, model: DeSAM):
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, level0: torch.Tensor, level1: torch.Tensor, level2: torch.Tensor, neck: torch.Tensor, prompts: Prompts
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return mask logits ``(B, K, 4h, 4w)`` and predicted IoU ``(B, K)`` (None without a head)."""
+        out = self.model.decode(ImageEmbeddings((level0, level1, level2), neck), prompts)
+        return out.mask_logits, out.iou
+
+
+class DeSAMMethod(Method):
+    """DeSAM on stored embeddings (Gao et al., MICCAI 2024), with the whole image as box (B) or a grid of points (P).
+
+    Training draws one prompt per slice as the public code does. A point: with probability 1/2 in the organ (its IoU target
+    is 1), else in the background (0), its label always 1. A box: always the whole image, and no IoU loss.
+
+    Args:
+        model: The model; only its decoder is trained.
+        mode: Which prompt is used, for training and for prediction.
+        grid: The point grid and its thresholds at prediction.
+    """
+
+    inputs = "embeddings"
+
+    def __init__(self, model: DeSAM, mode: PromptMode, grid: GridSettings):
+        self.model, self.mode, self.grid = model, mode, grid
+        self.module = _Decoder(model)
+        self.input_size, self.mask_size = model.image_size, 4 * model.embedding_size
+
+    def prepare(self, batch: Batch, generators: Sequence[np.random.Generator], *, augment: bool) -> Batch:
+        """Add one prompt per slice and, for points, what the IoU head should say of it."""
+        side = self.model.image_size
+        if self.mode == "box":
+            return replace(batch, prompts=Prompts.whole_image(side, len(batch.cases)))
+        masks = batch.masks.numpy()
+        places = np.stack([draw_point(mask, rng) for mask, rng in zip(masks, generators, strict=True)])
+        rows = np.arange(len(masks))[:, None]
+        targets = masks[rows, np.arange(masks.shape[1]), places[:, 1:], places[:, :1]]
+        xy = torch.from_numpy(places[:, None].astype(np.float32)) * (side / masks.shape[-1])
+        prompts = Prompts.points(xy, torch.ones(len(masks), 1))
+        return replace(batch, prompts=prompts, iou_targets=torch.from_numpy(targets.astype(np.float32)))
+
+    def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
+        """Return the mask loss plus, for points, the L1 distance of the predicted IoU from its target."""
+        logits, iou = self._forward(module, batch)
+        loss = mask_loss(logits, batch.masks)
+        if iou is not None and batch.iou_targets is not None:
+            loss = loss + nn.functional.l1_loss(iou, batch.iou_targets)
+        return loss
+
+    def validation_loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
+        """Return the mask loss alone, by which the public code selects the epoch."""
+        return mask_loss(self._forward(module, batch)[0], batch.masks)
+
+    def _forward(self, module: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        assert batch.embeddings is not None
+        out: tuple[torch.Tensor, torch.Tensor | None] = module(
+            *batch.embeddings.levels, batch.embeddings.neck, batch.prompts
+        )
+        return out
+
+    @torch.no_grad()
+    def predict(self, case: CaseSlices, embeddings: EmbeddingStore | None) -> npt.NDArray[np.uint8]:
+        """Predict slice by slice, from the stored embeddings of the case."""
+        assert embeddings is not None
+        self.module.eval()
+        device = next(self.module.parameters()).device
+        maps = embeddings.load(case.domain, case.case)
+        size = case.images.shape[1:]
+        volume = np.zeros(case.images.shape, np.uint8)
+        for z in range(len(volume)):
+            emb = maps[z].to(device=device, dtype=torch.float32)
+            found = predict_slice(self.model, emb, self.mode, size, self.grid)
+            volume[z] = combine_organs(np.where(found.mask, found.probability, 0))
+        return volume
+
+
+def draw_point(masks: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Draw the training point of one slice: in an organ or in the background with equal chance.
+
+    Args:
+        masks: ``(K, h, w)``, 0 or 1.
+        rng: The slice's random stream.
+
+    Returns:
+        ``(x, y)`` in pixels of the ``h x w`` grid.
+    """
+    inside = masks.any(axis=0)
+    wanted = inside if rng.random() < 0.5 else ~inside
+    candidates = np.argwhere(wanted if wanted.any() else ~wanted)
+    y, x = candidates[rng.integers(len(candidates))]
+    return np.array([x, y])

@@ -1,0 +1,77 @@
+"""A plain 2-D U-Net: what a hospital would train without any thought of the next hospital."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.networks.nets import DynUNet
+from torch import nn
+
+from desam_lite.datasets import Batch, organ_maps, standardise
+from desam_lite.embeddings import EmbeddingStore
+from desam_lite.methods.base import Method, combine_organs, mask_loss
+from desam_lite.sam import fit_square, unfit_square
+from desam_lite.slices import CaseSlices
+
+
+def build_unet(n_organs: int, width: int, size: int, seed: int) -> nn.Module:
+    """Return MONAI's DynUNet planned as nnU-Net plans a 2-D network for slices of ``size`` pixels.
+
+    One level per halving until the coarsest map is 4 to 7 pixels wide, kernels 3 x 3, instance normalisation, leaky ReLU,
+    channels doubling from ``width`` up to 512 (Isensee et al., Nature Methods 2021).
+
+    Args:
+        n_organs: Maps in the output.
+        width: Channels of the finest level; nnU-Net takes 32.
+        size: Side of the input square, in pixels, divisible by 16 or more.
+        seed: Names the initial weights.
+
+    Returns:
+        A module from ``(B, 1, S, S)`` to logits ``(B, n_organs, S, S)``.
+    """
+    levels = max(2, int(np.log2(size / 4)) + 1)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return DynUNet(  # type: ignore[no-any-return]
+            spatial_dims=2,
+            in_channels=1,
+            out_channels=n_organs,
+            kernel_size=[3] * levels,
+            strides=[1] + [2] * (levels - 1),
+            upsample_kernel_size=[2] * (levels - 1),
+            filters=[min(width * 2**level, 512) for level in range(levels)],
+            norm_name=("INSTANCE", {"affine": True}),
+        )
+
+
+class UNetMethod(Method):
+    """A plain 2-D U-Net without any means of generalization (empirical risk minimisation).
+
+    Args:
+        n_organs: K.
+        width: Channels of the finest level.
+        size: Side of the input square, in pixels.
+        seed: Names the initial weights.
+    """
+
+    inputs = "slices"
+
+    def __init__(self, n_organs: int, width: int, size: int, seed: int):
+        self.input_size = self.mask_size = size
+        self.module = build_unet(n_organs, width, size, seed)
+
+    def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
+        """Return Dice plus cross-entropy, the loss all methods share."""
+        return mask_loss(module(batch.images), batch.masks)
+
+    @torch.no_grad()
+    def predict(self, case: CaseSlices, embeddings: EmbeddingStore | None) -> npt.NDArray[np.uint8]:
+        """Predict in batches of slices, back on the grid of the case."""
+        self.module.eval()
+        device = next(self.module.parameters()).device
+        images = torch.from_numpy(standardise(case.images))[:, None]
+        size = (case.images.shape[1], case.images.shape[2])
+        parts = []
+        for chunk in images.split(8):
+            logits = self.module(fit_square(chunk.to(device), self.input_size))
+            parts.append(unfit_square(logits, size).sigmoid().cpu().numpy())
+        return combine_organs(np.concatenate(parts))

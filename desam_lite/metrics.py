@@ -1,0 +1,161 @@
+"""How a predicted volume is scored: one function for a mask, one for a case under a protocol.
+
+Overlap is the Dice coefficient over the whole volume; distances are between the surfaces, in mm, computed by MONAI.
+Which measure answers which question is discussed in Metrics Reloaded (Maier-Hein et al., Nature Methods 2024).
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.metrics.utils import get_edge_surface_distance
+
+from desam_lite.errors import StudyError
+from desam_lite.slices import select_slices
+
+Protocol = Literal["whole_volume", "published"]
+PROTOCOLS: tuple[Protocol, ...] = ("whole_volume", "published")
+
+PUBLISHED_SIZE = 256
+"""Side of the square on which the public code scores a slice, in pixels."""
+PUBLISHED_BORDER = 50
+"""Width of the frame of that square in which the public code sets predictions to zero, in pixels."""
+
+
+class VolumeScore(NamedTuple):
+    """The scores of one organ in one volume.
+
+    Attributes:
+        dice: Dice coefficient, 0 to 1.
+        hd95: 95th percentile Hausdorff distance: the larger of the two directed 95th percentiles, mm.
+        hd: Hausdorff distance, mm.
+        assd: Average symmetric surface distance: mean over the points of both surfaces, mm.
+    """
+
+    dice: float
+    hd95: float
+    hd: float
+    assd: float
+
+
+def score_volume(
+    prediction: npt.ArrayLike, reference: npt.ArrayLike, spacing: Sequence[float]
+) -> VolumeScore:
+    """Score one organ of one volume.
+
+    The rule for empty masks: both empty is perfect agreement (Dice 1, distances 0); one empty is the worst there is
+    (Dice 0, every distance the diagonal of the volume, so that a method gains nothing by drawing nothing and an average
+    stays finite).
+
+    Args:
+        prediction: Boolean mask, or zeros and ones, of any number of axes (normally ``(Z, H, W)``).
+        reference: Mask of the same shape.
+        spacing: Distance between voxel centres along each axis in mm, in the order of the axes.
+
+    Returns:
+        Dice and the three surface distances.
+
+    Raises:
+        StudyError: The shapes differ, a mask is not binary, or the spacing does not fit.
+
+    >>> import numpy as np
+    >>> cube = np.zeros((6, 6, 6), bool); cube[1:4, 1:4, 1:4] = True
+    >>> score_volume(np.roll(cube, 1, axis=0), cube, (2.0, 1.0, 1.0))
+    VolumeScore(dice=0.6666666666666666, hd95=2.0, hd=2.0, assd=0.6923076923076923)
+    """
+    predicted, true = _binary(prediction, "prediction"), _binary(reference, "reference")
+    if predicted.shape != true.shape:
+        raise StudyError(
+            f"the prediction has shape {predicted.shape} and the reference {true.shape}: "
+            "bring both to one grid before scoring."
+        )
+    steps = np.asarray(spacing, dtype=float)
+    if steps.shape != (predicted.ndim,) or not np.all(np.isfinite(steps)) or np.any(steps <= 0):
+        raise StudyError(
+            f"spacing {tuple(spacing)} does not give one positive distance in mm for each of the "
+            f"{predicted.ndim} axes: pass one number per axis."
+        )
+    sizes = int(predicted.sum()), int(true.sum())
+    if 0 in sizes:
+        agree = sizes == (0, 0)
+        worst = 0.0 if agree else float(np.linalg.norm(steps * predicted.shape))
+        return VolumeScore(float(agree), worst, worst, worst)
+    dice = 2.0 * int((predicted & true).sum()) / sum(sizes)
+    forward, backward = _surface_distances(predicted, true, steps)
+    both = np.concatenate([forward, backward])
+    hd95 = max(float(np.percentile(forward, 95)), float(np.percentile(backward, 95)))
+    return VolumeScore(dice, hd95, float(both.max()), float(both.mean()))
+
+
+def _binary(mask: npt.ArrayLike, name: str) -> npt.NDArray[np.bool_]:
+    array = np.asarray(mask)
+    if array.dtype != bool and not np.isin(array, (0, 1)).all():
+        raise StudyError(f"the {name} holds values other than 0 and 1: score one organ at a time, as a mask.")
+    return array.astype(bool)
+
+
+def _surface_distances(
+    predicted: npt.NDArray[np.bool_], true: npt.NDArray[np.bool_], spacing: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the distances from each surface voxel of the one mask to the surface of the other, both ways, in mm."""
+    # A margin of one voxel, so that an organ cut off by the volume's edge has a surface there too.
+    padded = [torch.from_numpy(np.pad(_crop(mask, predicted | true), 1)) for mask in (predicted, true)]
+    _, distances, _ = get_edge_surface_distance(
+        padded[0], padded[1], spacing=list(spacing), symmetric=True, warn_empty=False
+    )
+    forward, backward = (np.asarray(d, dtype=float) for d in distances)
+    return forward, backward
+
+
+def _crop(mask: npt.NDArray[np.bool_], extent: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Cut ``mask`` to the bounding box of ``extent``: surfaces lie inside it, and the distance transform is cheaper."""
+    box = tuple(slice(axis.min(), axis.max() + 1) for axis in np.nonzero(extent))
+    return mask[box]
+
+
+def score_case(
+    prediction: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.uint8],
+    spacing: Sequence[float],
+    organ: int,
+    protocol: Protocol,
+) -> VolumeScore:
+    """Score one organ of one case under a protocol.
+
+    ``whole_volume`` scores every slice as it is. ``published`` repeats what the public code of DeSAM does: only slices
+    that contain the organ, without the last of them (an exclusive range), on a 256 x 256 square per slice, with
+    predictions in a 50-pixel border set to zero.
+
+    Args:
+        prediction: Organ ids ``(Z, H, W)``.
+        labels: Reference organ ids ``(Z, H, W)``.
+        spacing: ``(z, y, x)`` in mm.
+        organ: The id to score.
+        protocol: Which slices and pixels count.
+
+    Returns:
+        The scores; all NaN under ``published`` where that protocol leaves no slice of this case.
+    """
+    predicted, true = prediction == organ, labels == organ
+    if protocol == "whole_volume":
+        return score_volume(predicted, true, spacing)
+    rows = select_slices(true.astype(np.uint8), "published")
+    if len(rows) == 0:
+        return VolumeScore(np.nan, np.nan, np.nan, np.nan)
+    z, y, x = spacing
+    height, width = true.shape[1:]
+    square = _nearest_square(predicted[rows])
+    inner = slice(PUBLISHED_BORDER, PUBLISHED_SIZE - PUBLISHED_BORDER)
+    kept = np.zeros_like(square)
+    kept[:, inner, inner] = square[:, inner, inner]
+    scaled = (z, y * height / PUBLISHED_SIZE, x * width / PUBLISHED_SIZE)
+    return score_volume(kept, _nearest_square(true[rows]), scaled)
+
+
+def _nearest_square(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Resample ``(Z, H, W)`` to ``(Z, 256, 256)`` by nearest neighbour, pixel centres aligned."""
+    tensor = torch.from_numpy(mask[:, None].astype(np.uint8))
+    sized = torch.nn.functional.interpolate(tensor, (PUBLISHED_SIZE, PUBLISHED_SIZE), mode="nearest-exact")
+    return sized[:, 0].numpy().astype(bool)

@@ -1,0 +1,128 @@
+"""Many runs on one machine: several single-threaded processes side by side, one failure never stopping the others.
+
+On two cores two processes with one thread each finish such small trainings sooner than one process with two threads.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from desam_lite.backbones import open_embeddings
+from desam_lite.errors import StudyError
+from desam_lite.progress import track
+from desam_lite.runs import Run, execute_run, find_run
+from desam_lite.spec import RunSpec
+from desam_lite.tasks import Task, open_task
+
+
+def execute_runs(
+    specs: Sequence[RunSpec], workspace: Path | str, *, jobs: int | None = None, progress: bool = True
+) -> list[Run]:
+    """Do every run that is not finished.
+
+    What runs share (slices, embeddings) is made first, once. Press Ctrl-C at any moment: finished runs are kept and the
+    others continue from their last checkpoint the next time.
+
+    Args:
+        specs: What to run.
+        workspace: Folder for results and caches.
+        jobs: Processes side by side; by default one per core, or one on a GPU.
+        progress: Whether to show progress bars.
+
+    Returns:
+        One `Run` per specification, in the same order; one that failed carries the reason in its ``error``.
+
+    Raises:
+        StudyError: The data or a specification is at fault, before anything is trained.
+    """
+    workspace = Path(workspace)
+    tasks = _open_tasks(specs, workspace, progress)
+    runs = [find_run(spec, tasks[_place(spec)], workspace) for spec in specs]
+    waiting = [run for run in runs if not run.finished]
+    if not waiting:
+        return runs
+    _embed_once(waiting, tasks, workspace, progress)
+    errors = dict(_failures(waiting, workspace, jobs or default_jobs(), progress))
+    for run in waiting:
+        if run.name in errors:
+            tqdm.write(f"run {run.name} ({run.spec.label} from {run.spec.source}) failed: {errors[run.name]}")
+    return [replace(run, error=errors.get(run.name, "")) for run in runs]
+
+
+def default_jobs() -> int:
+    """Return how many runs go side by side: one per usable core, or one where there is a GPU."""
+    return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
+
+
+def _place(spec: RunSpec) -> tuple[Path, Path]:
+    return spec.manifest, spec.data_root
+
+
+def _open_tasks(
+    specs: Sequence[RunSpec], workspace: Path, progress: bool
+) -> dict[tuple[Path, Path], Task]:
+    places = {_place(spec) for spec in specs}
+    return {place: open_task(*place, workspace, progress=progress) for place in places}
+
+
+def _embed_once(
+    runs: Sequence[Run], tasks: dict[tuple[Path, Path], Task], workspace: Path, progress: bool
+) -> None:
+    """Fill the stores of embeddings that the runs need, before processes would do it one against the other."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    wanted = {
+        (*_place(run.spec), run.spec.backbone, run.spec.weights, run.spec.embedding_format): run.spec
+        for run in runs
+        if run.spec.backbone is not None
+    }
+    for spec in wanted.values():
+        open_embeddings(spec, tasks[_place(spec)].slices, workspace, device, progress=progress)
+
+
+def _failures(
+    runs: Sequence[Run], workspace: Path, jobs: int, progress: bool
+) -> Iterator[tuple[str, str]]:
+    """Do the runs; yield name and reason of each that failed."""
+    unique = list({run.name: run for run in runs}.values())
+    if jobs == 1 or len(unique) == 1:
+        for run in track(unique, "runs", enabled=progress):
+            reason = _attempt(run.spec, workspace, progress)
+            if reason:
+                yield run.name, reason
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_single_thread) as pool:
+        futures = {pool.submit(_attempt, run.spec, workspace, False): run for run in unique}
+        for future in track(as_completed(futures), "runs", total=len(futures), enabled=progress):
+            reason = _reason(future)
+            if reason:
+                yield futures[future].name, reason
+
+
+def _attempt(spec: RunSpec, workspace: Path, progress: bool) -> str:
+    """Do one run; return why it failed, or nothing."""
+    try:
+        execute_run(spec, workspace, progress=progress)
+    except StudyError as error:
+        return str(error)
+    except (RuntimeError, ValueError, OSError, ArithmeticError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _reason(future: "Future[str]") -> str:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return "its process was killed (out of memory?): run again with fewer jobs, finished runs are kept."
+
+
+def _single_thread() -> None:
+    torch.set_num_threads(1)

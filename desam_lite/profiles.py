@@ -1,0 +1,142 @@
+"""How much work is done: `smoke` for CI, `teach` for a laptop, `paper` for real data on a GPU."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from desam_lite.errors import StudyError
+from desam_lite.manifest import load_manifest
+from desam_lite.spec import RANDOM_WEIGHTS, RunSpec, make_spec
+
+METHOD_CHOICES: dict[str, dict[str, str]] = {
+    "prior": {"method": "prior"},
+    "unet": {"method": "unet"},
+    "desam_b": {"method": "desam", "prompt_mode": "box"},
+    "desam_p": {"method": "desam", "prompt_mode": "points"},
+}
+"""The names a notebook's ``methods`` parameter takes, and what they mean in a specification."""
+
+
+class Profile(BaseModel):
+    """A named amount of work.
+
+    Attributes:
+        name: Its name.
+        cases: Synthetic cases made per domain.
+        sources: How many of a task's domains are trained on; None for all.
+        seeds: One run each.
+        common: Settings of every run.
+        per_method: Settings of the runs of one method of `METHOD_CHOICES`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    cases: int
+    sources: int | None
+    seeds: tuple[int, ...]
+    common: dict[str, Any]
+    per_method: dict[str, dict[str, Any]]
+
+
+_TINY: dict[str, Any] = {
+    "split": "70_10_20",
+    "train_slices": "all",
+    "backbone": "sam_tiny",
+    "weights": RANDOM_WEIGHTS,
+    "unet_width": 8,
+    "unet_size": 128,
+}
+
+PROFILES = {
+    "smoke": Profile(
+        name="smoke",
+        cases=4,
+        sources=2,
+        seeds=(0,),
+        common={**_TINY, "epochs": 1, "unet_width": 4, "unet_size": 64, "learning_rate": 1e-3},
+        per_method={},
+    ),
+    "teach": Profile(
+        name="teach",
+        cases=8,
+        sources=None,
+        seeds=(0, 1, 2),
+        common={**_TINY, "epochs": 12, "learning_rate": 1e-3},
+        per_method={"unet": {"learning_rate": 2e-3}},
+    ),
+    "paper": Profile(
+        name="paper",
+        cases=30,
+        sources=None,
+        seeds=(0, 1, 2),
+        common={"backbone": "vit_h", "precision": "bf16-mixed", "epochs": 50, "learning_rate": 1e-4},
+        per_method={"unet": {"learning_rate": 3e-4, "train_slices": "published"}},
+    ),
+}
+
+
+def get_profile(name: str) -> Profile:
+    """Return a profile by name.
+
+    Raises:
+        StudyError: There is no such profile.
+    """
+    if name not in PROFILES:
+        raise StudyError(f"there is no profile '{name}': use one of {', '.join(PROFILES)}.")
+    return PROFILES[name]
+
+
+def plan_domain_splits(
+    profile: Profile,
+    manifest: Path | str,
+    data_root: Path | str,
+    *,
+    sources: Sequence[str] = (),
+    methods: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    **settings: Any,
+) -> list[RunSpec]:
+    """List the runs of the domain-split experiment: each source, method and seed.
+
+    Args:
+        profile: How much work.
+        manifest: The task's manifest file.
+        data_root: Folder with its data.
+        sources: Domains to train on; empty for the profile's.
+        methods: Names of `METHOD_CHOICES`; empty for all.
+        seeds: Empty for the profile's.
+        **settings: Fields of `RunSpec` to set for every run, over the profile's.
+
+    Returns:
+        Specifications, in the order source, method, seed.
+
+    Raises:
+        StudyError: A domain, method or setting does not exist.
+    """
+    task = load_manifest(manifest)
+    domains = list(task.domains)
+    chosen = list(sources) or domains[: profile.sources]
+    _all_known("domain", chosen, domains, f"the manifest {manifest}")
+    names = list(methods) or list(METHOD_CHOICES)
+    _all_known("method", names, list(METHOD_CHOICES), "this experiment")
+    return [
+        make_spec(
+            manifest=Path(manifest),
+            data_root=Path(data_root),
+            source=source,
+            seed=seed,
+            **{**profile.common, **profile.per_method.get(name, {}), **METHOD_CHOICES[name], **settings},
+        )
+        for source in chosen
+        for name in names
+        for seed in (tuple(seeds) or profile.seeds)
+    ]
+
+
+def _all_known(kind: str, wanted: Sequence[str], known: Sequence[str], where: str) -> None:
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise StudyError(f"{where} has no {kind} '{unknown[0]}': choose from {', '.join(known)}.")

@@ -1,0 +1,283 @@
+"""From a specification to a finished run directory: cached, resumable, done once, with provenance.
+
+A run directory holds ``run.json`` (specification and provenance), ``split.csv``, ``history.csv``, ``predictions/`` (one NIfTI per
+test case, on the scan's own grid), ``metrics.csv`` (one row per case, organ and protocol), ``model.safetensors`` with its card
+``model.json``, and ``done``, written last.
+"""
+
+import datetime
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from filelock import FileLock, Timeout
+from lightning_fabric import Fabric
+from tqdm import tqdm
+
+from desam_lite import provenance
+from desam_lite.backbones import open_embeddings, weights_hash
+from desam_lite.datasets import EmbeddingData, SliceData, TrainingData, list_slices
+from desam_lite.embeddings import EmbeddingStore
+from desam_lite.errors import StudyError
+from desam_lite.files import atomic_path, digest, write_json, write_text
+from desam_lite.methods import METHODS, Method, Predictor
+from desam_lite.progress import track
+from desam_lite.scoring import prediction_path, score_domains
+from desam_lite.slices import split_cases
+from desam_lite.spec import RunSpec
+from desam_lite.tasks import Task, open_task
+from desam_lite.training import CHECKPOINT, TrainSettings, make_fabric, train
+from desam_lite.volumes import read_slices
+
+RUN_VERSION = 1
+"""Raised when the meaning of a specification changes, so that older runs are not taken for new ones."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on disk, finished or not.
+
+    Attributes:
+        spec: What it is.
+        task: Name of the task.
+        directory: Where it lies.
+        error: Why it could not be finished this time; empty when all went well.
+    """
+
+    spec: RunSpec
+    task: str
+    directory: Path
+    error: str = ""
+
+    @property
+    def name(self) -> str:
+        """The hash that names the run."""
+        return self.directory.name
+
+    @property
+    def finished(self) -> bool:
+        """Whether everything is there."""
+        return (self.directory / "done").exists()
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The content of ``run.json``."""
+        record: dict[str, Any] = json.loads((self.directory / "run.json").read_text())
+        return record
+
+    def metrics(self) -> pd.DataFrame:
+        """Return one row per case, organ and protocol, with the columns that say which run it is.
+
+        Raises:
+            StudyError: The run is not finished.
+        """
+        if not self.finished:
+            raise StudyError(f"run {self.name} ({self.spec.label} from {self.spec.source}) is not finished: run it again.")
+        frame = pd.read_csv(self.directory / "metrics.csv", dtype={"target": str, "case": str, "organ": str})
+        return self._identified(frame)
+
+    def history(self) -> pd.DataFrame:
+        """Return one row per finished epoch (none for a method that is not trained)."""
+        path = self.directory / "history.csv"
+        return self._identified(pd.read_csv(path)) if path.exists() else pd.DataFrame()
+
+    def prediction(self, domain: str, case: str) -> npt.NDArray[np.uint8]:
+        """Return the predicted organ ids ``(Z, H, W)`` of a test case."""
+        return read_slices(prediction_path(self.directory, domain, case)).astype(np.uint8)
+
+    def _identified(self, frame: pd.DataFrame) -> pd.DataFrame:
+        spec = self.spec
+        names = ("source", "method", "label", "variant", "prompt_mode", "backbone", "weights", "seed")
+        columns = {"run": self.name, "task": self.task, **{name: getattr(spec, name) for name in names}}
+        if "target" in frame:
+            columns["in_domain"] = frame["target"] == spec.source
+        return frame.assign(**columns)
+
+
+def identify(spec: RunSpec, task: Task) -> dict[str, Any]:
+    """Return what names a run: its settings, and manifest, data and frozen weights by content."""
+    return {
+        "settings": spec.settings(),
+        "manifest": task.manifest.content_hash(),
+        "data": task.data_hash,
+        "weights": weights_hash(spec),
+        "version": RUN_VERSION,
+    }
+
+
+def find_run(spec: RunSpec, task: Task, workspace: Path | str) -> Run:
+    """Return the run of a specification: where it is, or would be.
+
+    Raises:
+        StudyError: The source is no domain of the task.
+    """
+    task.cases(spec.source)
+    name = digest(identify(spec, task))
+    return Run(spec, task.manifest.name, Path(workspace) / "runs" / name)
+
+
+def execute_run(
+    spec: RunSpec, workspace: Path | str, *, accelerator: str = "auto", devices: int = 1, progress: bool = True
+) -> Run:
+    """Do a run, or what is left of it; a finished one is returned as it is.
+
+    Two processes asked for the same run do it once: the second waits for the first. A run that was killed continues from
+    its last checkpoint and ends in the same ``metrics.csv``.
+
+    Args:
+        spec: What to run.
+        workspace: Folder for results and caches.
+        accelerator: "auto", "cpu" or "gpu".
+        devices: How many of them.
+        progress: Whether to show progress bars.
+
+    Raises:
+        StudyError: The data, a setting or a weights file is at fault.
+    """
+    task = open_task(spec.manifest, spec.data_root, workspace, progress=progress)
+    run = find_run(spec, task, workspace)
+    if run.finished:
+        return run
+    run.directory.mkdir(parents=True, exist_ok=True)
+    fabric = make_fabric(accelerator, devices, spec.precision)
+    if not fabric.is_global_zero:  # a second process of the same run: it helps to train, the first does the rest
+        _learn(run, task, _split(spec, task), _embeddings(run, task, workspace, fabric, False), fabric, False)
+        return run
+    with _alone(run.directory):
+        if not run.finished:
+            _work(run, task, Path(workspace), fabric, progress)
+    return run
+
+
+def _alone(directory: Path) -> FileLock:
+    """Lock a run directory, waiting for whoever holds it; the system frees the lock of a process that dies."""
+    lock = FileLock(directory / ".lock")
+    try:
+        lock.acquire(timeout=0.2)
+    except Timeout:
+        tqdm.write(f"another process is doing run {directory.name}: waiting for it")
+    return lock
+
+
+def _work(run: Run, task: Task, workspace: Path, fabric: Fabric, progress: bool) -> None:
+    provenance.reset_peak_memory()
+    start, spec, folder = time.perf_counter(), run.spec, run.directory
+    record = _record(run, task, fabric)
+    write_json(folder / "run.json", record)
+    split = _split(spec, task)
+    _write_csv(pd.DataFrame(split.items(), columns=["case", "part"]), folder / "split.csv")
+    embeddings = _embeddings(run, task, workspace, fabric, progress)
+    predictor = _learn(run, task, split, embeddings, fabric, progress)
+    trained = time.perf_counter()
+    scores = score_domains(predictor, task, _tested(spec, task, split), embeddings, folder, progress=progress)
+    _write_csv(scores, folder / "metrics.csv")
+    predictor.save(folder, _card(record, spec, task))
+    took = {"training": (trained - start) / 60, "scoring": (time.perf_counter() - trained) / 60}
+    write_json(folder / "run.json", {**record, "minutes": took, "peak_memory": provenance.peak_memory()})
+    write_text(folder / "done", f"{datetime.datetime.now(datetime.UTC).isoformat()}\n")
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _split(spec: RunSpec, task: Task) -> dict[str, str]:
+    return split_cases(task.cases(spec.source), spec.split, spec.seed)
+
+
+def _embeddings(
+    run: Run, task: Task, workspace: Path | str, fabric: Fabric, progress: bool
+) -> EmbeddingStore | None:
+    """Return the embeddings the run needs, computing what is missing; None for a method on slices."""
+    if run.spec.backbone is None:
+        return None
+    return open_embeddings(run.spec, task.slices, Path(workspace), fabric.device, progress=progress)
+
+
+def _learn(
+    run: Run,
+    task: Task,
+    split: dict[str, str],
+    embeddings: EmbeddingStore | None,
+    fabric: Fabric,
+    progress: bool,
+) -> Predictor:
+    """Build the method and train it if it is one that trains."""
+    spec, source = run.spec, run.spec.source
+    chosen = {part: [c for c, p in split.items() if p == part] for part in ("train", "val")}
+    cases = [task.slices.load(source, case) for case in chosen["train"]]
+    predictor = METHODS[spec.method](spec, len(task.manifest.organs), cases)
+    if not isinstance(predictor, Method):
+        return predictor
+    data = {part: _data(predictor, spec, task, names, embeddings, fabric) for part, names in chosen.items()}
+    rows = []
+    epochs = train(predictor, data["train"], data["val"], _settings(spec), run.directory, fabric)
+    bar = track(epochs, f"training {spec.label} on {source}", total=spec.epochs, enabled=progress)
+    for row in bar:
+        rows.append(row)
+        _write_csv(pd.DataFrame(rows), run.directory / "history.csv")
+    return predictor
+
+
+def _data(
+    method: Method,
+    spec: RunSpec,
+    task: Task,
+    cases: list[str],
+    embeddings: EmbeddingStore | None,
+    fabric: Fabric,
+) -> TrainingData:
+    assert spec.train_slices is not None
+    refs = list_slices(task.slices, spec.source, cases, spec.train_slices)
+    n_organs = len(task.manifest.organs)
+    if embeddings is None:
+        return SliceData(task.slices, refs, n_organs, method.input_size)
+    return EmbeddingData(
+        embeddings, refs, n_organs, size=method.mask_size, square=method.input_size, device=fabric.device
+    )
+
+
+def _settings(spec: RunSpec) -> TrainSettings:
+    names = ("epochs", "batch_size", "learning_rate", "clip", "seed")
+    return TrainSettings(**{name: getattr(spec, name) for name in names})
+
+
+def _tested(spec: RunSpec, task: Task, split: dict[str, str]) -> dict[str, list[str]]:
+    """Return the cases that are scored: the held-out ones of the source, all of every target."""
+    held_out = [case for case, part in split.items() if part == "test"]
+    domains = {domain: task.cases(domain) for domain in task.manifest.domains}
+    return {**domains, spec.source: held_out}
+
+
+def _record(run: Run, task: Task, fabric: Fabric) -> dict[str, Any]:
+    files = {"manifest": str(run.spec.manifest), "data_root": str(run.spec.data_root)}
+    return {
+        "run": run.name,
+        "task": task.manifest.name,
+        "label": run.spec.label,
+        "identity": identify(run.spec, task),
+        "files": {**files, "weights": run.spec.weights},
+        "code": provenance.code_version(),
+        "libraries": provenance.library_versions(),
+        "device": provenance.device_name(fabric.device),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(),
+    }
+
+
+def _card(record: dict[str, Any], spec: RunSpec, task: Task) -> dict[str, Any]:
+    """Return the model card: what the weights are, what they were trained on, and under which terms."""
+    organs = [organ.name for organ in task.manifest.organs]
+    return {
+        "title": f"{spec.label} trained on {spec.source} of {task.manifest.title}",
+        "organs": organs,
+        "intensity": task.manifest.intensity_of(spec.source).model_dump(mode="json"),
+        "licence_of_data": task.manifest.licence,
+        "run": record,
+    }
+
+
+def _write_csv(frame: pd.DataFrame, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        frame.to_csv(temporary, index=False)

@@ -1,0 +1,85 @@
+"""Predicting the test cases of every domain and scoring them, case by case, resumable."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from desam_lite.embeddings import EmbeddingStore
+from desam_lite.errors import StudyError
+from desam_lite.methods.base import Predictor
+from desam_lite.metrics import PROTOCOLS, score_case
+from desam_lite.progress import track
+from desam_lite.slices import CaseSlices
+from desam_lite.tasks import Task
+from desam_lite.volumes import read_slices, write_mask
+
+
+def prediction_path(directory: Path, domain: str, case: str) -> Path:
+    """Return where a run directory keeps the prediction of a case."""
+    return directory / "predictions" / domain / f"{case}.nii.gz"
+
+
+def score_domains(
+    predictor: Predictor,
+    task: Task,
+    cases: Mapping[str, Sequence[str]],
+    embeddings: EmbeddingStore | None,
+    directory: Path,
+    *,
+    progress: bool,
+) -> pd.DataFrame:
+    """Predict and score cases; a prediction that is already on disk is not made again.
+
+    Args:
+        predictor: What draws the organs.
+        task: Where the cases come from.
+        cases: Case ids to test, by domain.
+        embeddings: The stored embeddings, for methods on them.
+        directory: The run directory; predictions go to its ``predictions`` folder.
+        progress: Whether to show a bar (one step per case).
+
+    Returns:
+        One row per case, organ and protocol: ``target``, ``case``, ``organ``, ``protocol``, ``dice``, ``hd95``, ``hd``, ``assd`` (mm),
+        ``reference_voxels``, ``predicted_voxels``.
+    """
+    pairs = [(domain, case) for domain, names in cases.items() for case in names]
+    rows = []
+    for domain, case in track(pairs, "scoring cases", enabled=progress):
+        slices = task.slices.load(domain, case)
+        path = prediction_path(directory, domain, case)
+        prediction = _kept(path, slices)
+        if prediction is None:
+            prediction = predictor.predict(slices, embeddings)
+            write_mask(path, prediction, slices.geometry)
+        rows += _rows(slices, prediction, [organ.name for organ in task.manifest.organs])
+    return pd.DataFrame(rows)
+
+
+def _kept(path: Path, slices: CaseSlices) -> npt.NDArray[np.uint8] | None:
+    """Read an earlier prediction of this case; None if there is none or it cannot be read."""
+    if not path.exists():
+        return None
+    try:
+        kept = read_slices(path).astype(np.uint8)
+    except StudyError:
+        return None
+    return kept if kept.shape == slices.labels.shape else None
+
+
+def _rows(
+    slices: CaseSlices, prediction: npt.NDArray[np.uint8], organs: Sequence[str]
+) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for organ, name in enumerate(organs, start=1):
+        counts = {
+            "reference_voxels": int((slices.labels == organ).sum()),
+            "predicted_voxels": int((prediction == organ).sum()),
+        }
+        for protocol in PROTOCOLS:
+            score = score_case(prediction, slices.labels, slices.spacing, organ, protocol)
+            place = {"target": slices.domain, "case": slices.case, "organ": name, "protocol": protocol}
+            rows.append({**place, **score._asdict(), **counts})
+    return rows

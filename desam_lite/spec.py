@@ -1,0 +1,128 @@
+"""What one run is: every choice that changes its numbers, and nothing else."""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from desam_lite.errors import StudyError
+
+RANDOM_WEIGHTS = "random"
+
+MethodName = Literal["desam", "unet", "prior"]
+PromptMode = Literal["points", "box"]
+Variant = Literal["desam", "no_iou_head", "no_fusion", "pdmm_only"]
+
+_LABELS = {"unet": "U-Net", "prior": "Prior"}
+_MODES = {"points": "P", "box": "B"}
+_ONLY_FOR = {
+    "desam": ("variant", "prompt_mode", "backbone", "weights", "embedding_format", "points_per_side")
+    + ("iou_threshold", "stability_threshold", "min_area"),
+    "unet": ("unet_width", "unet_size"),
+}
+_TRAINING = ("epochs", "batch_size", "learning_rate", "clip", "precision", "train_slices")
+
+
+class RunSpec(BaseModel):
+    """One (task, source, method, seed, settings), trained on the source and scored on every domain.
+
+    Settings a method does not use are set to None, so that two specifications that mean the same are the same.
+    The defaults are those of the public DeSAM code.
+
+    Attributes:
+        manifest: The task's manifest file.
+        data_root: Folder that the manifest's patterns start from.
+        source: Domain trained on.
+        method: What is compared.
+        variant: Decoder variant of DeSAM.
+        prompt_mode: DeSAM's prompt: a grid of points (P) or the whole image as box (B).
+        backbone: The frozen encoder.
+        weights: Its weights: a checkpoint file, or "random" for seeded random ones.
+        embedding_format: Number format of the stored embeddings.
+        points_per_side: Points along each side of the prediction grid.
+        iou_threshold: Smallest predicted IoU of a point that is kept.
+        stability_threshold: Smallest stability score (IoU of the mask at logits +1 and -1) of a mask that is kept.
+        min_area: Holes and islands smaller than this are removed, in pixels of a 256 x 256 slice.
+        unet_width: Channels of the U-Net's finest level.
+        unet_size: Side of the U-Net's input square, in pixels.
+        seed: Names initial weights, split, order, prompts.
+        split: How the source's cases are divided.
+        train_slices: Which slices are trained on.
+        epochs: Passes over the training slices.
+        batch_size: Slices per optimiser step.
+        learning_rate: Adam's, at the start.
+        clip: Largest norm of the gradient; 0 leaves it as it is.
+        precision: Lightning Fabric's name of the number format of training.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    manifest: Path
+    data_root: Path
+    source: str
+    method: MethodName
+    variant: Variant | None = "desam"
+    prompt_mode: PromptMode | None = "points"
+    backbone: str | None = "sam_tiny"
+    weights: str | None = RANDOM_WEIGHTS
+    embedding_format: Literal["float16", "bfloat16", "float32"] | None = "float16"
+    points_per_side: int | None = Field(default=9, ge=1)
+    iou_threshold: float | None = Field(default=0.5, ge=0, le=1)
+    stability_threshold: float | None = Field(default=0.6, ge=0, le=1)
+    min_area: int | None = Field(default=1000, ge=0)
+    unet_width: int | None = Field(default=32, ge=1)
+    unet_size: int | None = Field(default=256, ge=16)
+    seed: int = Field(default=0, ge=0)
+    split: Literal["published_90_10", "70_10_20"] = "published_90_10"
+    train_slices: Literal["all", "foreground", "published"] | None = "published"
+    epochs: int | None = Field(default=50, ge=1)
+    batch_size: int | None = Field(default=8, ge=1)
+    learning_rate: float | None = Field(default=1e-4, gt=0)
+    clip: float | None = Field(default=0.0, ge=0)
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] | None = "32-true"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_unused(cls, values: dict[str, Any]) -> dict[str, Any]:
+        method = values.get("method")
+        unused = [name for owner, names in _ONLY_FOR.items() if owner != method for name in names]
+        if method == "prior":
+            unused += _TRAINING
+        if values.get("variant", "desam") == "pdmm_only" or values.get("prompt_mode", "points") == "box":
+            unused += ("points_per_side", "iou_threshold", "stability_threshold")
+        return {**values, **dict.fromkeys(unused)}
+
+    @model_validator(mode="after")
+    def _needs_prompt(self) -> Self:
+        if self.method == "desam" and (self.prompt_mode is None or self.variant is None or self.backbone is None):
+            raise ValueError("method 'desam' needs a variant, a prompt_mode and a backbone")
+        return self
+
+    @property
+    def label(self) -> str:
+        """The method's name as tables and figures show it."""
+        if self.method != "desam":
+            return _LABELS[self.method]
+        name = f"DeSAM-{_MODES[self.prompt_mode or 'points']}"
+        return name if self.variant == "desam" else f"{name} ({self.variant})"
+
+    def settings(self) -> dict[str, Any]:
+        """Return what names the run: all fields but where the files lie; data and weights enter by their content."""
+        return self.model_dump(mode="json", exclude={"manifest", "data_root", "weights"})
+
+
+def make_spec(**fields: Any) -> RunSpec:
+    """Build a specification.
+
+    Raises:
+        StudyError: A field is unknown or its value does not fit; the sentence names it.
+    """
+    try:
+        return RunSpec(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"])) or "specification"
+        raise StudyError(
+            f"run setting '{name}' = {first.get('input')!r}: {first['msg']}; "
+            "see 'desam-lite run --help' for the settings and their values."
+        ) from error

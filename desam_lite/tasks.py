@@ -1,0 +1,63 @@
+"""A task that is ready to be used: manifest read, every case checked, slices prepared."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from desam_lite.errors import StudyError
+from desam_lite.files import digest
+from desam_lite.index import build_index, index_hash, require_sound
+from desam_lite.manifest import Manifest, load_manifest
+from desam_lite.slices import SliceStore, prepare_slices
+
+
+@dataclass(frozen=True)
+class Task:
+    """A manifest with its checked cases and prepared slices.
+
+    Attributes:
+        manifest: What the task is.
+        root: Folder with its data.
+        index: One row per case.
+        data_hash: Names the content of all cases.
+        slices: The prepared slices.
+    """
+
+    manifest: Manifest
+    root: Path
+    index: pd.DataFrame
+    data_hash: str
+    slices: SliceStore
+
+    def cases(self, domain: str) -> list[str]:
+        """Return the case ids of a domain, in order.
+
+        Raises:
+            StudyError: The task has no such domain.
+        """
+        if domain not in self.manifest.domains:
+            known = ", ".join(self.manifest.domains)
+            raise StudyError(f"task '{self.manifest.name}' has no domain '{domain}': choose from {known}.")
+        return [case for _, case in self.slices.cases(domain)]
+
+
+def open_task(manifest: Path | str, root: Path | str, workspace: Path | str, *, progress: bool = True) -> Task:
+    """Read a manifest, check every case, prepare the slices; each step is skipped where its result is still right.
+
+    Args:
+        manifest: Manifest file.
+        root: Folder that its patterns start from.
+        workspace: Where results and caches go.
+        progress: Whether to show progress bars.
+
+    Raises:
+        StudyError: The manifest is wrong, or cases are; all faults of the task are in one message.
+    """
+    root, workspace = Path(root).resolve(), Path(workspace).resolve()
+    description = load_manifest(manifest)
+    cache = workspace / "index" / f"{digest([description.content_hash(), str(root)])}.csv"
+    index = build_index(description, root, progress=progress, cache=cache)
+    require_sound(index)
+    slices = prepare_slices(description, root, index, workspace / "slices", progress=progress)
+    return Task(description, root, index, index_hash(index), slices)
