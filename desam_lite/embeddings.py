@@ -42,15 +42,24 @@ class EmbeddingStore:
         fmt: Number format on disk; float16 halves the bytes of the published float32.
     """
 
-    def __init__(self, folder: Path, slices: SliceStore, backbone: str, weights: str, fmt: Format = "float16"):
+    def __init__(
+        self, folder: Path, slices: SliceStore, backbone: str, weights: str, fmt: Format = "float16"
+    ):
         self.folder = folder
         self.slices = slices
-        self.identity = {"backbone": backbone, "weights": weights, "format": fmt, "version": EMBEDDINGS_VERSION}
+        self.identity = {
+            "backbone": backbone,
+            "weights": weights,
+            "format": fmt,
+            "version": EMBEDDINGS_VERSION,
+        }
         self.dtype = _FORMATS[fmt]
 
     def path(self, domain: str, case: str) -> Path:
         """Return where the embeddings of a case are, or will be."""
-        return self.folder / f"{digest({**self.identity, 'slices': self.slices.key(domain, case)})}.safetensors"
+        return (
+            self.folder / f"{digest({**self.identity, 'slices': self.slices.key(domain, case)})}.safetensors"
+        )
 
     def missing(self) -> list[tuple[str, str]]:
         """Return the (domain, case) pairs whose file is not there or cannot be read."""
@@ -129,8 +138,9 @@ def _encode_case(
 ) -> dict[str, torch.Tensor]:
     """Encode all slices ``(Z, H, W)`` uint8 of a case; return the four maps on the CPU."""
     device = next(model.parameters()).device
-    batches: list[list[torch.Tensor]] = []
+    maps: dict[str, list[torch.Tensor]] = {name: [] for name in _MAPS}
     for chunk in images.split(batch_size):
         embedded = model.encode(preprocess(chunk.to(device), model.image_size))
-        batches.append([m.to("cpu", dtype) for m in (*embedded.levels, embedded.neck)])
-    return {name: torch.cat(parts).contiguous() for name, parts in zip(_MAPS, zip(*batches), strict=True)}
+        for name, tensor in zip(_MAPS, (*embedded.levels, embedded.neck), strict=True):
+            maps[name].append(tensor.to("cpu", dtype))
+    return {name: torch.cat(parts).contiguous() for name, parts in maps.items()}

@@ -65,9 +65,7 @@ def _place(spec: RunSpec) -> tuple[Path, Path]:
     return spec.manifest, spec.data_root
 
 
-def _open_tasks(
-    specs: Sequence[RunSpec], workspace: Path, progress: bool
-) -> dict[tuple[Path, Path], Task]:
+def _open_tasks(specs: Sequence[RunSpec], workspace: Path, progress: bool) -> dict[tuple[Path, Path], Task]:
     places = {_place(spec) for spec in specs}
     return {place: open_task(*place, workspace, progress=progress) for place in places}
 
@@ -86,9 +84,7 @@ def _embed_once(
         open_embeddings(spec, tasks[_place(spec)].slices, workspace, device, progress=progress)
 
 
-def _failures(
-    runs: Sequence[Run], workspace: Path, jobs: int, progress: bool
-) -> Iterator[tuple[str, str]]:
+def _failures(runs: Sequence[Run], workspace: Path, jobs: int, progress: bool) -> Iterator[tuple[str, str]]:
     """Do the runs; yield name and reason of each that failed."""
     unique = list({run.name: run for run in runs}.values())
     if jobs == 1 or len(unique) == 1:

@@ -8,7 +8,9 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 
-def track(items: Iterable[T], description: str, *, total: int | None = None, enabled: bool = True) -> Iterator[T]:
+def track(
+    items: Iterable[T], description: str, *, total: int | None = None, enabled: bool = True
+) -> Iterator[T]:
     """Iterate over ``items`` with a text progress bar on standard error.
 
     Args:

@@ -14,7 +14,11 @@ _LIBRARIES = ("torch", "segment-anything", "lightning-fabric", "monai", "nibabel
 
 def code_version() -> dict[str, Any]:
     """Return the package's version and, in a git checkout, the commit and whether the tree differs from it."""
-    version: dict[str, Any] = {"version": importlib.metadata.version("desam-lite"), "commit": None, "dirty": None}
+    version: dict[str, Any] = {
+        "version": importlib.metadata.version("desam-lite"),
+        "commit": None,
+        "dirty": None,
+    }
     folder = Path(__file__).resolve().parent
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is not None:

@@ -8,6 +8,7 @@ test case, on the scan's own grid), ``metrics.csv`` (one row per case, organ and
 import datetime
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,11 @@ from desam_lite.errors import StudyError
 from desam_lite.files import atomic_path, digest, write_json, write_text
 from desam_lite.methods import METHODS, Method, Predictor
 from desam_lite.progress import track
-from desam_lite.scoring import prediction_path, score_domains
+from desam_lite.scoring import prediction_path, read_prediction, score_domains
 from desam_lite.slices import split_cases
 from desam_lite.spec import RunSpec
 from desam_lite.tasks import Task, open_task
 from desam_lite.training import CHECKPOINT, TrainSettings, make_fabric, train
-from desam_lite.volumes import read_slices
 
 RUN_VERSION = 1
 """Raised when the meaning of a specification changes, so that older runs are not taken for new ones."""
@@ -77,7 +77,9 @@ class Run:
             StudyError: The run is not finished.
         """
         if not self.finished:
-            raise StudyError(f"run {self.name} ({self.spec.label} from {self.spec.source}) is not finished: run it again.")
+            raise StudyError(
+                f"run {self.name} ({self.spec.label} from {self.spec.source}) is not finished: run it again."
+            )
         frame = pd.read_csv(self.directory / "metrics.csv", dtype={"target": str, "case": str, "organ": str})
         return self._identified(frame)
 
@@ -88,7 +90,7 @@ class Run:
 
     def prediction(self, domain: str, case: str) -> npt.NDArray[np.uint8]:
         """Return the predicted organ ids ``(Z, H, W)`` of a test case."""
-        return read_slices(prediction_path(self.directory, domain, case)).astype(np.uint8)
+        return read_prediction(prediction_path(self.directory, domain, case))
 
     def _identified(self, frame: pd.DataFrame) -> pd.DataFrame:
         spec = self.spec
@@ -122,7 +124,12 @@ def find_run(spec: RunSpec, task: Task, workspace: Path | str) -> Run:
 
 
 def execute_run(
-    spec: RunSpec, workspace: Path | str, *, accelerator: str = "auto", devices: int = 1, progress: bool = True
+    spec: RunSpec,
+    workspace: Path | str,
+    *,
+    accelerator: str = "auto",
+    devices: int = 1,
+    progress: bool = True,
 ) -> Run:
     """Do a run, or what is left of it; a finished one is returned as it is.
 
@@ -145,7 +152,9 @@ def execute_run(
         return run
     run.directory.mkdir(parents=True, exist_ok=True)
     fabric = make_fabric(accelerator, devices, spec.precision)
-    if not fabric.is_global_zero:  # a second process of the same run: it helps to train, the first does the rest
+    if (
+        not fabric.is_global_zero
+    ):  # a second process of the same run: it helps to train, the first does the rest
         _learn(run, task, _split(spec, task), _embeddings(run, task, workspace, fabric, False), fabric, False)
         return run
     with _alone(run.directory):
@@ -183,8 +192,10 @@ def _work(run: Run, task: Task, workspace: Path, fabric: Fabric, progress: bool)
     (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
-def _split(spec: RunSpec, task: Task) -> dict[str, str]:
-    return split_cases(task.cases(spec.source), spec.split, spec.seed)
+def _split(spec: RunSpec, task: Task) -> Mapping[str, str]:
+    return split_cases(
+        task.cases(spec.source), spec.split, spec.seed, patients=task.slices.patients(spec.source)
+    )
 
 
 def _embeddings(
@@ -199,7 +210,7 @@ def _embeddings(
 def _learn(
     run: Run,
     task: Task,
-    split: dict[str, str],
+    split: Mapping[str, str],
     embeddings: EmbeddingStore | None,
     fabric: Fabric,
     progress: bool,
@@ -244,7 +255,7 @@ def _settings(spec: RunSpec) -> TrainSettings:
     return TrainSettings(**{name: getattr(spec, name) for name in names})
 
 
-def _tested(spec: RunSpec, task: Task, split: dict[str, str]) -> dict[str, list[str]]:
+def _tested(spec: RunSpec, task: Task, split: Mapping[str, str]) -> dict[str, list[str]]:
     """Return the cases that are scored: the held-out ones of the source, all of every target."""
     held_out = [case for case, part in split.items() if part == "test"]
     domains = {domain: task.cases(domain) for domain in task.manifest.domains}
@@ -272,7 +283,7 @@ def _card(record: dict[str, Any], spec: RunSpec, task: Task) -> dict[str, Any]:
     return {
         "title": f"{spec.label} trained on {spec.source} of {task.manifest.title}",
         "organs": organs,
-        "intensity": task.manifest.intensity_of(spec.source).model_dump(mode="json"),
+        "preparation": task.manifest.preparation(spec.source),
         "licence_of_data": task.manifest.licence,
         "run": record,
     }

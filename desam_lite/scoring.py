@@ -14,12 +14,22 @@ from desam_lite.metrics import PROTOCOLS, score_case
 from desam_lite.progress import track
 from desam_lite.slices import CaseSlices
 from desam_lite.tasks import Task
-from desam_lite.volumes import read_slices, write_mask
+from desam_lite.volumes import read_label, to_slices, write_mask
 
 
 def prediction_path(directory: Path, domain: str, case: str) -> Path:
     """Return where a run directory keeps the prediction of a case."""
     return directory / "predictions" / domain / f"{case}.nii.gz"
+
+
+def read_prediction(path: Path) -> npt.NDArray[np.uint8]:
+    """Read the organ ids ``(Z, H, W)`` of a prediction.
+
+    Raises:
+        StudyError: The file is missing or damaged.
+    """
+    scan = read_label(path)
+    return to_slices(scan.data, scan.geometry).astype(np.uint8)
 
 
 def score_domains(
@@ -42,8 +52,8 @@ def score_domains(
         progress: Whether to show a bar (one step per case).
 
     Returns:
-        One row per case, organ and protocol: ``target``, ``case``, ``organ``, ``protocol``, ``dice``, ``hd95``, ``hd``, ``assd`` (mm),
-        ``reference_voxels``, ``predicted_voxels``.
+        One row per case, organ and protocol: ``target``, ``case``, ``organ``, ``protocol``, ``dice``, ``hd95``, ``hd``,
+        ``assd`` (mm), ``reference_voxels``, ``predicted_voxels``.
     """
     pairs = [(domain, case) for domain, names in cases.items() for case in names]
     rows = []
@@ -63,7 +73,7 @@ def _kept(path: Path, slices: CaseSlices) -> npt.NDArray[np.uint8] | None:
     if not path.exists():
         return None
     try:
-        kept = read_slices(path).astype(np.uint8)
+        kept = read_prediction(path)
     except StudyError:
         return None
     return kept if kept.shape == slices.labels.shape else None

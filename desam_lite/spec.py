@@ -16,8 +16,10 @@ Variant = Literal["desam", "no_iou_head", "no_fusion", "pdmm_only"]
 _LABELS = {"unet": "U-Net", "prior": "Prior"}
 _MODES = {"points": "P", "box": "B"}
 _ONLY_FOR = {
-    "desam": ("variant", "prompt_mode", "backbone", "weights", "embedding_format", "points_per_side")
-    + ("iou_threshold", "stability_threshold", "min_area"),
+    "desam": (
+        *("variant", "prompt_mode", "backbone", "weights", "embedding_format"),
+        *("points_per_side", "iou_threshold", "stability_threshold", "min_area"),
+    ),
     "unet": ("unet_width", "unet_size"),
 }
 _TRAINING = ("epochs", "batch_size", "learning_rate", "clip", "precision", "train_slices")
@@ -94,7 +96,9 @@ class RunSpec(BaseModel):
 
     @model_validator(mode="after")
     def _needs_prompt(self) -> Self:
-        if self.method == "desam" and (self.prompt_mode is None or self.variant is None or self.backbone is None):
+        if self.method == "desam" and (
+            self.prompt_mode is None or self.variant is None or self.backbone is None
+        ):
             raise ValueError("method 'desam' needs a variant, a prompt_mode and a backbone")
         return self
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from desam_lite.errors import StudyError
 from desam_lite.files import digest
 from desam_lite.index import build_index, index_hash, require_sound
 from desam_lite.manifest import Manifest, load_manifest
@@ -36,13 +35,13 @@ class Task:
         Raises:
             StudyError: The task has no such domain.
         """
-        if domain not in self.manifest.domains:
-            known = ", ".join(self.manifest.domains)
-            raise StudyError(f"task '{self.manifest.name}' has no domain '{domain}': choose from {known}.")
+        self.manifest.domain(domain)
         return [case for _, case in self.slices.cases(domain)]
 
 
-def open_task(manifest: Path | str, root: Path | str, workspace: Path | str, *, progress: bool = True) -> Task:
+def open_task(
+    manifest: Path | str, root: Path | str, workspace: Path | str, *, progress: bool = True
+) -> Task:
     """Read a manifest, check every case, prepare the slices; each step is skipped where its result is still right.
 
     Args:

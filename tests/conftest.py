@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+
+from desam_lite.volumes import Geometry, from_slices, write_mask, write_volume
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -21,3 +24,34 @@ def realdata() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}")
     return folder
+
+
+def write_tiny_case(folder: Path, case: str, seed: int) -> None:
+    """Write a 6 x 40 x 32 volume with a bright ellipsoid on a noisy ground, and its label."""
+    rng = np.random.default_rng(seed)
+    z, y, x = np.meshgrid(*(np.arange(n) for n in (6, 40, 32)), indexing="ij")
+    centre = np.array([3, 20, 16]) + rng.uniform(-1, 1, 3) * (0.5, 4, 4)
+    radius = np.array([2.2, 9, 7]) * rng.uniform(0.8, 1.2, 3)
+    inside = sum(((a - c) / r) ** 2 for a, c, r in zip((z, y, x), centre, radius, strict=True)) < 1
+    image = rng.normal(100, 15, inside.shape) + 90 * inside
+    geometry = Geometry((32, 40, 6), np.diag([-1.0, -1.0, 3.0, 1.0]))  # stored as LPS, 3 mm slices
+    write_volume(folder / f"{case}.nii.gz", from_slices(image.astype(np.float32), geometry), geometry.affine)
+    write_mask(folder / f"{case}_segmentation.nii.gz", inside, geometry)
+
+
+def write_tiny_task(folder: Path, cases: int = 4) -> tuple[Path, Path]:
+    """Write a manifest and data of two domains; return the manifest's path and the data root."""
+    text = "name: tiny\ntitle: Tiny\norgans: [{name: blob, label: 1}]\ndomains: {A: {title: A}, B: {title: B}}\n"
+    manifest = folder / "tiny.yaml"
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    manifest.write_text(text)
+    for number, domain in enumerate("AB"):
+        for case in range(cases):
+            write_tiny_case(folder / "data" / domain, f"{domain}{case}", 10 * number + case)
+    return manifest, folder / "data"
+
+
+@pytest.fixture(scope="session")
+def tiny_task(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Manifest and data root of a two-domain task that trains in a second; do not change its files."""
+    return write_tiny_task(tmp_path_factory.mktemp("tiny"))

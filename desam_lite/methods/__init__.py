@@ -1,17 +1,12 @@
 """The compared methods under one roof: `METHODS` maps each name to what builds it from a specification."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
-import torch
-
-from desam_lite.embeddings import EmbeddingStore
 from desam_lite.methods.base import Method, Predictor
 from desam_lite.slices import CaseSlices
 from desam_lite.spec import RunSpec
 
-__all__ = ["METHODS", "Method", "Predictor", "build_predictor"]
+__all__ = ["METHODS", "Method", "Predictor"]
 
 
 def _desam(spec: RunSpec, n_organs: int, cases: list[CaseSlices]) -> Predictor:

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,7 @@ from desam_lite.datasets import Batch
 from desam_lite.embeddings import EmbeddingStore
 from desam_lite.inference import GridSettings, predict_slice
 from desam_lite.methods.base import Method, combine_organs, mask_loss
-from desam_lite.model import DeSAM, ImageEmbeddings, Prompts, save_model
+from desam_lite.model import DeSAM, ImageEmbeddings, Prompts
 from desam_lite.slices import CaseSlices
 
 PromptMode = Literal["points", "box"]
@@ -28,7 +27,12 @@ class _Decoder(nn.Module):
         self.model = model
 
     def forward(
-        self, level0: torch.Tensor, level1: torch.Tensor, level2: torch.Tensor, neck: torch.Tensor, prompts: Prompts
+        self,
+        level0: torch.Tensor,
+        level1: torch.Tensor,
+        level2: torch.Tensor,
+        neck: torch.Tensor,
+        prompts: Prompts,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return mask logits ``(B, K, 4h, 4w)`` and predicted IoU ``(B, K)`` (None without a head)."""
         out = self.model.decode(ImageEmbeddings((level0, level1, level2), neck), prompts)

@@ -6,10 +6,10 @@ import torch
 from monai.networks.nets import DynUNet
 from torch import nn
 
-from desam_lite.datasets import Batch, organ_maps, standardise
+from desam_lite.datasets import Batch, standardise
 from desam_lite.embeddings import EmbeddingStore
 from desam_lite.methods.base import Method, combine_organs, mask_loss
-from desam_lite.sam import fit_square, unfit_square
+from desam_lite.framing import fit_square, unfit_square
 from desam_lite.slices import CaseSlices
 
 

@@ -1,0 +1,193 @@
+"""A run is done once, survives being killed at any moment, and says where its numbers come from."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from desam_lite.errors import StudyError
+from desam_lite.parallel import execute_runs
+from desam_lite.runs import Run, execute_run, find_run
+from desam_lite.spec import RunSpec, make_spec
+from desam_lite.tasks import open_task
+
+Place = tuple[Path, Path]
+UNET: dict[str, Any] = {
+    "method": "unet",
+    "unet_width": 4,
+    "unet_size": 32,
+    "epochs": 3,
+    "learning_rate": 1e-3,
+    "split": "70_10_20",
+    "train_slices": "all",
+}
+DESAM: dict[str, Any] = {**UNET, "method": "desam", "epochs": 1}
+
+
+def spec_for(place: Place, **fields: Any) -> RunSpec:
+    return make_spec(manifest=place[0], data_root=place[1], source="A", **{**UNET, **fields})
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_task: Place, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return execute_run(spec_for(tiny_task), tmp_path_factory.mktemp("ws"), progress=False)
+
+
+def test_a_run_tests_the_held_out_source_cases_and_every_target_case(finished: Run) -> None:
+    metrics = finished.metrics()
+    split = pd.read_csv(finished.directory / "split.csv")
+    held_out = set(split.loc[split["part"] == "test", "case"])
+    trained_on = set(split["case"]) - held_out
+    assert set(metrics.loc[metrics["in_domain"], "case"]) == held_out
+    assert set(metrics.loc[~metrics["in_domain"], "case"]) == {"B0", "B1", "B2", "B3"}
+    assert not trained_on & set(metrics["case"])
+
+
+def test_metrics_have_one_row_per_case_organ_and_protocol(finished: Run) -> None:
+    metrics = finished.metrics()
+    assert not metrics.duplicated(["case", "organ", "protocol"]).any()
+    assert set(metrics["protocol"]) == {"whole_volume", "published"}
+    assert metrics[["dice", "hd95", "hd", "assd"]].notna().all().all()
+    assert {"run", "task", "source", "target", "label", "seed"} <= set(metrics.columns)
+
+
+def test_scores_are_those_of_the_stored_predictions(finished: Run, tiny_task: Place) -> None:
+    task = open_task(*tiny_task, finished.directory.parents[1], progress=False)
+    prediction, labels = finished.prediction("B", "B1"), task.slices.load("B", "B1").labels
+    dice = 2 * ((prediction == 1) & (labels == 1)).sum() / ((prediction == 1).sum() + (labels == 1).sum())
+    metrics = finished.metrics().query("case == 'B1' and protocol == 'whole_volume'")
+    assert metrics["dice"].item() == pytest.approx(dice)
+
+
+def test_run_json_says_where_the_numbers_come_from(finished: Run) -> None:
+    info = finished.info
+    assert set(info["identity"]) == {"settings", "manifest", "data", "weights", "version"}
+    assert info["code"]["version"]
+    assert info["libraries"]["torch"]
+    assert info["device"]
+    assert info["minutes"]["training"] > 0
+    assert info["peak_memory"]["process_mib"] > 50
+
+
+def test_a_finished_run_is_never_repeated(finished: Run) -> None:
+    stamps = {p: p.stat().st_mtime_ns for p in finished.directory.rglob("*") if p.name != ".lock"}
+    again = execute_run(finished.spec, finished.directory.parents[1], progress=False)
+    assert again.directory == finished.directory
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+
+
+def test_history_has_one_row_per_epoch(finished: Run) -> None:
+    history = finished.history()
+    assert list(history["epoch"]) == [1, 2, 3]
+    assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
+
+
+def test_other_data_is_another_run(tiny_task: Place, tmp_path: Path) -> None:
+    from conftest import write_tiny_task
+
+    fewer = write_tiny_task(tmp_path, cases=3)
+    names = {find_run(spec_for(p), open_task(*p, tmp_path / "ws", progress=False), tmp_path).name for p in (tiny_task, fewer)}
+    assert len(names) == 2
+
+
+def test_an_unknown_source_is_refused_before_training(tiny_task: Place, tmp_path: Path) -> None:
+    spec = spec_for(tiny_task).model_copy(update={"source": "Z"})
+    with pytest.raises(StudyError, match="Z"):
+        execute_run(spec, tmp_path, progress=False)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_missing_metrics_say_that_the_run_is_not_finished(tiny_task: Place, tmp_path: Path) -> None:
+    run = find_run(spec_for(tiny_task), open_task(*tiny_task, tmp_path, progress=False), tmp_path)
+    with pytest.raises(StudyError, match="not finished"):
+        run.metrics()
+
+
+SCRIPT = """
+import json, sys, torch
+torch.set_num_threads(1)
+from desam_lite.runs import execute_run
+from desam_lite.spec import RunSpec
+execute_run(RunSpec(**json.loads(sys.argv[1])), sys.argv[2], accelerator="cpu", progress=False)
+"""
+
+
+def start(spec: RunSpec, workspace: Path) -> "subprocess.Popen[bytes]":
+    fields = spec.model_dump(mode="json", exclude_none=True)
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, json.dumps(fields), str(workspace)])
+
+
+def kill_when(process: "subprocess.Popen[bytes]", ready: Callable[[], bool]) -> bool:
+    """SIGKILL a process as soon as ``ready``; tell whether that was before its end."""
+    deadline = time.monotonic() + 60
+    while not ready() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    return process.wait() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("method", [{"epochs": 6}, {"method": "desam", "epochs": 4, "prompt_mode": "points"}])
+def test_a_run_killed_twice_ends_in_the_same_metrics(method: dict, tiny_task: Place, tmp_path: Path) -> None:
+    spec = spec_for(tiny_task, **method)
+    assert start(spec, tmp_path / "calm").wait() == 0
+    calm = next((tmp_path / "calm" / "runs").iterdir())
+    killed = tmp_path / "killed" / "runs" / calm.name
+    assert kill_when(start(spec, tmp_path / "killed"), lambda: (killed / "checkpoint.pt").exists())
+    assert not (killed / "metrics.csv").exists()
+    assert kill_when(start(spec, tmp_path / "killed"), lambda: any(killed.glob("predictions/*/*.nii.gz")))
+    assert start(spec, tmp_path / "killed").wait() == 0
+    assert (killed / "metrics.csv").read_bytes() == (calm / "metrics.csv").read_bytes()
+    losses = ["train_loss", "val_loss"]
+    pd.testing.assert_frame_equal(
+        pd.read_csv(killed / "history.csv")[losses], pd.read_csv(calm / "history.csv")[losses]
+    )
+
+
+def test_a_half_written_prediction_or_checkpoint_is_never_taken_for_whole(tiny_task: Place, tmp_path: Path) -> None:
+    run = execute_run(spec_for(tiny_task), tmp_path, progress=False)
+    before = (run.directory / "metrics.csv").read_bytes()
+    (run.directory / "done").unlink()
+    prediction = run.directory / "predictions" / "B" / "B0.nii.gz"
+    prediction.write_bytes(prediction.read_bytes()[:100])
+    (run.directory / ".checkpoint-x.tmp.pt").write_bytes(b"half")
+    execute_run(run.spec, tmp_path, progress=False)
+    assert (run.directory / "metrics.csv").read_bytes() == before
+
+
+def test_two_processes_asked_for_the_same_run_do_it_once(tiny_task: Place, tmp_path: Path) -> None:
+    spec = spec_for(tiny_task, epochs=4)
+    with ThreadPoolExecutor(2) as pool:
+        codes = list(pool.map(lambda _: start(spec, tmp_path).wait(), range(2)))
+    assert codes == [0, 0]
+    run = find_run(spec, open_task(*tiny_task, tmp_path, progress=False), tmp_path)
+    done = (run.directory / "done").stat().st_mtime_ns
+    written = [p for p in run.directory.rglob("*") if p.is_file() and p.name != ".lock"]
+    assert len(run.history()) == 4
+    assert [p.name for p in written if p.stat().st_mtime_ns > done] == []
+
+
+def test_runs_side_by_side_equal_runs_one_after_the_other(tiny_task: Place, tmp_path: Path) -> None:
+    specs = [spec_for(tiny_task, epochs=1, seed=seed) for seed in (0, 1)]
+    specs.append(spec_for(tiny_task, **{**DESAM, "prompt_mode": "box"}))
+    together = execute_runs(specs, tmp_path / "two", jobs=2, progress=False)
+    alone = execute_runs(specs, tmp_path / "one", jobs=1, progress=False)
+    assert [r.spec for r in together] == specs
+    for a, b in zip(together, alone, strict=True):
+        pd.testing.assert_frame_equal(a.metrics(), b.metrics())
+
+
+def test_a_failing_run_does_not_stop_the_others(tiny_task: Place, tmp_path: Path) -> None:
+    good, bad = spec_for(tiny_task, epochs=1), spec_for(tiny_task, epochs=1, learning_rate=1e30)
+    runs = execute_runs([bad, good], tmp_path, jobs=2, progress=False)
+    assert not runs[0].finished
+    assert "loss of epoch" in runs[0].error
+    assert runs[1].finished
+    assert runs[1].error == ""
