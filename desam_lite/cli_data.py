@@ -87,7 +87,7 @@ def show(
     out: Annotated[Path | None, typer.Option(help="PNG file to write.  [default: NAME_sheet.png]")] = None,
     cases: Annotated[int, typer.Option(min=1, max=20, help="Cases per domain.")] = 6,
 ) -> None:
-    """Draw a contact sheet: a row per domain, each case at its largest cross-section, organs as contours.
+    """Draw a contact sheet: a row per domain, each case at its most telling slice, organs as contours.
 
     Example: desam-lite data show phantom_prostate --data data/phantom_prostate --out sheet.png
     """

@@ -13,11 +13,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
 from desam_lite.errors import StudyError
 
 Array = npt.NDArray[Any]
+_axes: Any = nib.orientations  # Any: its functions carry no annotations, and strict typing calls none such
 _SLICES_FRAME = "LPS"  # positive ends of the axes, in nibabel's letters; to_slices then reverses their order
 _SAME_GRID = 0.1  # how far corners of label and image may lie apart, in parts of the smallest voxel side
 
@@ -37,7 +37,7 @@ class Geometry:
     @property
     def orientation(self) -> str:
         """The positive ends of the stored axes, for instance ``LPS``; the nearest for an oblique scan."""
-        return "".join(str(code) for code in nib.aff2axcodes(self.affine))
+        return "".join(str(code) for code in _axes.aff2axcodes(self.affine))
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -77,7 +77,7 @@ def same_grid(first: Geometry, second: Geometry) -> bool:
 
 
 def _orientation(affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    result: npt.NDArray[np.float64] = io_orientation(affine)
+    result: npt.NDArray[np.float64] = _axes.io_orientation(affine)
     return result
 
 
@@ -91,8 +91,8 @@ def to_slices(data: Array, geometry: Geometry) -> Array:
     Returns:
         ``(Z, H, W)``, contiguous: inferior to superior, anterior to posterior, the patient's right to left.
     """
-    change = ornt_transform(_orientation(geometry.affine), axcodes2ornt(_SLICES_FRAME))
-    return np.ascontiguousarray(apply_orientation(data, change).transpose(2, 1, 0))
+    change = _axes.ornt_transform(_orientation(geometry.affine), _axes.axcodes2ornt(_SLICES_FRAME))
+    return np.ascontiguousarray(_axes.apply_orientation(data, change).transpose(2, 1, 0))
 
 
 def from_slices(slices: Array, geometry: Geometry) -> Array:
@@ -112,5 +112,5 @@ def from_slices(slices: Array, geometry: Geometry) -> Array:
         raise StudyError(
             f"slices of shape {slices.shape} are not of a scan with slices {geometry.slices_shape}."
         )
-    change = ornt_transform(axcodes2ornt(_SLICES_FRAME), _orientation(geometry.affine))
-    return np.ascontiguousarray(apply_orientation(slices.transpose(2, 1, 0), change))
+    change = _axes.ornt_transform(_axes.axcodes2ornt(_SLICES_FRAME), _orientation(geometry.affine))
+    return np.ascontiguousarray(_axes.apply_orientation(slices.transpose(2, 1, 0), change))

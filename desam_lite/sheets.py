@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from desam_lite.errors import StudyError
 from desam_lite.files import atomic_path
@@ -19,7 +21,7 @@ _TILE = 2.2  # inches
 
 
 def contact_sheet(manifest: Manifest, root: Path | str, *, cases: int = 6, progress: bool = True) -> Figure:
-    """Draw the first sound cases of every domain, each at the slice with the most organ voxels.
+    """Draw the first sound cases of every domain, each at the slice that shows the most organs.
 
     Args:
         manifest: The task.
@@ -64,7 +66,7 @@ def contact_sheet(manifest: Manifest, root: Path | str, *, cases: int = 6, progr
 
 def _draw(tile: Axes, manifest: Manifest, volume: CaseVolume) -> None:
     intensity = manifest.domain(volume.domain).intensity or manifest.intensity
-    z = int(np.argmax((volume.labels > 0).sum(axis=(1, 2))))
+    z = _telling_slice(volume.labels)
     _, y, x = volume.geometry.spacing
     grey = prepare_intensity(volume.image, intensity)[z]
     tile.imshow(grey, cmap="gray", vmin=0, vmax=255, aspect=y / x, interpolation="nearest")
@@ -72,7 +74,15 @@ def _draw(tile: Axes, manifest: Manifest, volume: CaseVolume) -> None:
         mask = volume.labels[z] == number
         if mask.any() and min(mask.shape) >= 2:
             tile.contour(mask, levels=[0.5], colors=[organ.color], linewidths=1.0)
-    tile.text(0.02, 0.02, f"{volume.case} z={z}", transform=tile.transAxes, color="white", fontsize=6)
+    text = tile.text(0.02, 0.02, f"{volume.case} z={z}", transform=tile.transAxes, color="white", fontsize=6)
+    text.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
+
+
+def _telling_slice(labels: npt.NDArray[np.uint8]) -> int:
+    """Return the slice of ``(Z, H, W)`` with the most organs, and of these the one with the most organ voxels."""
+    organs = [len(np.unique(plane)) for plane in labels]
+    voxels = (labels > 0).sum(axis=(1, 2))
+    return int(np.lexsort((voxels, organs))[-1])
 
 
 def write_png(path: Path | str, figure: Figure) -> None:

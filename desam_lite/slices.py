@@ -270,16 +270,17 @@ def _crc32(array: npt.NDArray[np.uint8]) -> int:
 def _write(
     path: Path, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8], geometry: Geometry
 ) -> None:
-    metadata = {"geometry": geometry.to_json(), "crc32": json.dumps([_crc32(images), _crc32(labels)])}
+    # One metadata key: safetensors writes several in a random order, and equal cases should give equal files.
+    case = {"geometry": geometry.to_json(), "crc32": [_crc32(images), _crc32(labels)]}
     with atomic_path(path) as temporary:
-        save_file({"images": images, "labels": labels}, temporary, metadata=metadata)
+        save_file({"images": images, "labels": labels}, temporary, metadata={"case": json.dumps(case)})
 
 
 def _read(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], Geometry]:
     """Read a file of :func:`_write`; ValueError, KeyError, OSError or SafetensorError when it is damaged."""
     with safe_open(path, framework="numpy") as file:
-        metadata = file.metadata() or {}
+        case = json.loads((file.metadata() or {})["case"])
         images, labels = file.get_tensor("images"), file.get_tensor("labels")
-    if [_crc32(images), _crc32(labels)] != json.loads(metadata["crc32"]):
+    if [_crc32(images), _crc32(labels)] != case["crc32"]:
         raise ValueError("checksum differs")
-    return images, labels, Geometry.from_json(metadata["geometry"])
+    return images, labels, Geometry.from_json(case["geometry"])

@@ -36,6 +36,7 @@ __all__ = [
     "write_volume",
 ]
 
+_nifti: Any = nib  # Any: its functions carry no annotations, and strict typing calls none such
 _PLAUSIBLE_MM = (0.05, 50.0)
 
 
@@ -161,8 +162,12 @@ def _read_bytes(path: Path) -> bytes:
 def _parse(path: Path, content: bytes) -> Any:
     """Return nibabel's image of the bytes of a NIfTI file; its data are not read yet but all there."""
     try:
-        kind: Any = nib.Nifti2Image if content[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nib.Nifti1Image
-        image: Any = kind.from_bytes(content)
+        second = content[:4] in (
+            b"\x1c\x02\0\0",
+            b"\0\0\x02\x1c",
+        )  # its header is 540 bytes long, in either byte order
+        kind = _nifti.Nifti2Image if second else _nifti.Nifti1Image
+        image = kind.from_bytes(content)
     except Exception as error:  # nibabel raises many kinds on bytes that are no NIfTI
         reason = " ".join(str(error).split()) or type(error).__name__
         raise StudyError(f"{path} is not a NIfTI file ({reason}): convert the scan to .nii.gz.") from error
@@ -303,12 +308,12 @@ def write_volume(path: Path | str, data: Array, affine: npt.NDArray[np.float64])
         data: Three axes, as stored.
         affine: ``(4, 4)``, voxel indices -> mm, RAS+.
     """
-    image: Any = nib.Nifti1Image(data, affine)
+    image = _nifti.Nifti1Image(data, affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)  # readers that look at the quaternion first find the same (rigid part)
     with atomic_path(path) as temporary:
-        nib.save(image, temporary)
+        _nifti.save(image, temporary)
 
 
 def write_mask(path: Path | str, mask: Array, geometry: Geometry) -> None:

@@ -84,7 +84,14 @@ def test_shipped_manifest_is_sound_and_named_as_its_file(path: Path) -> None:
 def test_facts_of_the_six_sites_are_those_of_the_published_table() -> None:
     domains = load_manifest(REPOSITORY / "data_manifests" / "prostate.yaml").domains
     assert [domain.cases for domain in domains.values()] == [30, 30, 19, 13, 12, 12]
-    assert [domain.vendor for domain in domains.values()] == "Siemens Philips Siemens Siemens GE Siemens".split()
+    assert [domain.vendor for domain in domains.values()] == [
+        "Siemens",
+        "Philips",
+        "Siemens",
+        "Siemens",
+        "GE",
+        "Siemens",
+    ]
 
 
 @pytest.mark.parametrize("case", WRONG_VALUES)
@@ -144,7 +151,7 @@ def test_unknown_manifest_name_brings_a_suggestion() -> None:
 
 def test_unknown_domain_brings_a_suggestion() -> None:
     manifest = load_manifest("promise12_small")
-    with pytest.raises(StudyError, match="no domain 'BIDCM': did you mean 'BIDMC'.* UCL, BIDMC"):
+    with pytest.raises(StudyError, match=r"no domain 'BIDCM': did you mean 'BIDMC'.* UCL, BIDMC"):
         manifest.domain("BIDCM")
 
 

@@ -45,7 +45,9 @@ def stored(data: np.ndarray, affine: np.ndarray, orientation: np.ndarray) -> tup
 
 
 @pytest.mark.parametrize("affine", [LPS, oblique()], ids=["straight", "oblique"])
-@pytest.mark.parametrize("orientation", ORIENTATIONS, ids=lambda o: "".join(f"{int(a)}{int(f):+}" for a, f in o))
+@pytest.mark.parametrize(
+    "orientation", ORIENTATIONS, ids=lambda o: "".join(f"{int(a)}{int(f):+}" for a, f in o)
+)
 def test_all_48_orientations_of_a_scan_give_the_same_slices(
     orientation: np.ndarray, affine: np.ndarray, tmp_path: Path
 ) -> None:
@@ -80,7 +82,11 @@ def test_slices_return_to_the_original_grid_exactly(
 
 
 @settings(max_examples=25, deadline=None)
-@given(orientation=st.sampled_from(ORIENTATIONS), tilted=st.booleans(), suffix=st.sampled_from([".nii", ".nii.gz"]))
+@given(
+    orientation=st.sampled_from(ORIENTATIONS),
+    tilted=st.booleans(),
+    suffix=st.sampled_from([".nii", ".nii.gz"]),
+)
 def test_written_mask_lies_on_the_grid_of_its_scan(
     orientation: np.ndarray, tilted: bool, suffix: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -101,7 +107,9 @@ def test_rows_run_to_the_back_and_columns_to_the_left_of_the_patient() -> None:
     data = np.zeros((4, 5, 6), np.uint8)  # stored RAS+: indices grow to the right, front and head
     data[3, 0, 5] = 1  # rightmost, rearmost, topmost voxel
     slices = to_slices(data, Geometry(data.shape, np.eye(4)))
-    assert np.argwhere(slices).tolist() == [[5, 4, 0]]  # top slice, last row (posterior), first column (right)
+    assert np.argwhere(slices).tolist() == [
+        [5, 4, 0]
+    ]  # top slice, last row (posterior), first column (right)
 
 
 def test_geometry_survives_json_to_the_last_bit() -> None:
@@ -164,7 +172,9 @@ def test_case_is_refused_when_a_file_changed_since_it_was_indexed(tmp_path: Path
     known = {**row, "label_sha256": read_label(label).sha256}
     assert load_case(MANIFEST, tmp_path, known).labels.sum() == label_data().sum()
     save(label, label_data()[::-1])
-    with pytest.raises(StudyError, match=r"label .*Case00_segmentation.nii.gz has changed since it was indexed"):
+    with pytest.raises(
+        StudyError, match=r"label .*Case00_segmentation.nii.gz has changed since it was indexed"
+    ):
         load_case(MANIFEST, tmp_path, known)
 
 
