@@ -168,12 +168,16 @@ def _parse(path: Path, content: bytes) -> Any:
         )  # its header is 540 bytes long, in either byte order
         kind = _nifti.Nifti2Image if second else _nifti.Nifti1Image
         image = kind.from_bytes(content)
+        raw_header = kind.header_class(content[: kind.header_class.template_dtype.itemsize], check=False)
     except Exception as error:  # nibabel raises many kinds on bytes that are no NIfTI
         reason = " ".join(str(error).split()) or type(error).__name__
         raise StudyError(f"{path} is not a NIfTI file ({reason}): convert the scan to .nii.gz.") from error
     dtype = image.header.get_data_dtype()
     if dtype.kind not in "uif":
         raise StudyError(f"{path} holds {dtype} voxels, not grey levels: convert it to a scalar image.")
+    # nibabel turns a spacing of 0 into 1 mm; that matters where the affine is made from it.
+    if int(raw_header["sform_code"]) == 0 and not raw_header["pixdim"][1:4].all():
+        raise StudyError(f"{path} has a zero voxel spacing in its header: repair it.")
     # A header may claim any size: compare with what is there before memory is asked for.
     voxels = math.prod(int(n) for n in image.shape)
     expected = int(image.dataobj.offset) + voxels * dtype.itemsize
@@ -190,15 +194,13 @@ def _checked_geometry(path: Path, image: Any) -> Geometry:
         shape = shape[:-1]
     if len(shape) != 3:
         raise StudyError(f"{path} is {len(shape)}-D {shape}, not one 3-D volume: export one volume per file.")
-    if 0 in shape:
+    if min(shape) < 1:
         raise StudyError(f"{path} has no voxels {shape}: export it again from its source.")
     affine = np.asarray(image.affine, dtype=np.float64)
     sides = np.linalg.norm(affine[:3, :3], axis=0)
     usable = bool(np.isfinite(affine).all()) and bool((sides > 0).all())
     if not usable or abs(np.linalg.det(affine[:3, :3] / np.where(sides > 0, sides, 1))) < 1e-3:
         raise StudyError(f"{path} has a zero voxel spacing or a collapsed affine: repair its header.")
-    if (image.header.get_zooms()[:3] <= np.zeros(3)).any():
-        raise StudyError(f"{path} has a zero voxel spacing in its header: repair it.")
     i, j, k = shape
     return Geometry((i, j, k), affine)
 
