@@ -40,6 +40,35 @@ def make(
     typer.echo(f"{task}: {cases} cases per domain, seed {seed}, in {folder}")
 
 
+@app.command("import")
+def import_(
+    layout: Annotated[str, typer.Argument(help="saml, nnunet, chaos, btcv or folders.")],
+    source: Annotated[Path, typer.Argument(help="Folder of the data set as downloaded, or its zip archive.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to; it gets DOMAIN/CASE.nii.gz and import.csv.")],
+    copy: Annotated[
+        bool, typer.Option("--copy", help="Copy unchanged files instead of linking them.")
+    ] = False,
+) -> None:
+    """Import a data set from a layout people have; what is there already is kept.
+
+    Unchanged files get a second name for the same bytes (a hard link) where the disk allows it: with --copy, editing the
+    import can never touch the source.
+
+    Example: desam-lite data import saml ~/downloads/SAML.zip --out data/prostate
+    """
+    from desam_lite.importing import import_data
+
+    summary = import_data(layout, source, out, copy=copy)
+    there = ", ".join(f"{domain} {cases}" for domain, cases in summary.cases.items()) or "no case"
+    typer.echo(
+        f"{summary.out}: {there}; {summary.made} made now. Check with: desam-lite data verify MANIFEST --data {out}"
+    )
+    if summary.faults:
+        raise StudyError(
+            "\n".join([f"{len(summary.faults)} fault(s), these were left out:", *summary.faults])
+        )
+
+
 @app.command()
 def verify(manifest: ManifestArgument, data: DataOption = None) -> None:
     """Check every case of a task; list every fault and warning at once; status 1 when there is a fault.

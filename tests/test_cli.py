@@ -9,7 +9,7 @@ from small_task import image_data, save, write_task
 
 from desam_lite import cli
 
-DATA_COMMANDS = ["make", "verify", "index", "show"]
+DATA_COMMANDS = ["make", "import", "verify", "index", "show"]
 
 
 @pytest.fixture
@@ -142,6 +142,15 @@ def test_make_hands_its_options_to_the_phantoms(run, tmp_path: Path, monkeypatch
     code, out, _ = run("data", "make", "phantom_prostate", *words)
     assert code == 0 and "2 cases per domain, seed 7" in out
     assert calls == [(("phantom_prostate", tmp_path / "p"), {"cases": 2, "seed": 7, "domains": ["A", "C"]})]
+
+
+def test_import_sums_up_and_fails_only_where_a_case_was_left_out(run, tmp_path: Path) -> None:
+    _, root = write_task(tmp_path)
+    code, out, _ = run("data", "import", "folders", root, "--out", tmp_path / "out")
+    assert code == 0 and "A 2, B 2; 4 made now" in out
+    (root / "A" / "Case01_segmentation.nii.gz").unlink()
+    code, out, err = run("data", "import", "folders", root, "--out", tmp_path / "out")
+    assert code == 1 and "0 made now" in out and "Case01.nii.gz has no label" in complaint(err)
 
 
 def test_help_answers_at_once_without_the_heavy_libraries() -> None:

@@ -1,0 +1,311 @@
+"""The folder layouts people really have, each as a function that finds its cases.
+
+A finder opens no scan; it returns the cases it found and a sentence for all that it could not understand.
+"""
+
+import csv
+import difflib
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from desam_lite.dicom import read_label_pictures, read_series
+from desam_lite.errors import StudyError
+from desam_lite.volumes import read_label, write_volume
+
+Place = Callable[[Path, Path], None]  # brings a file that stays as it is to its new name
+
+
+@dataclass(frozen=True)
+class Item:
+    """One case to import.
+
+    Attributes:
+        domain: Name of its domain.
+        case: Its id.
+        image: Where its scan is: a NIfTI file, or a folder of DICOM slices.
+        label: Where its label is: a NIfTI file, or a folder of pictures.
+        write: Called as ``write(item, image_path, label_path, place)``; makes both files.
+    """
+
+    domain: str
+    case: str
+    image: Path
+    label: Path
+    write: "Callable[[Item, Path, Path, Place], None]"
+
+    def sources(self) -> list[Path]:
+        """Return the files that the case is made from."""
+        return [
+            file
+            for path in (self.image, self.label)
+            for file in (sorted(path.iterdir()) if path.is_dir() else [path])
+        ]
+
+
+Found = tuple[list[Item], list[str]]
+
+# Names of the six prostate sites in the prepared collections -> domain of data_manifests/prostate.yaml.
+PROSTATE_SITES = {
+    **dict.fromkeys(("runmc", "a-isbi"), "A"),
+    **dict.fromkeys(("bmc", "b-isbi", "b-isbi_1.5"), "B"),
+    **dict.fromkeys(("hcrudb", "i2cvb", "c-i2cvb"), "C"),
+    **dict.fromkeys(("ucl", "d-ucl"), "D"),
+    **dict.fromkeys(("bidmc", "e-bidmc"), "E"),
+    **dict.fromkeys(("hk", "f-hk"), "F"),
+}
+# Label ids of data_manifests/abdomen.yaml: 1 liver, 2 right kidney, 3 left kidney, 4 spleen.
+_BTCV_IDS = {6: 1, 2: 2, 3: 3, 1: 4, **dict.fromkeys((0, 4, 5, *range(7, 14)), 0)}
+_CHAOS_MR_GREYS = {range(55, 71): 1, range(110, 136): 2, range(175, 201): 3, range(240, 256): 4}
+_CHAOS_CT_GREYS = {range(1, 256): 1}
+
+_LABEL_WORDS = "segmentation|seg|label|labels|mask|masks|gt|groundtruth|roi"
+_LABEL_NAME = re.compile(rf"(?:(?P<case>.+)[_.-])?(?:{_LABEL_WORDS})", re.IGNORECASE)
+_LABEL_FOLDER = re.compile(rf"(?:{_LABEL_WORDS}|segmentations|labelsTr)", re.IGNORECASE)
+_IMAGE_NAME = re.compile(r"(?:(?P<case>.+?)[_.-])?(?:image|img|scan|volume|0000)", re.IGNORECASE)
+_PAIR_FOLDER = re.compile(
+    rf"(?:{_LABEL_WORDS}|segmentations|labelsTr|images?|imgs?|scans?|imagesTr)", re.IGNORECASE
+)
+
+
+def find_folders(source: Path) -> Found:
+    """Find one folder per domain, with images and labels told apart by their names or their folders' names."""
+    items: list[Item] = []
+    faults: list[str] = []
+    domains = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
+    for folder in domains:
+        found, wrong = _pair_up(folder, folder.name)
+        items += found
+        faults += wrong
+    return items, faults
+
+
+def find_saml(source: Path) -> Found:
+    """Find the prepared prostate collection: a folder per site, each case with its ``_segmentation``."""
+    folders = sorted({path.parent for path in _scans(source)})
+    items: list[Item] = []
+    faults: list[str] = []
+    for folder in folders:
+        site = PROSTATE_SITES.get(folder.name.lower())
+        if site is None:
+            faults.append(
+                f"folder {folder} is none of the six prostate sites: rename it, or import the layout 'folders'."
+            )
+            continue
+        found, wrong = _pair_up(folder, site)
+        items += found
+        faults += wrong
+    return items, faults
+
+
+def find_nnunet(source: Path) -> Found:
+    """Find ``imagesTr`` and ``labelsTr``, and a table ``patientid,center`` that tells each case's domain."""
+    folders = sorted(path for path in source.rglob("imagesTr") if path.is_dir())
+    if len(folders) != 1:
+        raise StudyError(
+            f"{source} holds {len(folders)} folders imagesTr, not one: give the folder of one data set."
+        )
+    base = folders[0].parent
+    centers, table = _read_centers(base)
+    items, faults = [], []
+    for image in _scans(folders[0]):
+        case = _stem(image)
+        if not case.endswith("_0000"):
+            continue  # further channels; the first is the scan
+        case = case.removesuffix("_0000")
+        label = next(
+            (path for end in (".nii.gz", ".nii") if (path := base / "labelsTr" / (case + end)).is_file()),
+            None,
+        )
+        if label is None:
+            faults.append(f"{image} has no label labelsTr/{case}.nii.gz: add it, or take the case out.")
+        elif case not in centers:
+            faults.append(f"table {table} has no row for case {case}: add its center.")
+        else:
+            items.append(Item(_domain(centers[case]), _safe(case), image, label, _place_both))
+    return items, faults
+
+
+def find_btcv(source: Path) -> Found:
+    """Find ``img0001.nii.gz`` with ``label0001.nii.gz``, in whatever folders; one domain ``CT``."""
+    images = {
+        found[1]: path for path in _scans(source) if (found := re.fullmatch(r"img(\d{4})", _stem(path)))
+    }
+    labels = {
+        found[1]: path for path in _scans(source) if (found := re.fullmatch(r"label(\d{4})", _stem(path)))
+    }
+    both = sorted(images.keys() & labels.keys())
+    items = [
+        Item("CT", f"img{number}", images[number], labels[number], _place_and_renumber) for number in both
+    ]
+    faults = [
+        f"{images[n]} has no label{n}.nii.gz: add it, or take it out."
+        for n in sorted(images.keys() - labels.keys())
+    ]
+    faults += [
+        f"{labels[n]} has no img{n}.nii.gz: add it, or take it out."
+        for n in sorted(labels.keys() - images.keys())
+    ]
+    return items, faults
+
+
+def find_chaos(source: Path) -> Found:
+    """Find CHAOS's DICOM series with their label pictures.
+
+    Domain ``MR`` gets the T2-SPIR series with four organs; the CT series, where only the liver is labelled, go to a domain
+    ``CT_liver`` of their own. T1-DUAL series are passed over.
+    """
+    items: list[Item] = []
+    faults: list[str] = []
+    for folder in sorted(path for path in source.rglob("DICOM_anon") if path.is_dir()):
+        parent, label = folder.parent, folder.parent / "Ground"
+        if parent.name.upper() == "T2SPIR":
+            domain, case, greys = "MR", parent.parent.name, _CHAOS_MR_GREYS
+        elif parent.parent.name.upper() == "CT":
+            domain, case, greys = "CT_liver", parent.name, _CHAOS_CT_GREYS
+        else:
+            continue
+        if not label.is_dir():
+            faults.append(
+                f"{parent} has no folder Ground: its labels were not published (test cases), so take it out."
+            )
+            continue
+        items.append(Item(domain, _safe(case), folder, label, partial(_convert_dicom, greys=greys)))
+    return items, faults
+
+
+LAYOUTS: dict[str, Callable[[Path], Found]] = {
+    "saml": find_saml,
+    "nnunet": find_nnunet,
+    "chaos": find_chaos,
+    "btcv": find_btcv,
+    "folders": find_folders,
+}
+
+
+def find_layout(name: str) -> Callable[[Path], Found]:
+    """Return the finder of a layout.
+
+    Raises:
+        StudyError: There is no such layout.
+    """
+    if name not in LAYOUTS:
+        close = difflib.get_close_matches(name, LAYOUTS, n=1)
+        hint = f"did you mean {close[0]!r}? Otherwise " if close else ""
+        raise StudyError(f"there is no layout {name!r}: {hint}choose from {', '.join(LAYOUTS)}.")
+    return LAYOUTS[name]
+
+
+def _scans(folder: Path) -> list[Path]:
+    """Return the NIfTI files at any depth, hidden ones (half-written, macOS's) left out."""
+    found = (path for end in ("*.nii.gz", "*.nii") for path in folder.rglob(end))
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "-", name).strip("-.") or "unnamed"
+
+
+def _domain(center: str) -> str:
+    return PROSTATE_SITES.get(center.strip().lower(), _safe(center.strip()))
+
+
+def _pair_up(folder: Path, domain: str) -> Found:
+    """Match the images and labels below one folder by the case that their names tell."""
+    images: dict[str, list[Path]] = defaultdict(list)
+    labels: dict[str, list[Path]] = defaultdict(list)
+    for path in _scans(folder):
+        named, placed = _LABEL_NAME.fullmatch(_stem(path)), _LABEL_FOLDER.fullmatch(path.parent.name)
+        named_image = _IMAGE_NAME.fullmatch(_stem(path))
+        if named or placed:
+            labels[_case(folder, path, named["case"] if named else _stem(path))].append(path)
+        else:
+            images[_case(folder, path, named_image["case"] if named_image else _stem(path))].append(path)
+    items, faults = [], []
+    for case in sorted(images.keys() | labels.keys()):
+        several = [paths for paths in (images[case], labels[case]) if len(paths) > 1]
+        if several:
+            names = " and ".join(str(path) for path in several[0])
+            faults.append(
+                f"case {case} of domain {domain} has several files for one thing ({names}): keep one."
+            )
+        elif not images[case]:
+            faults.append(f"label {labels[case][0]} has no image: add it, or take the label out.")
+        elif not labels[case]:
+            faults.append(f"image {images[case][0]} has no label: add it, or take the image out.")
+        else:
+            items.append(Item(_safe(domain), _safe(case), images[case][0], labels[case][0], _place_both))
+    return items, faults
+
+
+def _case(folder: Path, path: Path, told: str | None) -> str:
+    """Return the case a file name tells, or its folder's name where files are called ``image`` and ``label``."""
+    if told:
+        return told
+    parents: Iterable[Path] = [path.parent, *path.parent.parents]
+    own = next((parent for parent in parents if not _PAIR_FOLDER.fullmatch(parent.name)), folder)
+    return own.name
+
+
+def _read_centers(folder: Path) -> tuple[dict[str, str], Path]:
+    """Return case -> center from the first table below a folder that has both columns, and the table's path."""
+    for table in sorted(folder.rglob("*.csv")):
+        try:
+            with table.open(newline="", encoding="utf-8-sig") as file:
+                rows = [
+                    {(key or "").strip().lower(): value or "" for key, value in row.items()}
+                    for row in csv.DictReader(file)
+                ]
+        except (UnicodeDecodeError, csv.Error):
+            continue
+        if rows and {"patientid", "center"} <= rows[0].keys():
+            return {
+                _table_case(row["patientid"]): row["center"] for row in rows if row["center"].strip()
+            }, table
+    raise StudyError(
+        f"{folder} holds no table with the columns patientid and center: add one (CSV) that names each case's site."
+    )
+
+
+def _table_case(patient: str) -> str:
+    return patient.strip().removesuffix(".gz").removesuffix(".nii").removesuffix("_0000")
+
+
+def _place_both(item: Item, image: Path, label: Path, place: Place) -> None:
+    place(item.image, image)
+    place(item.label, label)
+
+
+def _place_and_renumber(
+    item: Item, image: Path, label: Path, place: Place, *, ids: Mapping[int, int] = _BTCV_IDS
+) -> None:
+    """Bring a BTCV case: its scan as it is, its thirteen organs as the four of the task."""
+    scan = read_label(item.label)
+    present = np.unique(scan.data).tolist()
+    if unknown := [value for value in present if value not in ids]:
+        raise StudyError(
+            f"label {item.label} holds ids that BTCV does not have ({unknown[:5]}): is it of another set?"
+        )
+    renumbered = np.zeros(scan.data.shape, np.uint8)
+    for value in present:
+        renumbered[scan.data == value] = ids[value]
+    place(item.image, image)
+    write_volume(label, renumbered, scan.geometry.affine)
+
+
+def _convert_dicom(
+    item: Item, image: Path, label: Path, _place: Place, *, greys: Mapping[range, int]
+) -> None:
+    series = read_series(item.image)
+    labels = read_label_pictures(item.label, series, greys)
+    write_volume(image, series.data, series.affine)
+    write_volume(label, labels, series.affine)
