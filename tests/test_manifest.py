@@ -5,7 +5,15 @@ import yaml
 from small_task import description, write_manifest
 
 from desam_lite.errors import StudyError
-from desam_lite.manifest import PALETTE, Manifest, known_manifests, load_manifest
+from desam_lite.manifest import (
+    PALETTE,
+    Domain,
+    Intensity,
+    Manifest,
+    Organ,
+    known_manifests,
+    load_manifest,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHIPPED = sorted((REPOSITORY / "data_manifests").glob("*.yaml"))
@@ -190,3 +198,28 @@ def test_manifest_survives_yaml(tmp_path: Path) -> None:
     manifest = load_manifest("abdomen")
     (tmp_path / "again.yaml").write_text(yaml.safe_dump(manifest.model_dump(mode="json", exclude_none=True)))
     assert load_manifest(tmp_path / "again.yaml") == manifest
+
+
+def readme_example() -> str:
+    page = (REPOSITORY / "data_manifests" / "README.md").read_text()
+    return page.split("```yaml\n")[1].split("```")[0]
+
+
+def test_example_of_the_readme_is_a_valid_manifest(tmp_path: Path) -> None:
+    (tmp_path / "heart.yaml").write_text(readme_example())
+    manifest = load_manifest(tmp_path / "heart.yaml")
+    assert list(manifest.domains) == ["North", "South", "CT"]
+    assert manifest.domains["South"].label_map == {3: 2, 4: 0}
+
+
+def test_example_of_the_readme_shows_every_key() -> None:
+    example = yaml.safe_load(readme_example())
+    assert set(example) == set(Manifest.model_fields)
+    assert {key for domain in example["domains"].values() for key in domain} == set(Domain.model_fields)
+    assert {key for organ in example["organs"] for key in organ} == set(Organ.model_fields)
+
+
+def test_readme_lists_every_key_and_every_shipped_manifest() -> None:
+    page = (REPOSITORY / "data_manifests" / "README.md").read_text()
+    keys = [key for model in (Manifest, Domain, Organ, Intensity) for key in model.model_fields]
+    assert [name for name in [*keys, *(path.stem for path in SHIPPED)] if f"`{name}" not in page] == []
