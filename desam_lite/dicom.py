@@ -147,7 +147,7 @@ def _smallest(data: npt.NDArray[np.float64]) -> Array:
 
 
 def _affine(normal: Array, slices: list[tuple[Path, Any]]) -> npt.NDArray[np.float64]:
-    """Return the affine of ``(columns, rows, slices)``; the step between slices is measured, so a tilted gantry is right."""
+    """Return the affine of ``(columns, rows, slices)``; the measured step between slices suits a tilted gantry too."""
     first, last = slices[0][1], slices[-1][1]
     between_rows, between_columns = (float(value) for value in first.PixelSpacing)
     start = np.asarray(first.ImagePositionPatient, dtype=np.float64)

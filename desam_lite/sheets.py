@@ -1,5 +1,6 @@
 """Contact sheets: what a task looks like at a glance."""
 
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from desam_lite.slices import prepare_intensity
 from desam_lite.volumes import CaseVolume, load_case
 
 _TILE = 2.2  # inches
+_LEAST_WIDTH = 5.0  # inches; a title needs as much
 
 
 def contact_sheet(manifest: Manifest, root: Path | str, *, cases: int = 6, progress: bool = True) -> Figure:
@@ -41,27 +43,31 @@ def contact_sheet(manifest: Manifest, root: Path | str, *, cases: int = 6, progr
         raise StudyError(
             f"no case of {manifest.name!r} is sound: 'desam-lite data verify' lists what is wrong."
         )
-    columns = min(cases, int(sound.groupby("domain").size().max()))
-    rows = len(manifest.domains)
-    figure = Figure(figsize=(_TILE * columns, _TILE * rows + 0.9), facecolor="white", layout="constrained")
+    left_out = len(index) - len(sound)
+    columns, rows = min(cases, int(sound.groupby("domain").size().max())), len(manifest.domains)
+    size = (max(_TILE * columns, _LEAST_WIDTH), _TILE * rows + 0.9)
+    figure = Figure(figsize=size, facecolor="white", layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
-    for tile in axes.flat:
-        tile.set_axis_off()
     for line, domain in zip(axes, track(manifest.domains, "drawing", enabled=progress), strict=True):
         chosen = sound[sound["domain"] == domain].head(cases).to_dict("records")
-        for tile, row in zip(line, chosen, strict=False):
-            volume = load_case(manifest, root, {str(key): value for key, value in row.items()})
-            _draw(tile, manifest, volume)
+        for tile, row in zip_longest(line, chosen):
+            tile.set_axis_off()
+            if row is not None:
+                _draw(
+                    tile, manifest, load_case(manifest, root, {str(key): value for key, value in row.items()})
+                )
         line[0].set_title(manifest.domains[domain].title, fontsize=9, loc="left", fontweight="bold")
-    left_out = len(index) - len(sound)
     figure.suptitle(
         manifest.title + (f" ({left_out} faulty cases left out)" if left_out else ""), fontsize=11
     )
-    handles = [Line2D([], [], color=organ.color, label=organ.name) for organ in manifest.organs]
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(6, len(handles)), fontsize=8, frameon=False
-    )
+    _add_legend(figure, manifest)
     return figure
+
+
+def _add_legend(figure: Figure, manifest: Manifest) -> None:
+    handles = [Line2D([], [], color=organ.color, label=organ.name) for organ in manifest.organs]
+    columns = min(6, len(handles))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 
 
 def _draw(tile: Axes, manifest: Manifest, volume: CaseVolume) -> None:

@@ -167,7 +167,8 @@ def _parse(path: Path, content: bytes) -> Any:
             b"\0\0\x02\x1c",
         )  # its header is 540 bytes long, in either byte order
         kind = _nifti.Nifti2Image if second else _nifti.Nifti1Image
-        image = kind.from_bytes(content)
+        with _nifti.imageglobals.LoggingOutputSuppressor():  # what it mends in a header it also prints
+            image = kind.from_bytes(content)
         raw_header = kind.header_class(content[: kind.header_class.template_dtype.itemsize], check=False)
     except Exception as error:  # nibabel raises many kinds on bytes that are no NIfTI
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -3,6 +3,7 @@ import stat
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -13,6 +14,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from small_task import LPS, image_data, label_data, save, save_case
 
+from desam_lite.archives import unpack
 from desam_lite.errors import StudyError
 from desam_lite.importing import ImportSummary, import_data
 from desam_lite.index import build_index, list_faults
@@ -378,6 +380,52 @@ def test_damaged_zip_is_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "bad.zip").write_bytes(content)
     with pytest.raises(StudyError, match=r"bad.zip is no whole zip archive .* download it again"):
         bring("saml", tmp_path / "bad.zip", tmp_path / "out")
+
+
+def test_zip_that_does_not_fit_on_the_disk_is_refused_before_unpacking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_saml(tmp_path / "in")
+    archive = zip_folder(tmp_path / "in", tmp_path / "saml.zip")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(StudyError, match=r"saml.zip unpacks to .* GB but .* make room"):
+        bring("saml", archive, tmp_path / "out")
+    assert files(tmp_path / "out") == []
+
+
+def test_zip_with_a_password_is_named(tmp_path: Path) -> None:
+    write_saml(tmp_path / "in")
+    archive = zip_folder(tmp_path / "in", tmp_path / "saml.zip")
+    content = bytearray(archive.read_bytes())
+    for header in (
+        b"PK\x03\x04",
+        b"PK\x01\x02",
+    ):  # set the flag "encrypted" in every local and central header
+        start = content.find(header)
+        while start >= 0:
+            content[start + (6 if header[2] == 3 else 8)] |= 1
+            start = content.find(header, start + 4)
+    archive.write_bytes(bytes(content))
+    with pytest.raises(StudyError, match=r"saml.zip cannot be unpacked .*: unpack it by hand"):
+        bring("saml", archive, tmp_path / "out")
+
+
+def test_half_unpacked_archive_is_not_unpacked_from_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_saml(tmp_path / "in")
+    archive = zip_folder(tmp_path / "in", tmp_path / "saml.zip")
+    unpack(archive, tmp_path / "there", progress=False)
+    (tmp_path / "there" / "HK" / "Case05.nii.gz").unlink()
+    opened: list[str] = []
+    original = zipfile.ZipFile.open
+    monkeypatch.setattr(
+        zipfile.ZipFile,
+        "open",
+        lambda self, m, *a, **k: opened.append(m.filename) or original(self, m, *a, **k),
+    )
+    unpack(archive, tmp_path / "there", progress=False)
+    assert opened == ["HK/Case05.nii.gz"]
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------
