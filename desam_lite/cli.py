@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import typer
 
-from desam_lite import cli_data
+from desam_lite import cli_data, cli_run
 from desam_lite.errors import StudyError
 
 _LIBRARIES = (
@@ -32,6 +32,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(cli_data.app, name="data")
+app.command()(cli_run.run)
+app.command()(cli_run.execute)
+app.command()(cli_run.check_book)
 
 
 def main() -> NoReturn:

@@ -139,7 +139,7 @@ def _encode_case(
     """Encode all slices ``(Z, H, W)`` uint8 of a case; return the four maps on the CPU."""
     device = next(model.parameters()).device
     maps: dict[str, list[torch.Tensor]] = {name: [] for name in _MAPS}
-    for chunk in images.split(batch_size):
+    for chunk in torch.split(images, batch_size):
         embedded = model.encode(preprocess(chunk.to(device), model.image_size))
         for name, tensor in zip(_MAPS, (*embedded.levels, embedded.neck), strict=True):
             maps[name].append(tensor.to("cpu", dtype))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 
 from desam_lite.errors import StudyError
@@ -184,8 +184,11 @@ def _batch(
 
 
 def _mean_over_processes(total: torch.Tensor, count: int, fabric: Fabric) -> float:
-    mean = fabric.all_reduce(total, reduce_op="mean") if fabric.world_size > 1 else total
-    return float(mean) / max(count, 1)
+    if fabric.world_size > 1:
+        mean = fabric.all_reduce(total, reduce_op="mean")
+        assert isinstance(mean, torch.Tensor)
+        total = mean
+    return float(total) / max(count, 1)
 
 
 def _copy(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

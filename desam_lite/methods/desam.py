@@ -62,7 +62,7 @@ class DeSAMMethod(Method):
         """Add one prompt per slice and, for points, what the IoU head should say of it."""
         side = self.model.image_size
         if self.mode == "box":
-            return replace(batch, prompts=Prompts.whole_image(side, len(batch.cases)))
+            return replace(batch, prompts=Prompts.whole_image(len(batch.cases)))
         masks = batch.masks.numpy()
         places = np.stack([draw_point(mask, rng) for mask, rng in zip(masks, generators, strict=True)])
         rows = np.arange(len(masks))[:, None]
@@ -101,7 +101,7 @@ class DeSAMMethod(Method):
         volume = np.zeros(case.images.shape, np.uint8)
         for z in range(len(volume)):
             emb = maps[z].to(device=device, dtype=torch.float32)
-            found = predict_slice(self.model, emb, self.mode, size, self.grid)
+            found = predict_slice(self.model, emb, self.mode, (size[0], size[1]), self.grid)
             volume[z] = combine_organs(np.where(found.mask, found.probability, 0))
         return volume
 

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.networks.nets import DynUNet
+from monai.networks.nets.dynunet import DynUNet
 from torch import nn
 
 from desam_lite.datasets import Batch, standardise
@@ -31,7 +31,7 @@ def build_unet(n_organs: int, width: int, size: int, seed: int) -> nn.Module:
     levels = max(2, int(np.log2(size / 4)) + 1)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return DynUNet(  # type: ignore[no-any-return]
+        network: nn.Module = DynUNet(
             spatial_dims=2,
             in_channels=1,
             out_channels=n_organs,
@@ -41,6 +41,7 @@ def build_unet(n_organs: int, width: int, size: int, seed: int) -> nn.Module:
             filters=[min(width * 2**level, 512) for level in range(levels)],
             norm_name=("INSTANCE", {"affine": True}),
         )
+    return network
 
 
 class UNetMethod(Method):
@@ -71,7 +72,7 @@ class UNetMethod(Method):
         images = torch.from_numpy(standardise(case.images))[:, None]
         size = (case.images.shape[1], case.images.shape[2])
         parts = []
-        for chunk in images.split(8):
+        for chunk in torch.split(images, 8):
             logits = self.module(fit_square(chunk.to(device), self.input_size))
             parts.append(unfit_square(logits, size).sigmoid().cpu().numpy())
         return combine_organs(np.concatenate(parts))

@@ -1,0 +1,115 @@
+"""``desam-lite run``, ``execute`` and ``check-book``: one run, one notebook, and whether the book's pages are right."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+
+from desam_lite.cli_data import DataOption, ManifestArgument
+from desam_lite.errors import StudyError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WorkspaceOption = Annotated[Path, typer.Option(help="Folder for results and caches.")]
+SettingOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="A setting of the run as name=value, for instance epochs=20; may be given again."
+    ),
+]
+
+
+def run(
+    manifest: ManifestArgument,
+    source: Annotated[str, typer.Option(help="Domain to train on.")],
+    data: DataOption = None,
+    method: Annotated[
+        str, typer.Option(help="prior, unet, desam_b (whole box) or desam_p (points).")
+    ] = "desam_p",
+    seed: Annotated[int, typer.Option(min=0, help="Names every random draw.")] = 0,
+    profile: Annotated[str, typer.Option(help="Settings to start from: smoke, teach or paper.")] = "teach",
+    settings: SettingOption = None,
+    workspace: WorkspaceOption = Path("results"),
+    accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
+    devices: Annotated[int, typer.Option(min=1, help="How many of them share every batch.")] = 1,
+) -> None:
+    """Train on one domain, test on all, and print the Dice of each; a finished run is only printed.
+
+    Example: desam-lite run phantom_prostate --data data/phantom_prostate --source A --method unet --set epochs=5
+    """
+    from desam_lite.manifest import find_manifest
+    from desam_lite.profiles import get_profile, plan_domain_splits
+    from desam_lite.runs import execute_run
+
+    if accelerator not in ("auto", "cpu", "gpu"):
+        raise StudyError(f"there is no accelerator '{accelerator}': use auto, cpu or gpu.")
+    path = find_manifest(manifest)
+    root = data if data is not None else Path("data") / path.stem
+    chosen = parse_assignments(settings or [], "--set")
+    specs = plan_domain_splits(
+        get_profile(profile), path, root, sources=[source], methods=[method], seeds=[seed], **chosen
+    )
+    done = execute_run(specs[0], workspace, accelerator=accelerator, devices=devices)
+    if done.finished:  # of several processes only the first has the results
+        typer.echo(f"{done.spec.label} trained on {source}, seed {seed}: {done.directory}")
+        typer.echo(_dice_table(done.metrics()).to_string(float_format="{:.3f}".format))
+
+
+def _dice_table(metrics: "pd.DataFrame") -> "pd.DataFrame":
+    """Return mean Dice, standard deviation and number of cases per protocol, organ and target."""
+    grouped = metrics.groupby(["protocol", "organ", "target"])["dice"]
+    return grouped.agg(["mean", "std", "count"])
+
+
+def execute(
+    notebook: Annotated[Path, typer.Argument(help="A notebook of notebooks/.")],
+    out: Annotated[Path, typer.Option(help="Where the executed copy goes.")],
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--parameter", "-p", help="A parameter of the notebook as name=value; may be given again."
+        ),
+    ] = None,
+) -> None:
+    """Run a notebook with papermill; unknown parameters are refused, and a failed copy is not kept as a page.
+
+    Example: desam-lite execute notebooks/domain_splits.ipynb --out out.ipynb -p profile=smoke
+    """
+    from desam_lite.execution import execute_notebook
+
+    typer.echo(f"wrote {execute_notebook(notebook, out, parse_assignments(parameter or [], '-p'))}")
+
+
+def check_book(
+    executed: Annotated[Path, typer.Option(help="Folder with the executed copies.")] = Path("book/executed"),
+    notebooks: Annotated[Path, typer.Option(help="Folder with their sources.")] = Path("notebooks"),
+) -> None:
+    """Check that every notebook has an executed copy that is current, without error and small enough for a page.
+
+    Example: desam-lite check-book
+    """
+    from desam_lite.execution import check_executed
+
+    faults = check_executed(executed, sorted(notebooks.glob("*.ipynb")))
+    if faults:
+        raise StudyError("\n".join([f"{len(faults)} page(s) are not fit for the book:", *faults]))
+
+
+def parse_assignments(pairs: list[str], option: str) -> dict[str, Any]:
+    """Turn ``name=value`` texts into values, read as YAML: ``3`` is a number, ``[A, B]`` a list.
+
+    Raises:
+        StudyError: A text has no ``=``, or its value is not YAML.
+    """
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise StudyError(f"{option} {pair}: write name=value.")
+        try:
+            values[name] = yaml.safe_load(text) if text else ""
+        except yaml.YAMLError as error:
+            raise StudyError(f"{option} {pair}: the value is not plain YAML; put text in quotes.") from error
+    return values
