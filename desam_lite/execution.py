@@ -224,10 +224,28 @@ def _write_page(copy: Path, out: Path, record: dict[str, Any]) -> None:
     notebook = nbformat.read(copy, as_version=4)  # type: ignore[no-untyped-call]
     notebook.metadata[_METADATA] = record
     for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if output.output_type == "stream":
-                output.text = _as_on_a_terminal(output.text)
+        if cell.cell_type == "code":
+            cell.outputs = _streams_joined(cell.outputs)
     write_text(out, nbformat.writes(notebook))  # type: ignore[no-untyped-call]
+
+
+def _streams_joined(outputs: list[Any]) -> list[Any]:
+    """Join what was printed piece by piece, and keep of progress bars what a terminal would still show."""
+    joined: list[Any] = []
+    for output in outputs:
+        last = joined[-1] if joined else None
+        if (
+            last is not None
+            and output.output_type == last.output_type == "stream"
+            and output.name == last.name
+        ):
+            last.text += output.text
+        else:
+            joined.append(output)
+    for output in joined:
+        if output.output_type == "stream":
+            output.text = _as_on_a_terminal(output.text)
+    return joined
 
 
 def _as_on_a_terminal(text: str) -> str:

@@ -1,10 +1,9 @@
-"""What every notebook of the study needs: a start, figures with alternative texts, tables, and where the numbers come from."""
+"""What every notebook of the study needs: a start, data that are ready, results of many runs, pictures with words."""
 
 import base64
-import datetime
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +16,12 @@ from desam_lite.style import UNITS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from pandas.io.formats.style import Styler
 
     from desam_lite.profiles import Profile
     from desam_lite.runs import Run
     from desam_lite.tasks import Task
 
 _ROOT_MARK = "data_manifests"
-_DPI = 170
 
 
 def project_root(start: Path | str) -> Path:
@@ -66,7 +63,9 @@ class Picture:
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         buffer = io.BytesIO()
-        self.figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
+        self.figure.savefig(
+            buffer, format="png", dpi="figure", metadata={"Software": None}, pil_kwargs={"optimize": True}
+        )
         width = round(self.figure.get_figwidth() * 100)
         data = {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": self.alt}
         return data, {"image/png": {"alt": self.alt, "width": width}}
@@ -84,13 +83,14 @@ def open_study(manifest: Path | str, data_root: str, workspace: Path | str, prof
     Raises:
         StudyError: The manifest or the data are at fault; all faulty cases are in one message.
     """
-    from desam_lite.phantoms import make_task
     from desam_lite.tasks import open_task
 
     task = load_manifest(manifest)
     default = f"{task.name}_{profile.cases}" if task.synthetic else task.name
     root = Path(data_root) if data_root else Path("data") / default
     if task.synthetic:
+        from desam_lite.phantoms import make_task
+
         make_task(task.name, root, cases=profile.cases)
     elif not root.is_dir():
         raise StudyError(f"there are no data at {root}: pass data_root. How to get them: {task.obtain}")
@@ -144,83 +144,3 @@ def all_history(runs: "Sequence[Run]") -> pd.DataFrame:
 def _stacked(frames: list[pd.DataFrame]) -> pd.DataFrame:
     filled = [frame for frame in frames if not frame.empty]
     return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
-
-
-def say_failures(runs: "Sequence[Run]") -> str:
-    """Return one sentence about the runs: all finished, or which failed and why."""
-    failed = [run for run in runs if not run.finished]
-    if not failed:
-        return f"All {len(runs)} runs are finished."
-    named = "; ".join(
-        f"{run.spec.label} from {run.spec.source}, seed {run.spec.seed}: {run.error}" for run in failed
-    )
-    return f"{len(failed)} of {len(runs)} runs failed and are missing below: {named}"
-
-
-def table(frame: pd.DataFrame, *, metric: str = "dice", caption: str = "") -> "Styler":
-    """Format a frame of `desam_lite.results` for the page: Dice in percent, distances in mm, no row numbers.
-
-    Args:
-        frame: Of `summarise` or `compare`.
-        metric: What ``mean``, ``low``, ``high`` and the standard deviations are of.
-        caption: Over the table.
-    """
-    _, factor = UNITS[metric]
-    shown = frame.copy()
-    measured = [name for name in ("mean", "low", "high", "seed_sd", "case_sd") if name in shown]
-    shown[measured] = shown[measured] * factor
-    if "in_domain" in shown:
-        shown["in_domain"] = shown["in_domain"].map({True: "in", False: "out"})
-    names = {
-        "label": "method",
-        "in_domain": "domain",
-        "seed_sd": "SD seeds",
-        "case_sd": "SD cases",
-        "p_holm": "p (Holm)",
-    }
-    formats: dict[str, Any] = dict.fromkeys(measured, "{:.1f}")
-    formats |= {"won": "{:.0%}", "p": "{:.2g}", "p_holm": "{:.2g}"}
-    kept = {names.get(name, name): form for name, form in formats.items() if name in shown}
-    styled = shown.rename(columns=names).style.format(kept, na_rep="").hide(axis="index")
-    return styled.set_caption(caption) if caption else styled
-
-
-def provenance(runs: "Sequence[Run]", *, profile: str) -> pd.DataFrame:
-    """Return where the numbers of a page come from, as one column of text, read from the ``run.json`` of its runs.
-
-    Args:
-        runs: Finished or not; those that are not count as missing.
-        profile: The profile they were planned with.
-    """
-    infos = [run.info for run in runs if run.finished]
-    minutes = sum(sum(info["minutes"].values()) for info in infos)
-    rows = {
-        "profile": profile,
-        "runs": f"{len(infos)} of {len(runs)} finished, {minutes:.1f} minutes of computing in all",
-        "code": _each(_code(info["code"]) for info in infos),
-        "manifest": _each(info["identity"]["manifest"] for info in infos),
-        "data": _each(info["identity"]["data"] for info in infos),
-        "encoder weights": _each(_weights(info) for info in infos),
-        "device": _each(info["device"] for info in infos),
-        "peak memory": f"{max((i['peak_memory']['process_mib'] for i in infos), default=0):.0f} MiB in one run",
-        "libraries": _each(", ".join(f"{k} {v}" for k, v in info["libraries"].items()) for info in infos),
-        "run on": _each(info["started"][:10] for info in infos),
-        "page made on": datetime.datetime.now(datetime.UTC).date().isoformat(),
-    }
-    return pd.DataFrame({"provenance": rows})
-
-
-def _each(values: Any) -> str:
-    return "; ".join(dict.fromkeys(str(value) for value in values if value)) or "none"
-
-
-def _code(code: Mapping[str, Any]) -> str:
-    commit = (code.get("commit") or "no commit known")[:10]
-    return (
-        f"desam-lite {code['version']}, {commit}{', with uncommitted changes' if code.get('dirty') else ''}"
-    )
-
-
-def _weights(info: Mapping[str, Any]) -> str:
-    digest = info["identity"].get("weights")
-    return f"{info['files']['weights']} ({digest})" if digest else ""

@@ -22,6 +22,7 @@ from desam_lite.style import NO_RUNS, WIDTH, legend, nothing, styled
 Image = npt.NDArray[np.uint8]
 
 _REFERENCE = "white"
+_DPI = 120  # enough for slices of some 200 pixels, and a page stays under 1 MB
 _DASHED = (0, (2, 1.5))
 
 
@@ -72,7 +73,7 @@ def pictures(
     rows = math.ceil(len(examples) / columns)
     with styled():
         height = 0.35 + rows * (WIDTH / columns + 0.42)
-        figure = Figure((WIDTH, height), layout=ConstrainedLayoutEngine(h_pad=0.09))
+        figure = Figure((WIDTH, height), dpi=_DPI, layout=ConstrainedLayoutEngine(h_pad=0.09))
         axes = figure.subplots(rows, columns, squeeze=False)
         for ax in axes.flat[len(examples) :]:
             ax.set_axis_off()

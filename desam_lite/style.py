@@ -31,7 +31,7 @@ _STYLE: dict[str, Any] = {
     "ytick.color": "#444444",
     "legend.frameon": False,
     "figure.facecolor": "white",
-    "savefig.dpi": 170,
+    "figure.dpi": 160,
 }
 
 _METHOD_COLORS = {"Prior": "#6b6b6b", "U-Net": "#d55e00", "DeSAM-B": "#0072b2", "DeSAM-P": "#009e73"}

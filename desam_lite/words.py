@@ -1,0 +1,175 @@
+"""Sentences and tables of a page, computed from its results: the answer, the caveats, what captions state, the provenance."""
+
+import datetime
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from desam_lite.results import METRICS
+from desam_lite.spec import RANDOM_WEIGHTS
+from desam_lite.style import UNITS
+
+if TYPE_CHECKING:
+    from pandas.io.formats.style import Styler
+
+    from desam_lite.runs import Run
+    from desam_lite.spec import RunSpec
+    from desam_lite.tasks import Task
+
+
+def say_transfer(summary: pd.DataFrame, *, metric: str = "dice", control: str = "Prior") -> str:
+    """Answer in one sentence whether what was trained at one hospital works at the next.
+
+    Args:
+        summary: Of `results.summarise` by label and in_domain.
+        metric: What it is a summary of.
+        control: The method that is not trained, named last.
+
+    Returns:
+        A sentence in Markdown. A method counts as worse out of domain if its interval there excludes its mean in domain.
+    """
+    title, factor = UNITS[metric]
+    rows = {(str(row["label"]), bool(row["in_domain"])): row for row in summary.to_dict("records")}
+    both = [label for label, inside in rows if inside and (label, False) in rows]
+    learners = [label for label in both if label != control]
+    if not learners:
+        return "There is no answer yet: no trained method has been scored both in and out of domain."
+    lost = [_is_worse(rows[label, True]["mean"], rows[label, False], metric) for label in learners]
+    verdict = (
+        "Not as well" if all(lost) else "Some methods lose" if any(lost) else "No loss beyond chance was seen"
+    )
+    shown = {key: f"{row['mean'] * factor:.0f}" for key, row in rows.items()}
+    moves = [f"from {shown[label, True]} to {shown[label, False]} for {label}" for label in learners]
+    sentence = f"**{verdict}**: from the hospital of its training to the others, mean {title} goes {', '.join(moves)}"
+    if (control, False) in rows:
+        sentence += (
+            f". The average mask, drawn without looking at the scan, has {shown[control, False]} there"
+        )
+    return f"{sentence}."
+
+
+def _is_worse(home: float, away: Mapping[Any, Any], metric: str) -> bool:
+    return bool(away["high"] < home) if METRICS[metric] else bool(away["low"] > home)
+
+
+def say_failures(runs: "Sequence[Run]") -> str:
+    """Return one sentence about the runs: all finished, or which failed and why."""
+    failed = [run for run in runs if not run.finished]
+    if not failed:
+        return f"All {len(runs)} runs are finished."
+    named = "; ".join(
+        f"{run.spec.label} from {run.spec.source}, seed {run.spec.seed}: {run.error}" for run in failed
+    )
+    return f"{len(failed)} of {len(runs)} runs failed and are missing below: {named}"
+
+
+def say_minutes(runs: "Sequence[Run]") -> str:
+    """Return how long the runs of a page took, and on what."""
+    infos = [run.info for run in runs if run.finished]
+    minutes = sum(sum(info["minutes"].values()) for info in infos)
+    memory = max((info["peak_memory"]["process_mib"] for info in infos), default=0) / 1024
+    devices = _each(info["device"] for info in infos)
+    return f"Its {len(infos)} runs took {minutes:.0f} minutes of computing ({devices}; at most {memory:.1f} GiB of memory each)."
+
+
+def say_facts(task: "Task", specs: "Sequence[RunSpec]", profile: str, protocol: str) -> str:
+    """Return what every caption states: task, profile, sources, cases, seeds, protocol."""
+    sources, seeds = (
+        list(dict.fromkeys(getattr(spec, name) for spec in specs)) for name in ("source", "seed")
+    )
+    cases = task.index.groupby("domain").size()
+    each = f"{cases.min()}" if cases.min() == cases.max() else f"{cases.min()} to {cases.max()}"
+    return (
+        f"{task.manifest.title}; profile `{profile}`, {len(sources)} {'source' if len(sources) == 1 else 'sources'} "
+        f"({', '.join(sources)}), {each} cases per hospital, {len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'}, "
+        f"protocol `{protocol}`."
+    )
+
+
+def say_caveats(task: "Task", specs: "Sequence[RunSpec]") -> str:
+    """Return what keeps the numbers of a page from being set beside the paper's."""
+    reasons = []
+    if task.manifest.synthetic:
+        reasons.append("the scans are synthetic")
+    encoders = {(spec.backbone, spec.weights) for spec in specs if spec.backbone}
+    for backbone, weights in sorted(encoders, key=str):
+        if weights == RANDOM_WEIGHTS:
+            reasons.append(
+                f"the encoder `{backbone}` has *random* weights at this stage, so it has never learnt to see"
+            )
+        elif backbone == "sam_tiny":
+            reasons.append("the encoder `sam_tiny` is a small stand-in for SAM")
+    if reasons:
+        return f"**Not comparable with the paper.** On this page {', and '.join(reasons)}."
+    return "These numbers may be set beside the paper's only where data, protocol and averaging are the same."
+
+
+def table(frame: pd.DataFrame, *, metric: str = "dice", caption: str = "") -> "Styler":
+    """Format a frame of `desam_lite.results` for the page: Dice in percent, distances in mm, no row numbers.
+
+    Args:
+        frame: Of `summarise` or `compare`.
+        metric: What ``mean``, ``low``, ``high`` and the standard deviations are of.
+        caption: Over the table.
+    """
+    _, factor = UNITS[metric]
+    shown = frame.copy()
+    measured = [name for name in ("mean", "low", "high", "seed_sd", "case_sd") if name in shown]
+    shown[measured] = shown[measured] * factor
+    if "in_domain" in shown:
+        shown["in_domain"] = shown["in_domain"].map({True: "in", False: "out"})
+    names = {
+        "label": "method",
+        "in_domain": "domain",
+        "seed_sd": "SD seeds",
+        "case_sd": "SD cases",
+        "p_holm": "p (Holm)",
+    }
+    formats: dict[str, Any] = dict.fromkeys(measured, "{:.1f}")
+    formats |= {"won": "{:.0%}", "p": "{:.2g}", "p_holm": "{:.2g}"}
+    kept = {names.get(name, name): form for name, form in formats.items() if name in shown}
+    styled = shown.rename(columns=names).style.format(kept, na_rep="").hide(axis="index")
+    return styled.set_caption(caption) if caption else styled
+
+
+def provenance(task: "Task", runs: "Sequence[Run]", *, profile: str) -> pd.DataFrame:
+    """Return where the numbers of a page come from, as one column of text, read from the ``run.json`` of its runs.
+
+    Args:
+        task: What the runs are on.
+        runs: Finished or not; those that are not count as missing.
+        profile: The profile they were planned with.
+    """
+    infos = [run.info for run in runs if run.finished]
+    rows = {
+        "task": f"{task.manifest.title} ({task.manifest.licence})",
+        "to be cited": task.manifest.citation,
+        "profile": profile,
+        "runs": f"{len(infos)} of {len(runs)} finished",
+        "computing": say_minutes(runs),
+        "code": _each(_code(info["code"]) for info in infos),
+        "manifest": task.manifest.content_hash(),
+        "data": task.data_hash,
+        "encoder weights": _each(_weights(info) for info in infos),
+        "libraries": _each(", ".join(f"{k} {v}" for k, v in info["libraries"].items()) for info in infos),
+        "runs begun on": _each(sorted({info["started"][:10] for info in infos})),
+        "page made on": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+    return pd.DataFrame({"provenance": rows})
+
+
+def _each(values: Any) -> str:
+    return "; ".join(dict.fromkeys(str(value) for value in values if value)) or "none"
+
+
+def _code(code: Mapping[str, Any]) -> str:
+    commit = (code.get("commit") or "no commit known")[:10]
+    return (
+        f"desam-lite {code['version']}, {commit}{', with uncommitted changes' if code.get('dirty') else ''}"
+    )
+
+
+def _weights(info: Mapping[str, Any]) -> str:
+    digest = info["identity"].get("weights")
+    return f"{info['files']['weights']} ({digest})" if digest else ""
