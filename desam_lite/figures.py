@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from desam_lite.style import NO_RUNS, UNITS, WIDTH, legend, method_color, nothing, styled
 
@@ -206,7 +207,8 @@ def training_curves(history: pd.DataFrame) -> Figure:
             _losses(ax, history[history["label"] == label], method_color(label))
             ax.set_title(label, color=method_color(label), fontweight="bold")
             ax.set_xlabel("epoch")
-            ax.xaxis.get_major_locator().set_params(integer=True)
+            ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+            ax.set_xlim(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5)
         for ax in axes[:, 0]:
             ax.set_ylabel("mask loss")
         lines = [("training", "solid"), ("validation (source)", (0, (4, 2)))]

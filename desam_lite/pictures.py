@@ -62,7 +62,7 @@ def pictures(
     Args:
         examples: In reading order.
         organs: Name -> colour, in the order of the ids 1..K.
-        columns: Pictures per row.
+        columns: Most pictures per row.
         crop: Whether to show only the surroundings of the organs (at least 45 % of each side).
 
     Returns:
@@ -70,6 +70,7 @@ def pictures(
     """
     if not examples:
         return nothing()
+    columns = min(columns, len(examples))
     rows = math.ceil(len(examples) / columns)
     with styled():
         height = 0.35 + rows * (WIDTH / columns + 0.42)

@@ -10,6 +10,14 @@ from desam_lite.results import METRICS
 from desam_lite.spec import RANDOM_WEIGHTS
 from desam_lite.style import UNITS
 
+_HEADINGS = {
+    "label": "method",
+    "in_domain": "domain",
+    "seed_sd": "SD seeds",
+    "case_sd": "SD cases",
+    "p_holm": "p (Holm)",
+}
+
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
@@ -70,7 +78,7 @@ def say_minutes(runs: "Sequence[Run]") -> str:
     minutes = sum(sum(info["minutes"].values()) for info in infos)
     memory = max((info["peak_memory"]["process_mib"] for info in infos), default=0) / 1024
     devices = _each(info["device"] for info in infos)
-    return f"Its {len(infos)} runs took {minutes:.0f} minutes of computing ({devices}; at most {memory:.1f} GiB of memory each)."
+    return f"The {len(infos)} runs took {minutes:.0f} minutes of computing ({devices}; at most {memory:.1f} GiB of memory each)."
 
 
 def say_facts(task: "Task", specs: "Sequence[RunSpec]", profile: str, protocol: str) -> str:
@@ -116,25 +124,43 @@ def table(frame: pd.DataFrame, *, metric: str = "dice", caption: str = "") -> "S
     _, factor = UNITS[metric]
     shown = frame.copy()
     measured = [name for name in ("mean", "low", "high", "seed_sd", "case_sd") if name in shown]
-    shown[measured] = shown[measured] * factor
+    shown[measured] = shown[measured].astype(float) * factor
     if "in_domain" in shown:
         shown["in_domain"] = shown["in_domain"].map({True: "in", False: "out"})
-    names = {
-        "label": "method",
-        "in_domain": "domain",
-        "seed_sd": "SD seeds",
-        "case_sd": "SD cases",
-        "p_holm": "p (Holm)",
-    }
-    formats: dict[str, Any] = dict.fromkeys(measured, "{:.1f}")
-    formats |= {"won": "{:.0%}", "p": "{:.2g}", "p_holm": "{:.2g}"}
-    kept = {names.get(name, name): form for name, form in formats.items() if name in shown}
-    styled = shown.rename(columns=names).style.format(kept, na_rep="").hide(axis="index")
+    formats: dict[str, Any] = {**dict.fromkeys(measured, "{:.1f}"), "won": "{:.0%}", "p": _p, "p_holm": _p}
+    kept = {_HEADINGS.get(name, name): form for name, form in formats.items() if name in shown}
+    styled = shown.rename(columns=_HEADINGS).style.format(kept, na_rep="").hide(axis="index")
+    return _as_on_page(styled, caption)
+
+
+def _p(value: float) -> str:
+    return "" if pd.isna(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _as_on_page(styled: "Styler", caption: str = "") -> "Styler":
+    # The class is the one of pandas' own tables, which the book's theme draws for light and dark.
+    styled = styled.set_table_attributes('class="dataframe"')
     return styled.set_caption(caption) if caption else styled
 
 
-def provenance(task: "Task", runs: "Sequence[Run]", *, profile: str) -> pd.DataFrame:
-    """Return where the numbers of a page come from, as one column of text, read from the ``run.json`` of its runs.
+def hospitals(task: "Task") -> "Styler":
+    """Return what the manifest tells of each domain, and how many cases there are, as a table for the page."""
+    rows = [
+        {
+            "domain": name,
+            "hospital": domain.institution or domain.title,
+            "scanner": domain.vendor,
+            "field": " or ".join(f"{tesla:g} T" for tesla in domain.field_strength),
+            "coil": domain.coil,
+            "cases": int((task.index["domain"] == name).sum()),
+        }
+        for name, domain in task.manifest.domains.items()
+    ]
+    return _as_on_page(pd.DataFrame(rows).style.hide(axis="index"))
+
+
+def provenance(task: "Task", runs: "Sequence[Run]", *, profile: str) -> "Styler":
+    """Return where the numbers of a page come from, as a table of two columns, read from the ``run.json`` of its runs.
 
     Args:
         task: What the runs are on.
@@ -156,7 +182,9 @@ def provenance(task: "Task", runs: "Sequence[Run]", *, profile: str) -> pd.DataF
         "runs begun on": _each(sorted({info["started"][:10] for info in infos})),
         "page made on": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
-    return pd.DataFrame({"provenance": rows})
+    frame = pd.DataFrame({"what": rows.keys(), "is": rows.values()})
+    styled = frame.style.hide(axis="index").hide(axis="columns")
+    return _as_on_page(styled).set_table_attributes('class="dataframe provenance"')
 
 
 def _each(values: Any) -> str:

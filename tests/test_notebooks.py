@@ -1,0 +1,123 @@
+"""Every notebook keeps to the conventions that make it run by hand, as a job and as a page."""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from desam_lite.execution import read_parameters
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+LONGEST_CELL = 15
+MOST_CELLS = 42
+MOST_DEFINITIONS = 3
+
+
+@pytest.fixture(params=SOURCES, ids=lambda path: path.stem)
+def path(request: pytest.FixtureRequest) -> Path:
+    found: Path = request.param
+    return found
+
+
+def cells(path: Path, kind: str | None = None) -> list[Any]:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if kind in (None, cell.cell_type)]
+
+
+def test_there_are_notebooks() -> None:
+    assert SOURCES
+
+
+def test_sources_carry_no_outputs(path: Path) -> None:
+    for cell in cells(path, "code"):
+        assert cell.outputs == [], cell.id
+        assert cell.execution_count is None, cell.id
+
+
+def test_cells_have_names_that_stay(path: Path) -> None:
+    names = [cell.id for cell in cells(path)]
+    assert len(set(names)) == len(names)
+    assert all(name.replace("-", "").isalnum() and not name.isdigit() for name in names)
+
+
+def test_title_is_a_question(path: Path) -> None:
+    title = cells(path)[0].source.splitlines()[0]
+    assert title.startswith("# ") and title.endswith("?")
+
+
+def test_answer_and_caveats_are_read_from_results(path: Path) -> None:
+    first = cells(path)[0].source
+    for said in (
+        "{glue:md}`answer`",
+        "{glue:md}`caveats`",
+        "{glue:md}`took`",
+        "You will learn",
+        "You need",
+        "Time",
+    ):
+        assert said in first
+
+
+def test_parameters_are_typed_literals_in_the_second_code_cell(path: Path) -> None:
+    second = cells(path, "code")[1]
+    assert second.metadata["tags"] == ["parameters"]
+    names = list(read_parameters(path))
+    assert names[0] == "profile"
+    assert all("#" in line for line in second.source.splitlines())
+
+
+def test_cells_can_be_read_at_a_glance(path: Path) -> None:
+    assert len(cells(path)) <= MOST_CELLS
+    for cell in cells(path, "code"):
+        assert len(cell.source.splitlines()) <= LONGEST_CELL, cell.id
+
+
+def test_notebooks_hold_no_machinery(path: Path) -> None:
+    trees = [ast.parse(cell.source) for cell in cells(path, "code")]
+    definitions = [
+        node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    ]
+    assert len(definitions) <= MOST_DEFINITIONS
+
+
+def test_every_glued_name_is_made_and_used_once(path: Path) -> None:
+    made = [
+        node.args[0].value
+        for cell in cells(path, "code")
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "id", "") == "glue"
+        and isinstance(node.args[0], ast.Constant)
+    ]
+    text = "\n".join(cell.source for cell in cells(path, "markdown"))
+    assert len(set(made)) == len(made)
+    for name in made:
+        assert f"`{name}`" in text or f"{{glue:figure}} {name}\n" in text, name
+
+
+def test_cells_that_only_glue_show_nothing_twice(path: Path) -> None:
+    for cell in cells(path, "code"):
+        if "glue(" in cell.source:
+            assert "remove-output" in cell.metadata.get("tags", []), cell.id
+
+
+def test_exercises_have_three_grades_and_solutions_that_run(path: Path) -> None:
+    text = "\n".join(cell.source for cell in cells(path, "markdown"))
+    assert [grade for grade in ("### Check", "### Change", "### Investigate") if grade in text] == [
+        "### Check",
+        "### Change",
+        "### Investigate",
+    ]
+    solutions = [cell for cell in cells(path, "code") if cell.id.startswith("solution-")]
+    assert len(solutions) >= 3
+    assert all("hide-cell" in cell.metadata["tags"] for cell in solutions)
+
+
+def test_the_last_cell_says_where_the_numbers_come_from(path: Path) -> None:
+    assert "provenance(" in cells(path)[-1].source
+
+
+def test_no_path_of_this_machine_is_in_a_source(path: Path) -> None:
+    assert str(ROOT) not in path.read_text()
