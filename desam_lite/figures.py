@@ -207,7 +207,7 @@ def training_curves(history: pd.DataFrame) -> Figure:
             _losses(ax, history[history["label"] == label], method_color(label))
             ax.set_title(label, color=method_color(label), fontweight="bold")
             ax.set_xlabel("epoch")
-            ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+            ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
             ax.set_xlim(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5)
         for ax in axes[:, 0]:
             ax.set_ylabel("mask loss")

@@ -106,7 +106,8 @@ def site_examples(task: "Task") -> list[Example]:
         case = task.slices.load(name, str(rows.loc[volume.index[(len(volume) - 1) // 2], "case"]))
         z = largest_slice(case.labels)
         strength = " or ".join(f"{tesla:g} T" for tesla in domain.field_strength)
-        note = ", ".join(fact for fact in (domain.vendor, strength) if fact) + f"\n{domain.coil}"
+        scanner = ", ".join(fact for fact in (domain.vendor, strength) if fact)
+        note = f"{scanner}\n{domain.coil}".strip()
         examples.append(Example(domain.title, note, case.images[z], case.labels[z], None, case.spacing[1:]))
     return examples
 

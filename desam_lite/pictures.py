@@ -22,7 +22,7 @@ from desam_lite.style import NO_RUNS, WIDTH, legend, nothing, styled
 Image = npt.NDArray[np.uint8]
 
 _REFERENCE = "white"
-_DPI = 120  # enough for slices of some 200 pixels, and a page stays under 1 MB
+_DPI = 110  # enough for slices of some 200 pixels, and a page stays under 1 MB
 _DASHED = (0, (2, 1.5))
 
 

@@ -99,10 +99,10 @@ def summarise(
         seed: Of the bootstrap.
 
     Returns:
-        One row per group, in order of appearance: ``mean``; ``low`` and ``high`` (NaN with fewer than two
-        cases); ``seed_sd``, the standard deviation over seeds of the average of one seed (NaN with one
-        seed); ``case_sd``, that over cases of the mean of a case over its sources and seeds; and how many
-        ``sources``, ``targets``, ``seeds`` and ``cases`` there are.
+        One row per group, in order of appearance: ``mean``; ``low`` and ``high`` (NaN if no target has two
+        cases, for then nothing is known about others); ``seed_sd``, the standard deviation over seeds of the
+        average of one seed (NaN with one seed); ``case_sd``, that over cases of the mean of a case over its
+        sources and seeds; and how many ``sources``, ``targets``, ``seeds`` and ``cases`` there are.
 
     Raises:
         StudyError: There is no such averaging rule.
@@ -291,7 +291,7 @@ def _estimate(group: pd.DataFrame, rule: Rule, draws: int, seed: int) -> dict[st
     cube = _cube(scored)
     per_case = _per_case(scored)
     low, high = np.nan, np.nan
-    if len(per_case) > 1:
+    if cube.cases.max() > 1:
         low, high = np.nanpercentile(_average(cube, rule, *_drawn(cube, draws, seed)), [2.5, 97.5])
     counts = {f"{name}s": scored[name].nunique() for name in ("source", "target", "seed")}
     return {

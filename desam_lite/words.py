@@ -1,7 +1,8 @@
 """Sentences and tables of a page, computed from its results: the answer, the caveats, what captions state, the provenance."""
 
 import datetime
-from collections.abc import Mapping, Sequence
+import html
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -10,6 +11,7 @@ from desam_lite.results import METRICS
 from desam_lite.spec import RANDOM_WEIGHTS
 from desam_lite.style import UNITS
 
+_MEASURED = ("mean", "low", "high", "seed_sd", "case_sd")
 _HEADINGS = {
     "label": "method",
     "in_domain": "domain",
@@ -19,8 +21,6 @@ _HEADINGS = {
 }
 
 if TYPE_CHECKING:
-    from pandas.io.formats.style import Styler
-
     from desam_lite.runs import Run
     from desam_lite.spec import RunSpec
     from desam_lite.tasks import Task
@@ -113,7 +113,38 @@ def say_caveats(task: "Task", specs: "Sequence[RunSpec]") -> str:
     return "These numbers may be set beside the paper's only where data, protocol and averaging are the same."
 
 
-def table(frame: pd.DataFrame, *, metric: str = "dice", caption: str = "") -> "Styler":
+class Table:
+    """A frame of finished texts, as the page shows it.
+
+    pandas' own styled tables would do the same with five times the bytes, and a page has a limit.
+
+    Args:
+        frame: Texts, one column per heading.
+        caption: Over the table.
+        kind: Class of the HTML table besides ``dataframe``, which the book's theme draws for light and dark.
+        headings: Whether to show the names of the columns.
+    """
+
+    def __init__(
+        self, frame: pd.DataFrame, caption: str = "", *, kind: str = "results", headings: bool = True
+    ):
+        self.frame = frame
+        self.caption = caption
+        self.kind = kind
+        self.headings = headings
+
+    def _repr_html_(self) -> str:
+        with pd.option_context("display.max_colwidth", None):
+            body = self.frame.to_html(index=False, border=0, classes=[self.kind], header=self.headings)
+        said = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
+        start, _, rest = body.partition(">")
+        return f"{start}>{said}{rest}"
+
+    def __repr__(self) -> str:
+        return f"{self.caption}\n{self.frame.to_string(index=False, header=self.headings)}".lstrip()
+
+
+def table(frame: pd.DataFrame, *, metric: str = "dice", caption: str = "") -> Table:
     """Format a frame of `desam_lite.results` for the page: Dice in percent, distances in mm, no row numbers.
 
     Args:
@@ -122,33 +153,28 @@ def table(frame: pd.DataFrame, *, metric: str = "dice", caption: str = "") -> "S
         caption: Over the table.
     """
     _, factor = UNITS[metric]
-    shown = frame.copy()
-    measured = [name for name in ("mean", "low", "high", "seed_sd", "case_sd") if name in shown]
-    shown[measured] = shown[measured].astype(float) * factor
-    if "in_domain" in shown:
-        shown["in_domain"] = shown["in_domain"].map({True: "in", False: "out"})
-    formats: dict[str, Any] = {**dict.fromkeys(measured, "{:.1f}"), "won": "{:.0%}", "p": _p, "p_holm": _p}
-    kept = {_HEADINGS.get(name, name): form for name, form in formats.items() if name in shown}
-    styled = shown.rename(columns=_HEADINGS).style.format(kept, na_rep="").hide(axis="index")
-    return _as_on_page(styled, caption)
+    formats: dict[str, Callable[[Any], str]] = dict.fromkeys(_MEASURED, lambda value: f"{value * factor:.1f}")
+    formats |= {"in_domain": lambda inside: "in" if inside else "out", "won": lambda share: f"{share:.0%}"}
+    formats |= {"p": _p, "p_holm": _p}
+    shown = pd.DataFrame(
+        {
+            _HEADINGS.get(name, name): ["" if pd.isna(v) else formats.get(name, str)(v) for v in column]
+            for name, column in ((str(key), values) for key, values in frame.items())
+        }
+    )
+    return Table(shown, caption)
 
 
 def _p(value: float) -> str:
-    return "" if pd.isna(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _as_on_page(styled: "Styler", caption: str = "") -> "Styler":
-    # The class is the one of pandas' own tables, which the book's theme draws for light and dark.
-    styled = styled.set_table_attributes('class="dataframe"')
-    return styled.set_caption(caption) if caption else styled
-
-
-def hospitals(task: "Task") -> "Styler":
+def hospitals(task: "Task") -> Table:
     """Return what the manifest tells of each domain, and how many cases there are, as a table for the page."""
     rows = [
         {
             "domain": name,
-            "hospital": domain.institution or domain.title,
+            "hospital": domain.title,
             "scanner": domain.vendor,
             "field": " or ".join(f"{tesla:g} T" for tesla in domain.field_strength),
             "coil": domain.coil,
@@ -156,10 +182,10 @@ def hospitals(task: "Task") -> "Styler":
         }
         for name, domain in task.manifest.domains.items()
     ]
-    return _as_on_page(pd.DataFrame(rows).style.hide(axis="index"))
+    return Table(pd.DataFrame(rows))
 
 
-def provenance(task: "Task", runs: "Sequence[Run]", *, profile: str) -> "Styler":
+def provenance(task: "Task", runs: "Sequence[Run]", *, profile: str) -> Table:
     """Return where the numbers of a page come from, as a table of two columns, read from the ``run.json`` of its runs.
 
     Args:
@@ -182,9 +208,7 @@ def provenance(task: "Task", runs: "Sequence[Run]", *, profile: str) -> "Styler"
         "runs begun on": _each(sorted({info["started"][:10] for info in infos})),
         "page made on": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
-    frame = pd.DataFrame({"what": rows.keys(), "is": rows.values()})
-    styled = frame.style.hide(axis="index").hide(axis="columns")
-    return _as_on_page(styled).set_table_attributes('class="dataframe provenance"')
+    return Table(pd.DataFrame(list(rows.items())), kind="provenance", headings=False)
 
 
 def _each(values: Any) -> str:

@@ -143,6 +143,13 @@ def test_in_and_out_of_domain_are_kept_apart() -> None:
     assert np.isnan(table.loc[True, "seed_sd"])
 
 
+def test_one_case_per_target_gives_no_interval() -> None:
+    frame = rows(("U-Net", "A", "B", 0, "1", 0.2), ("U-Net", "A", "C", 0, "1", 0.8))
+    row = results.summarise(frame, draws=10).iloc[0]
+    assert row["mean"] == pytest.approx(0.5)
+    assert np.isnan(row["low"]) and np.isnan(row["high"])
+
+
 def test_interval_is_repeatable_and_holds_the_mean() -> None:
     one, two = (results.summarise(UNEVEN, draws=200, seed=4) for _ in range(2))
     pd.testing.assert_frame_equal(one, two)

@@ -1,0 +1,139 @@
+"""The book in a real browser, opened from the disk: wide and narrow, light and dark, without a network."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from built_book import built_html, pages
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+WIDTHS = (1280, 390)
+LOOKS = ("light", "dark")
+
+
+@dataclass
+class Visit:
+    """An open page and what went wrong on it."""
+
+    page: "Page"  # noqa: F821
+    faults: list[str] = field(default_factory=list)
+
+    def open(self, path: Path, query: str = "") -> None:
+        self.page.goto(path.as_uri() + query, wait_until="load")
+        if path.name == "index.html":  # it leads on to the introduction
+            self.page.wait_for_url("**/introduction.html", wait_until="load")
+        self.page.wait_for_timeout(150)
+
+
+@pytest.fixture(scope="module")
+def html() -> Path:
+    return built_html()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:  # noqa: F821
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no {CHROMIUM}: install Debian's package chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as running:
+        launched = running.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def visit(browser: "Browser", request: pytest.FixtureRequest) -> Iterator[Visit]:  # noqa: F821
+    width, look = getattr(request, "param", (1280, "light"))
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=look)
+    context.add_init_script(
+        f"localStorage.setItem('mode', '{look}'); localStorage.setItem('theme', '{look}')"
+    )
+    opened = Visit(context.new_page())
+    page, faults = opened.page, opened.faults
+    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("requestfailed", lambda asked: faults.append(f"failed: {asked.url}"))
+    page.on("request", lambda asked: None if _is_local(asked.url) else faults.append(f"outside: {asked.url}"))
+    yield opened
+    context.close()
+
+
+def _is_local(url: str) -> bool:
+    return url.startswith(("file:", "data:", "blob:"))
+
+
+@pytest.mark.parametrize("visit", [(w, look) for w in WIDTHS for look in LOOKS], indirect=True, ids=str)
+def test_every_page_opens_without_a_fault_and_fits(html: Path, visit: Visit) -> None:
+    for path in pages(html):
+        visit.open(path)
+        wide = visit.page.evaluate(
+            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
+        assert visit.faults == [], path.name
+        assert wide <= 0, f"{path.name} is {wide} pixels too wide"
+
+
+@pytest.mark.parametrize("visit", [(1280, look) for look in LOOKS], indirect=True, ids=str)
+def test_grey_levels_of_pictures_are_untouched(html: Path, visit: Visit) -> None:
+    for path in (html / "book" / "executed").glob("*.html"):
+        visit.open(path)
+        filters = visit.page.eval_on_selector_all(
+            "article figure img", "all => all.map(i => getComputedStyle(i).filter)"
+        )
+        assert filters and set(filters) == {"none"}
+
+
+@pytest.mark.parametrize("visit", [(1280, look) for look in LOOKS], indirect=True, ids=str)
+def test_captions_stand_out_from_the_page(html: Path, visit: Visit) -> None:
+    for path in (html / "book" / "executed").glob("*.html"):
+        visit.open(path)
+        contrast = visit.page.evaluate(CONTRAST, "article figcaption p")
+        assert contrast > 4.5
+
+
+CONTRAST = """selector => {
+  const light = colour => {
+    const [r, g, b] = colour.match(/[0-9.]+/g).slice(0, 3).map(Number).map(v => v / 255)
+      .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const text = light(getComputedStyle(document.querySelector(selector)).color);
+  const page = light(getComputedStyle(document.body).backgroundColor);
+  return (Math.max(text, page) + 0.05) / (Math.min(text, page) + 0.05);
+}"""
+
+
+def test_search_finds_a_word_of_the_book(html: Path, visit: Visit) -> None:
+    visit.open(html / "search.html", "?q=hospital")
+    visit.page.wait_for_selector("#search-results li a", timeout=10_000)
+    assert visit.page.locator("#search-results li").count() >= 2
+    assert visit.faults == []
+
+
+def test_a_solution_opens(html: Path, visit: Visit) -> None:
+    visit.open(html / "book" / "executed" / "domain_splits.html")
+    solution = visit.page.locator("details", has_text="Show the solution").first
+    hidden = solution.locator(".cell_input").first
+    assert not hidden.is_visible()
+    solution.locator("summary").first.click()
+    assert hidden.is_visible()
+
+
+def test_formulas_are_drawn_without_a_network(html: Path, visit: Visit) -> None:
+    visit.open(html / "book" / "notation.html")
+    visit.page.wait_for_selector("mjx-container", timeout=10_000)
+    assert visit.faults == []
+
+
+def test_a_reader_can_switch_to_dark(html: Path, visit: Visit) -> None:
+    visit.open(html / "book" / "introduction.html")
+    before = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    for _ in range(3):
+        visit.page.locator("button.theme-switch-button").first.click()
+        if visit.page.evaluate("getComputedStyle(document.body).backgroundColor") != before:
+            return
+    pytest.fail("the switch changes nothing")
