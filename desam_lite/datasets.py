@@ -12,8 +12,8 @@ import torch
 
 from desam_lite.embeddings import EmbeddingStore
 from desam_lite.errors import StudyError
-from desam_lite.model import ImageEmbeddings, Prompts
 from desam_lite.framing import fit_square
+from desam_lite.model import ImageEmbeddings, Prompts
 from desam_lite.slices import CaseSlices, SliceStore, select_slices
 
 SliceRule = Literal["all", "foreground", "published"]

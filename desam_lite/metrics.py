@@ -11,7 +11,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.metrics.utils import get_edge_surface_distance
 
 from desam_lite.errors import StudyError
 from desam_lite.slices import select_slices
@@ -101,6 +100,8 @@ def _surface_distances(
     predicted: npt.NDArray[np.bool_], true: npt.NDArray[np.bool_], spacing: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return the distances from each surface voxel of the one mask to the surface of the other, both ways, in mm."""
+    from monai.metrics.utils import get_edge_surface_distance  # seconds to import: only what scores pays
+
     # A margin of one voxel, so that an organ cut off by the volume's edge has a surface there too.
     padded = [torch.from_numpy(np.pad(_crop(mask, predicted | true), 1)) for mask in (predicted, true)]
     with warnings.catch_warnings():

@@ -8,16 +8,16 @@ test case, on the scan's own grid), ``metrics.csv`` (one row per case, organ and
 import datetime
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from filelock import FileLock, Timeout
-from lightning_fabric import Fabric
 from tqdm import tqdm
 
 from desam_lite import provenance
@@ -33,6 +33,9 @@ from desam_lite.slices import split_cases
 from desam_lite.spec import RunSpec
 from desam_lite.tasks import Task, open_task
 from desam_lite.training import CHECKPOINT, TrainSettings, make_fabric, train
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 RUN_VERSION = 1
 """Raised when the meaning of a specification changes, so that older runs are not taken for new ones."""
@@ -150,8 +153,8 @@ def execute_run(
     run = find_run(spec, task, workspace)
     if run.finished:
         return run
-    run.directory.mkdir(parents=True, exist_ok=True)
     fabric = make_fabric(accelerator, devices, spec.precision)
+    run.directory.mkdir(parents=True, exist_ok=True)
     if (
         not fabric.is_global_zero
     ):  # a second process of the same run: it helps to train, the first does the rest
@@ -163,17 +166,22 @@ def execute_run(
     return run
 
 
-def _alone(directory: Path) -> FileLock:
-    """Lock a run directory, waiting for whoever holds it; the system frees the lock of a process that dies."""
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Hold the lock of a run directory, waiting for whoever has it; the system frees the lock of a process that dies."""
     lock = FileLock(directory / ".lock")
     try:
         lock.acquire(timeout=0.2)
     except Timeout:
         tqdm.write(f"another process is doing run {directory.name}: waiting for it")
-    return lock
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-def _work(run: Run, task: Task, workspace: Path, fabric: Fabric, progress: bool) -> None:
+def _work(run: Run, task: Task, workspace: Path, fabric: "Fabric", progress: bool) -> None:
     provenance.reset_peak_memory()
     start, spec, folder = time.perf_counter(), run.spec, run.directory
     record = _record(run, task, fabric)
@@ -199,7 +207,7 @@ def _split(spec: RunSpec, task: Task) -> Mapping[str, str]:
 
 
 def _embeddings(
-    run: Run, task: Task, workspace: Path | str, fabric: Fabric, progress: bool
+    run: Run, task: Task, workspace: Path | str, fabric: "Fabric", progress: bool
 ) -> EmbeddingStore | None:
     """Return the embeddings the run needs, computing what is missing; None for a method on slices."""
     if run.spec.backbone is None:
@@ -212,7 +220,7 @@ def _learn(
     task: Task,
     split: Mapping[str, str],
     embeddings: EmbeddingStore | None,
-    fabric: Fabric,
+    fabric: "Fabric",
     progress: bool,
 ) -> Predictor:
     """Build the method and train it if it is one that trains."""
@@ -238,7 +246,7 @@ def _data(
     task: Task,
     cases: list[str],
     embeddings: EmbeddingStore | None,
-    fabric: Fabric,
+    fabric: "Fabric",
 ) -> TrainingData:
     assert spec.train_slices is not None
     refs = list_slices(task.slices, spec.source, cases, spec.train_slices)
@@ -262,7 +270,7 @@ def _tested(spec: RunSpec, task: Task, split: Mapping[str, str]) -> dict[str, li
     return {**domains, spec.source: held_out}
 
 
-def _record(run: Run, task: Task, fabric: Fabric) -> dict[str, Any]:
+def _record(run: Run, task: Task, fabric: "Fabric") -> dict[str, Any]:
     files = {"manifest": str(run.spec.manifest), "data_root": str(run.spec.data_root)}
     return {
         "run": run.name,

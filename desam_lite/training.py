@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 
 from desam_lite.errors import StudyError
 from desam_lite.files import atomic_path
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
     from desam_lite.datasets import Batch, TrainingData
     from desam_lite.methods.base import Method
 
@@ -67,7 +67,7 @@ def train(
     validation: "TrainingData",
     settings: TrainSettings,
     folder: Path,
-    fabric: Fabric,
+    fabric: "Fabric",
 ) -> Iterator[dict[str, float]]:
     """Train ``method`` and leave the weights of its best epoch in it.
 
@@ -117,7 +117,7 @@ def _one_epoch(
     data: "TrainingData",
     settings: TrainSettings,
     epoch: int,
-    fabric: Fabric,
+    fabric: "Fabric",
 ) -> float:
     """Go once through the training slices in this epoch's order; return the mean loss per slice."""
     module.train()
@@ -126,11 +126,7 @@ def _one_epoch(
     for share in _shares(order, settings.batch_size, fabric):
         batch = _batch(method, data, share.rows, settings.seed, epoch, fabric.device)
         loss = method.loss(module, batch) * share.weight
-        if not torch.isfinite(loss):
-            raise StudyError(
-                f"the loss of epoch {epoch + 1} is {loss.item()} on a batch of cases {', '.join(sorted(set(batch.cases)))}: "
-                "look at these cases with 'desam-lite data show', or train with a lower learning rate or precision='32-true'."
-            )
+        _require_finite(loss, f"loss of epoch {epoch + 1}", batch)
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(loss)
         if settings.clip > 0:
@@ -142,15 +138,25 @@ def _one_epoch(
 
 @torch.no_grad()
 def _validate(
-    method: "Method", module: nn.Module, data: "TrainingData", settings: TrainSettings, fabric: Fabric
+    method: "Method", module: nn.Module, data: "TrainingData", settings: TrainSettings, fabric: "Fabric"
 ) -> float:
     """Return the mean loss per validation slice, with the same prompts in every epoch."""
     module.eval()
     total = torch.zeros((), device=fabric.device)
     for share in _shares(np.arange(len(data)), settings.batch_size, fabric):
         batch = _batch(method, data, share.rows, settings.seed, _VALIDATION_EPOCH, fabric.device)
-        total += method.validation_loss(module, batch) * share.weight * share.batch_size
+        loss = method.validation_loss(module, batch) * share.weight
+        _require_finite(loss, "validation loss", batch)
+        total += loss * share.batch_size
     return _mean_over_processes(total, len(data), fabric)
+
+
+def _require_finite(loss: torch.Tensor, name: str, batch: "Batch") -> None:
+    if not torch.isfinite(loss):
+        raise StudyError(
+            f"the {name} is {loss.item()} on a batch of cases {', '.join(sorted(set(batch.cases)))}: "
+            "look at these cases with 'desam-lite data show', or train with a lower learning rate or precision='32-true'."
+        )
 
 
 @dataclass(frozen=True)
@@ -162,7 +168,7 @@ class _Share:
     batch_size: int
 
 
-def _shares(order: np.ndarray, batch_size: int, fabric: Fabric) -> Iterator[_Share]:
+def _shares(order: np.ndarray, batch_size: int, fabric: "Fabric") -> Iterator[_Share]:
     """Split every batch over the processes.
 
     A process whose share of a short last batch is empty still computes one slice, with weight 0: all processes must take
@@ -183,7 +189,7 @@ def _batch(
     return method.prepare(data.batch(rows), generators, augment=augment).to(device)
 
 
-def _mean_over_processes(total: torch.Tensor, count: int, fabric: Fabric) -> float:
+def _mean_over_processes(total: torch.Tensor, count: int, fabric: "Fabric") -> float:
     if fabric.world_size > 1:
         mean = fabric.all_reduce(total, reduce_op="mean")
         assert isinstance(mean, torch.Tensor)
@@ -195,7 +201,7 @@ def _copy(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().clone() for name, value in state.items()}
 
 
-def _save(folder: Path, method: "Method", optimizer: Any, progress: Progress, fabric: Fabric) -> None:
+def _save(folder: Path, method: "Method", optimizer: Any, progress: Progress, fabric: "Fabric") -> None:
     if fabric.is_global_zero:
         state = {"model": _copy(method.state_dict()), "optimizer": optimizer.state_dict(), **vars(progress)}
         with atomic_path(folder / CHECKPOINT) as temporary:
@@ -214,19 +220,32 @@ def _resume(folder: Path, method: "Method", optimizer: Any, device: torch.device
     return Progress(**state)
 
 
-def make_fabric(accelerator: str = "auto", devices: int = 1, precision: str | None = None) -> Fabric:
+def make_fabric(accelerator: str = "auto", devices: int = 1, precision: str | None = None) -> "Fabric":
     """Return a launched Fabric for one process, one GPU or several.
 
     Args:
         accelerator: "auto" (a GPU if there is one), "cpu" or "gpu".
         devices: How many; above one, each is a process and they share every batch.
         precision: Fabric's name of the number format; None for float32.
+
+    Raises:
+        StudyError: There is no such device here.
     """
+    from lightning_fabric import Fabric  # seconds to import: only a process that trains pays
+    from lightning_fabric.strategies.ddp import DDPStrategy
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
     strategy: Any = "auto"
     if devices > 1:
         # A box prompt trains no IoU head: some parameters get no gradient, which must be said beforehand.
         strategy = DDPStrategy(find_unused_parameters=True)
     chosen: Any = precision or "32-true"
-    fabric = Fabric(accelerator=accelerator, devices=devices, strategy=strategy, precision=chosen)
+    try:
+        fabric = Fabric(accelerator=accelerator, devices=devices, strategy=strategy, precision=chosen)
+    except (RuntimeError, ValueError, MisconfigurationException) as error:
+        raise StudyError(
+            f"{devices} device(s) of accelerator '{accelerator}' cannot be used here ({error}): "
+            "see 'desam-lite info', or use accelerator 'cpu'."
+        ) from error
     fabric.launch()
     return fabric

@@ -41,7 +41,9 @@ def write_tiny_case(folder: Path, case: str, seed: int) -> None:
 
 def write_tiny_task(folder: Path, cases: int = 4) -> tuple[Path, Path]:
     """Write a manifest and data of two domains; return the manifest's path and the data root."""
-    text = "name: tiny\ntitle: Tiny\norgans: [{name: blob, label: 1}]\ndomains: {A: {title: A}, B: {title: B}}\n"
+    text = (
+        "name: tiny\ntitle: Tiny\norgans: [{name: blob, label: 1}]\ndomains: {A: {title: A}, B: {title: B}}\n"
+    )
     manifest = folder / "tiny.yaml"
     manifest.parent.mkdir(parents=True, exist_ok=True)
     manifest.write_text(text)

@@ -112,7 +112,9 @@ def header(offset: int, layout: str, *values: float) -> Callable[[Path], None]:
 
 def no_spacing(folder: Path) -> None:
     edit_header(folder / IMAGE, 80, struct.pack("<3f", 1.0, 1.0, 0.0))
-    edit_header(folder / IMAGE, 252, struct.pack("<2h", 1, 0))  # the affine is made from spacing and quaternion
+    edit_header(
+        folder / IMAGE, 252, struct.pack("<2h", 1, 0)
+    )  # the affine is made from spacing and quaternion
 
 
 def collapsed(folder: Path) -> None:
@@ -167,7 +169,11 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
         r"image .* holds 1 NaN or infinite voxels: export it again",
     ),
     "infinite": (put(IMAGE, with_voxel(-np.inf)), "A/Case00", r"holds 1 NaN or infinite voxels"),
-    "too large for a float32": (put(IMAGE, with_voxel(1).astype(np.float64) * 1e300), "A/Case00", r"NaN or infinite voxels"),
+    "too large for a float32": (
+        put(IMAGE, with_voxel(1).astype(np.float64) * 1e300),
+        "A/Case00",
+        r"NaN or infinite voxels",
+    ),
     "constant": (put(IMAGE, image_data() * 0 + 7), "A/Case00", r"has one grey level \(7\) everywhere"),
     "header claims a huge size": (
         header(42, "<3h", 32000, 32000, 32000),

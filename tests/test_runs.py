@@ -94,7 +94,10 @@ def test_other_data_is_another_run(tiny_task: Place, tmp_path: Path) -> None:
     from conftest import write_tiny_task
 
     fewer = write_tiny_task(tmp_path, cases=3)
-    names = {find_run(spec_for(p), open_task(*p, tmp_path / "ws", progress=False), tmp_path).name for p in (tiny_task, fewer)}
+    names = {
+        find_run(spec_for(p), open_task(*p, tmp_path / "ws", progress=False), tmp_path).name
+        for p in (tiny_task, fewer)
+    }
     assert len(names) == 2
 
 
@@ -151,7 +154,9 @@ def test_a_run_killed_twice_ends_in_the_same_metrics(method: dict, tiny_task: Pl
     )
 
 
-def test_a_half_written_prediction_or_checkpoint_is_never_taken_for_whole(tiny_task: Place, tmp_path: Path) -> None:
+def test_a_half_written_prediction_or_checkpoint_is_never_taken_for_whole(
+    tiny_task: Place, tmp_path: Path
+) -> None:
     run = execute_run(spec_for(tiny_task), tmp_path, progress=False)
     before = (run.directory / "metrics.csv").read_bytes()
     (run.directory / "done").unlink()

@@ -92,6 +92,6 @@ def test_paper_profile_is_the_published_recipe() -> None:
         (lambda: plan_domain_splits(get_profile("teach"), MANIFEST, "d", methods=["sam"]), "method 'sam'"),
     ],
 )
-def test_unknown_names_are_answered_with_the_known_ones(call, words: str) -> None:  # noqa: ANN001
+def test_unknown_names_are_answered_with_the_known_ones(call, words: str) -> None:
     with pytest.raises(StudyError, match=words):
         call()

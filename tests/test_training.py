@@ -20,9 +20,9 @@ from desam_lite.training import CHECKPOINT, TrainSettings, make_fabric, sample_g
 class Points(TrainingData):
     """Eleven samples, so that the last batch is short: inputs x, targets 2x."""
 
-    def __init__(self, count: int = 11, poison: bool = False):
+    def __init__(self, count: int = 11, poison: bool = False, slope: float = 2.0):
         self.x = torch.linspace(-1, 1, count)[:, None, None, None]
-        self.y = 2 * self.x
+        self.y = slope * self.x
         if poison:
             self.y[3] = torch.nan
 
@@ -55,15 +55,17 @@ class Line(Method):
         raise NotImplementedError
 
 
-def run(folder: Path, epochs: int = 6, stop_after: int | None = None, **settings: float) -> tuple[Line, list[dict]]:
+def run(
+    folder: Path,
+    epochs: int = 6,
+    stop_after: int | None = None,
+    validation: Points | None = None,
+    **settings: float,
+) -> tuple[Line, list[dict]]:
     method = Line()
+    chosen = TrainSettings(epochs=epochs, batch_size=4, **{"learning_rate": 0.1, **settings})
     rows: Iterator[dict] = train(
-        method,
-        Points(),
-        Points(5),
-        TrainSettings(epochs=epochs, batch_size=4, learning_rate=settings.pop("learning_rate", 0.1), **settings),
-        folder,
-        make_fabric("cpu"),
+        method, Points(), validation or Points(5), chosen, folder, make_fabric("cpu")
     )
     if stop_after is None:
         return method, list(rows)
@@ -96,20 +98,52 @@ def test_a_resumed_training_is_the_uninterrupted_one(stop_after: int, tmp_path: 
 
 
 def test_the_weights_of_the_best_epoch_are_kept(tmp_path: Path) -> None:
-    method, rows = run(tmp_path, epochs=8, learning_rate=1.5)  # overshoots: the last epoch is not the best
-    best = min(row["val_loss"] for row in rows)
-    data = Points(5)
+    data = Points(
+        5, slope=0.9
+    )  # the slope learnt passes 0.9 on its way to 2: the best epoch is neither first nor last
+    method, rows = run(tmp_path, epochs=8, validation=data)
+    found = [row["val_loss"] for row in rows]
+    assert 0 < int(np.argmin(found)) < len(found) - 1
     with torch.no_grad():
-        found = (method.module(data.x) - data.y).square().mean().item()
-    assert found == pytest.approx(best, rel=1e-5)
-    assert rows[-1]["val_loss"] > best
+        kept = (method.module(data.x) - data.y).square().mean().item()
+    assert kept == pytest.approx(min(found), rel=1e-5)
+
+
+@pytest.mark.parametrize("stop_after", [4, 8])
+def test_the_best_epoch_survives_a_restart(stop_after: int, tmp_path: Path) -> None:
+    whole, _ = run(tmp_path / "whole", epochs=8, validation=Points(5, slope=0.9))
+    run(tmp_path / "cut", epochs=8, stop_after=stop_after, validation=Points(5, slope=0.9))
+    resumed, _ = run(tmp_path / "cut", epochs=8, validation=Points(5, slope=0.9))
+    assert torch.equal(resumed.module.weight, whole.module.weight)
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_cases(tmp_path: Path) -> None:
-    rows = train(Line(), Points(poison=True), Points(5), TrainSettings(epochs=1, batch_size=4), tmp_path, make_fabric("cpu"))
-    with pytest.raises(StudyError, match="case3"):
+    settings = TrainSettings(epochs=1, batch_size=4)
+    rows = train(Line(), Points(poison=True), Points(5), settings, tmp_path, make_fabric("cpu"))
+    with pytest.raises(StudyError, match=r"loss of epoch 1 is nan on a batch of cases .*case3"):
         list(rows)
     assert not (tmp_path / CHECKPOINT).exists()
+
+
+def test_a_validation_loss_that_is_not_finite_stops_too(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"validation loss is nan on a batch of cases case0, .*case3"):
+        run(tmp_path, epochs=1, validation=Points(5, poison=True))
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [(("zpu", 1), "'zpu' cannot be used"), (("cpu", 1, "8-bit"), "8-bit")],
+)
+def test_a_device_that_is_not_there_is_one_sentence(wanted: tuple, words: str) -> None:
+    with pytest.raises(StudyError, match=words):
+        make_fabric(*wanted)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_one_sentence() -> None:
+    with pytest.raises(StudyError, match=r"accelerator 'gpu' cannot be used here .* use accelerator 'cpu'"):
+        make_fabric("gpu")
 
 
 def test_clipping_bounds_the_step(tmp_path: Path) -> None:
@@ -131,20 +165,19 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_training import Line, Points
 from desam_lite.training import TrainSettings, make_fabric, train
-fabric = make_fabric("cpu", int(sys.argv[1]))
-rows = list(train(Line(), Points(), Points(5), TrainSettings(epochs=3, batch_size=4, learning_rate=0.1), Path(sys.argv[2]), fabric))
+fabric = make_fabric("cpu", 2)
+settings = TrainSettings(epochs=3, batch_size=4, learning_rate=0.1)
+rows = list(train(Line(), Points(), Points(5), settings, Path({folder!r}), fabric))
 if fabric.is_global_zero:
-    Path(sys.argv[2], "rows.json").write_text(json.dumps(rows))
+    Path({folder!r}, "rows.json").write_text(json.dumps([fabric.world_size, rows]))
 """
 
 
 def test_two_processes_see_the_losses_of_one(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
-    found = []
-    for world in ("1", "2"):
-        folder = tmp_path / world
-        folder.mkdir()
-        subprocess.run([sys.executable, script, world, folder], check=True, timeout=240, capture_output=True)
-        found.append(losses(json.loads((folder / "rows.json").read_text())))
-    assert np.array(found[0]) == pytest.approx(np.array(found[1]), rel=1e-4)
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), folder=str(tmp_path)))
+    subprocess.run([sys.executable, script], check=True, timeout=240, capture_output=True)
+    world, rows = json.loads((tmp_path / "rows.json").read_text())
+    assert world == 2
+    _, alone = run(tmp_path / "alone", epochs=3)
+    assert np.array(losses(rows)) == pytest.approx(np.array(losses(alone)), rel=1e-4)

@@ -3,13 +3,13 @@
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.networks.nets.dynunet import DynUNet
 from torch import nn
 
 from desam_lite.datasets import Batch, standardise
 from desam_lite.embeddings import EmbeddingStore
-from desam_lite.methods.base import Method, combine_organs, mask_loss
+from desam_lite.errors import StudyError
 from desam_lite.framing import fit_square, unfit_square
+from desam_lite.methods.base import Method, combine_organs, mask_loss
 from desam_lite.slices import CaseSlices
 
 
@@ -22,13 +22,23 @@ def build_unet(n_organs: int, width: int, size: int, seed: int) -> nn.Module:
     Args:
         n_organs: Maps in the output.
         width: Channels of the finest level; nnU-Net takes 32.
-        size: Side of the input square, in pixels, divisible by 16 or more.
+        size: Side of the input square, in pixels, divisible by 2 for each level but the first.
         seed: Names the initial weights.
 
     Returns:
         A module from ``(B, 1, S, S)`` to logits ``(B, n_organs, S, S)``.
+
+    Raises:
+        StudyError: The size cannot be halved that often.
     """
+    from monai.networks.nets.dynunet import DynUNet  # seconds to import: only a process that builds one pays
+
     levels = max(2, int(np.log2(size / 4)) + 1)
+    if size % 2 ** (levels - 1):
+        raise StudyError(
+            f"a U-Net of {levels} levels halves its input {levels - 1} times, and unet_size {size} is not divisible by "
+            f"{2 ** (levels - 1)}: use a power of two, as 64, 128 or 256."
+        )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network: nn.Module = DynUNet(

@@ -236,8 +236,10 @@ class _Painter:
         z = self.where[2]
         narrow = np.clip(1 + (z + 18) / 60, 0.55, 1.15).astype(np.float32)  # towards the anal canal
         middle = y + patient.gland[1] + radius + 3.5
-        across = (self.where[0] - np.float32(x + patient.rectum_side)) / narrow
-        along = (self.where[1] - np.float32(middle) + np.float32(0.12) * z) / narrow
+        across = np.asarray((self.where[0] - np.float32(x + patient.rectum_side)) / narrow, dtype=np.float32)
+        along = np.asarray(
+            (self.where[1] - np.float32(middle) + np.float32(0.12) * z) / narrow, dtype=np.float32
+        )
         shape = ellipsoid((across, along, z), (0, 0, 0), (radius * 1.12, radius, np.inf))
         inside = shape < 1
         self._fill(inside, "rectal wall")
