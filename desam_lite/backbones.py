@@ -1,43 +1,61 @@
 """The frozen encoder of a run: which weights it has, and the embeddings it gives of a task."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
+from desam_lite.checkpoints import check_checkpoint, load_checkpoint, random_weights
 from desam_lite.embeddings import EmbeddingStore, fill_store
-from desam_lite.errors import StudyError
-from desam_lite.files import digest, sha256_file
-from desam_lite.model import FROZEN_SEED, DeSAM, build_desam
-from desam_lite.sam import get_backbone
+from desam_lite.model import DeSAM, build_desam
 from desam_lite.slices import SliceStore
 from desam_lite.spec import RANDOM_WEIGHTS, RunSpec
+from desam_lite.weights import find_weights, weights_sha256
 
 
 def weights_hash(spec: RunSpec) -> str | None:
     """Return what names the frozen weights of a run by content; None for a method without an encoder.
 
     Raises:
-        StudyError: The weights file does not exist.
+        StudyError: The weights file does not exist, or its content is not what its name or the specification says.
     """
     if spec.backbone is None:
         return None
-    if spec.weights == RANDOM_WEIGHTS:
-        return digest({"random": asdict(get_backbone(spec.backbone)), "seed": FROZEN_SEED})
-    path = Path(spec.weights or "")
-    if not path.is_file():
-        raise StudyError(
-            f"the weights file '{path}' of backbone {spec.backbone} does not exist: give the path of SAM's checkpoint, "
-            f"or '{RANDOM_WEIGHTS}' for an untrained encoder."
-        )
-    return sha256_file(path)[:16]
+    weights = _file_of(spec)
+    return random_weights(spec.backbone) if weights is None else weights_sha256(find_weights(weights))[:16]
+
+
+def check_weights(spec: RunSpec, n_organs: int) -> None:
+    """Check that the weights of a run can be read and fit its model, without building or filling it.
+
+    Raises:
+        StudyError: They cannot or do not; the sentence names the first tensor at fault.
+    """
+    weights = _file_of(spec)
+    if spec.backbone is not None and weights is not None:
+        with torch.device("meta"):
+            model = DeSAM(spec.backbone, spec.variant or "desam", n_organs)
+        check_checkpoint(model, weights)
 
 
 def build_model(spec: RunSpec, n_organs: int) -> DeSAM:
-    """Build the model of a run: frozen weights as the specification says, decoder seeded by the run's seed."""
+    """Build the model of a run: frozen weights as the specification says, decoder seeded by the run's seed.
+
+    With SAM's checkpoint PRIM starts from SAM's mask decoder, as published; the seed then governs PDMM alone.
+
+    Raises:
+        StudyError: The weights cannot be read or do not fit.
+    """
     assert spec.backbone is not None
-    checkpoint = None if spec.weights == RANDOM_WEIGHTS else spec.weights
-    return build_desam(spec.backbone, spec.variant or "desam", n_organs, checkpoint, seed=spec.seed)
+    model = build_desam(spec.backbone, spec.variant or "desam", n_organs, seed=spec.seed)
+    weights = _file_of(spec)
+    if weights is not None:
+        load_checkpoint(model, weights, encoder=True)
+    return model
+
+
+def _file_of(spec: RunSpec) -> str | None:
+    """Return the weights file of a run, with the hash that may be stated; None for random weights."""
+    return None if spec.weights == RANDOM_WEIGHTS else spec.weights or ""
 
 
 def open_embeddings(
@@ -61,5 +79,6 @@ def open_embeddings(
     folder = workspace / "embeddings" / f"{spec.backbone}-{name}"
     store = EmbeddingStore(folder, slices, spec.backbone, name, spec.embedding_format or "float16")
     if store.missing():
-        fill_store(store, build_model(spec, 1).to(device), progress=progress)
+        model = build_model(spec, len(slices.manifest.organs))
+        fill_store(store, model.to(device), progress=progress)
     return store

@@ -46,6 +46,7 @@ class SqueezeResidualBlock(nn.Module):
         """Map ``(B, inputs, h, w)`` to ``(B, outputs, h, w)``."""
         y = _act(_norm(self.conv1(x)))
         y = _norm(self.conv2(y))
+        # As published, the squeeze comes after the norm: it sees means of zero, so that every channel is weighted by one half.
         weight = self.excite(torch.relu(self.squeeze(y.mean((2, 3))))).sigmoid()  # (B, outputs)
         kept = x if self.shortcut is None else _norm(self.shortcut(x))
         return _act(y * weight[:, :, None, None] + kept)

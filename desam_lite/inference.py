@@ -58,6 +58,12 @@ class Prediction:
     mask: npt.NDArray[np.bool_]
     iou: npt.NDArray[np.float32]
 
+    @property
+    def masked(self) -> npt.NDArray[np.float32]:
+        """The probability as the mask has it, ``(K, H, W)``: zero outside, above 0.5 inside, where holes may have been filled."""
+        inside = np.maximum(self.probability, np.nextafter(np.float32(0.5), np.float32(1)))
+        return np.where(self.mask, inside, np.float32(0))
+
 
 def point_grid(points_per_side: int, width: float, height: float) -> torch.Tensor:
     """Return the centres of n x n equal cells, row by row: ``(n * n, 2)`` float, x and y in pixels.

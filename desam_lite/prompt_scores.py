@@ -86,7 +86,7 @@ def _to_image(
 
 def _heads(x: torch.Tensor, attention: Attention) -> torch.Tensor:
     """``(B, n, c)`` to ``(B, heads, n, c / heads)``."""
-    return x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+    return x.reshape(*x.shape[:2], attention.num_heads, -1).transpose(1, 2)
 
 
 def _attend(asked: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from desam_lite import provenance
-from desam_lite.backbones import open_embeddings, weights_hash
+from desam_lite.backbones import check_weights, open_embeddings, weights_hash
 from desam_lite.datasets import EmbeddingData, SliceData, TrainingData, list_slices
 from desam_lite.embeddings import EmbeddingStore
 from desam_lite.errors import StudyError
@@ -37,7 +37,7 @@ from desam_lite.training import CHECKPOINT, TrainSettings, make_fabric, train
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-RUN_VERSION = 1
+RUN_VERSION = 2
 """Raised when the meaning of a specification changes, so that older runs are not taken for new ones."""
 
 
@@ -119,11 +119,14 @@ def find_run(spec: RunSpec, task: Task, workspace: Path | str) -> Run:
     """Return the run of a specification: where it is, or would be.
 
     Raises:
-        StudyError: The source is no domain of the task.
+        StudyError: The source is no domain of the task, or the weights of an unfinished run do not fit.
     """
     task.cases(spec.source)
     name = digest(identify(spec, task))
-    return Run(spec, task.manifest.name, Path(workspace) / "runs" / name)
+    run = Run(spec, task.manifest.name, Path(workspace) / "runs" / name)
+    if not run.finished:
+        check_weights(spec, len(task.manifest.organs))
+    return run
 
 
 def execute_run(

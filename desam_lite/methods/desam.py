@@ -102,7 +102,7 @@ class DeSAMMethod(Method):
         for z in range(len(volume)):
             emb = maps[z].to(device=device, dtype=torch.float32)
             found = predict_slice(self.model, emb, self.mode, (size[0], size[1]), self.grid)
-            volume[z] = combine_organs(np.where(found.mask, found.probability, 0))
+            volume[z] = combine_organs(found.masked)
         return volume
 
 

@@ -1,0 +1,121 @@
+"""The weights of one of our runs come back as they were, on the frozen weights that their card names."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_model import parts_that_differ, sam_tensors, save_own, use_micro
+
+from desam_lite.checkpoints import random_weights
+from desam_lite.errors import StudyError
+from desam_lite.files import sha256_file
+from desam_lite.model import build_desam
+from desam_lite.spec import Variant
+
+
+@pytest.fixture(autouse=True)
+def _micro(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_micro(monkeypatch)
+
+
+def save_sam(folder: Path, seed: int = 1) -> Path:
+    torch.save(sam_tensors(seed=seed), folder / "sam.pth")
+    return folder / "sam.pth"
+
+
+@pytest.mark.parametrize("variant", ["desam", "no_iou_head", "no_fusion", "pdmm_only"])
+def test_a_run_on_random_weights_comes_back_whole(variant: Variant, tmp_path: Path) -> None:
+    trained = build_desam("micro", variant, 2, seed=5)
+    path = save_own(tmp_path, trained, weights_hash=random_weights("micro"))
+    assert not parts_that_differ(build_desam("micro", variant, 2, checkpoint=path), trained)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_run_on_sam_comes_back_with_its_frozen_weights(moved: bool, tmp_path: Path) -> None:
+    sam = save_sam(tmp_path)
+    trained = build_desam("micro", checkpoint=sam, seed=5)
+    assert trained.prim is not None
+    torch.nn.init.normal_(trained.prim.iou_token.weight)
+    stated = f"{sam}#sha256={sha256_file(sam)}"
+    path = save_own(tmp_path / "run", trained, stated, sha256_file(sam)[:16])
+    if moved:  # to another machine, with the frozen weights beside
+        sam.rename(tmp_path / "run" / "sam.pth")
+    assert not parts_that_differ(build_desam("micro", checkpoint=path), trained)
+
+
+def test_frozen_weights_that_are_gone_or_changed_are_asked_for(tmp_path: Path) -> None:
+    sam = save_sam(tmp_path)
+    path = save_own(tmp_path / "run", build_desam("micro"), str(sam), sha256_file(sam)[:16])
+    save_sam(tmp_path, seed=8)
+    with pytest.raises(
+        StudyError, match=r"trained on the frozen weights '.*sam.pth' \(SHA-256 .*put that file there"
+    ):
+        build_desam("micro", checkpoint=path)
+
+
+def test_another_random_encoder_than_that_of_the_run_is_not_used(tmp_path: Path) -> None:
+    path = save_own(tmp_path, build_desam("micro"), weights_hash="0" * 16)
+    with pytest.raises(StudyError, match="random micro of another version"):
+        build_desam("micro", checkpoint=path)
+
+
+def test_a_card_that_names_its_own_file_ends_in_an_error(tmp_path: Path) -> None:
+    path = save_own(tmp_path, build_desam("micro"))
+    save_own(tmp_path, build_desam("micro"), str(path), sha256_file(path)[:16])
+    with pytest.raises(StudyError, match="names the file itself"):
+        build_desam("micro", checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        (
+            {"variant": "no_fusion"},
+            "trained with variant no_fusion, the run asks for desam: set variant=no_fusion",
+        ),
+        ({"backbone": "vit_l"}, "trained with backbone vit_l, the run asks for micro: set backbone=vit_l"),
+    ],
+)
+def test_our_weights_of_another_kind_say_which(changes: dict[str, Any], fault: str, tmp_path: Path) -> None:
+    path = save_own(tmp_path, build_desam("micro"), weights_hash=random_weights("micro"), **changes)
+    with pytest.raises(StudyError, match=fault):
+        build_desam("micro", checkpoint=path)
+
+
+def test_our_weights_for_another_number_of_organs_are_refused(tmp_path: Path) -> None:
+    path = save_own(tmp_path, build_desam("micro", n_classes=2), weights_hash=random_weights("micro"))
+    with pytest.raises(
+        StudyError, match=r"'model.pdmm.head.weight' of shape \(2, .*where \(3, .*for 3 organ"
+    ):
+        build_desam("micro", n_classes=3, checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    ("card", "fault"),
+    [
+        (None, "lacks its card: put 'model.json'"),
+        ("{", "card '.*model.json' is damaged"),
+        ("[]", "card '.*model.json' is damaged"),
+        ('{"run": {}}', "card '.*model.json' is damaged"),
+        (
+            json.dumps(
+                {
+                    "run": {
+                        "identity": {"settings": {"backbone": None, "variant": None}, "weights": None},
+                        "files": {"weights": None},
+                    }
+                }
+            ),
+            "does not name backbone",
+        ),
+    ],
+)
+def test_a_card_that_is_missing_or_damaged_is_named(card: str | None, fault: str, tmp_path: Path) -> None:
+    path = save_own(tmp_path, build_desam("micro"))
+    (tmp_path / "model.json").unlink()
+    if card is not None:
+        (tmp_path / "model.json").write_text(card)
+    with pytest.raises(StudyError, match=fault):
+        build_desam("micro", checkpoint=path)
