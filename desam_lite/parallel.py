@@ -5,11 +5,13 @@ On two cores two processes with one thread each finish such small trainings soon
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -20,6 +22,16 @@ from desam_lite.progress import track
 from desam_lite.runs import Run, execute_run, find_run
 from desam_lite.spec import RunSpec
 from desam_lite.tasks import Task, open_task
+
+IMPORTED_ONCE = [
+    "desam_lite.parallel",
+    "desam_lite.methods.desam",
+    "desam_lite.methods.unet",
+    "lightning_fabric",
+    "monai.metrics.utils",
+    "monai.networks.nets.dynunet",
+]
+"""What a run imports, some of it on its way."""
 
 
 def execute_runs(
@@ -58,7 +70,9 @@ def execute_runs(
 
 def default_jobs() -> int:
     """Return how many runs go side by side: one per usable core, or one where there is a GPU."""
-    return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
+    if torch.cuda.is_available():
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _place(spec: RunSpec) -> tuple[Path, Path]:
@@ -93,8 +107,7 @@ def _failures(runs: Sequence[Run], workspace: Path, jobs: int, progress: bool) -
             if reason:
                 yield run.name, reason
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_single_thread) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=_start_method(), initializer=_begin_worker) as pool:
         futures = {pool.submit(_attempt, run.spec, workspace, False): run for run in unique}
         for future in track(as_completed(futures), "runs", total=len(futures), enabled=progress):
             reason = _reason(future)
@@ -108,7 +121,7 @@ def _attempt(spec: RunSpec, workspace: Path, progress: bool) -> str:
         execute_run(spec, workspace, progress=progress)
     except StudyError as error:
         return str(error)
-    except (RuntimeError, ValueError, OSError, ArithmeticError) as error:
+    except Exception as error:  # whatever it is, the other runs go on; the reason is shown
         return f"{type(error).__name__}: {error}"
     return ""
 
@@ -120,5 +133,27 @@ def _reason(future: "Future[str]") -> str:
         return "its process was killed (out of memory?): run again with fewer jobs, finished runs are kept."
 
 
-def _single_thread() -> None:
+def _start_method() -> Any:
+    """Return how processes are started: forked from one that has imported everything, where that is possible.
+
+    So the imports (seconds, hundreds of MiB) are paid once and not by every process. Where CUDA is at hand each process
+    is a new one: it cannot be used in a fork of a process that has looked at it.
+    """
+    if torch.cuda.is_available() or "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED_ONCE)
+    return context
+
+
+def _begin_worker() -> None:
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is killed: what it was doing continues from its checkpoint next time."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

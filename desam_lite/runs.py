@@ -7,6 +7,7 @@ test case, on the scan's own grid), ``metrics.csv`` (one row per case, organ and
 
 import datetime
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -176,7 +177,7 @@ def _alone(directory: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0.2)
     except Timeout:
-        tqdm.write(f"another process is doing run {directory.name}: waiting for it")
+        tqdm.write(f"another process is doing run {directory.name}: waiting for it", file=sys.stderr)
         lock.acquire()
     try:
         yield

@@ -1,20 +1,21 @@
 """A run is done once, survives being killed at any moment, and says where its numbers come from."""
 
-import json
+import multiprocessing
 import signal
-import subprocess
-import sys
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import torch
+from filelock import FileLock
 
 from desam_lite.errors import StudyError
-from desam_lite.parallel import execute_runs
+from desam_lite.parallel import IMPORTED_ONCE
 from desam_lite.runs import Run, execute_run, find_run
 from desam_lite.spec import RunSpec, make_spec
 from desam_lite.tasks import open_task
@@ -114,44 +115,46 @@ def test_missing_metrics_say_that_the_run_is_not_finished(tiny_task: Place, tmp_
         run.metrics()
 
 
-SCRIPT = """
-import json, sys, torch
-torch.set_num_threads(1)
-from desam_lite.runs import execute_run
-from desam_lite.spec import RunSpec
-execute_run(RunSpec(**json.loads(sys.argv[1])), sys.argv[2], accelerator="cpu", progress=False)
-"""
+def work(fields: dict[str, Any], workspace: str) -> None:
+    """What a process that will be killed does."""
+    torch.set_num_threads(1)
+    execute_run(RunSpec(**fields), workspace, accelerator="cpu", progress=False)
 
 
-def start(spec: RunSpec, workspace: Path) -> "subprocess.Popen[bytes]":
+def start(spec: RunSpec, workspace: Path) -> BaseProcess:
+    """Start a run in a process of its own, forked from one that has imported what runs import."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED_ONCE)
     fields = spec.model_dump(mode="json", exclude_none=True)
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, json.dumps(fields), str(workspace)])
+    process = context.Process(target=work, args=(fields, str(workspace)))
+    process.start()
+    return process
 
 
-def kill_when(process: "subprocess.Popen[bytes]", ready: Callable[[], bool]) -> bool:
-    """SIGKILL a process as soon as ``ready``; tell whether that was before its end."""
-    deadline = time.monotonic() + 60
-    while not ready() and process.poll() is None and time.monotonic() < deadline:
+def kill_when(process: BaseProcess, ready: Callable[[], bool]) -> None:
+    """SIGKILL a process as soon as ``ready``, which must be before its end."""
+    deadline = time.monotonic() + 120
+    while not ready() and process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    return process.wait() == -signal.SIGKILL
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("method", [{"epochs": 6}, {"method": "desam", "epochs": 4, "prompt_mode": "points"}])
-def test_a_run_killed_twice_ends_in_the_same_metrics(method: dict, tiny_task: Place, tmp_path: Path) -> None:
-    spec = spec_for(tiny_task, **method)
-    assert start(spec, tmp_path / "calm").wait() == 0
-    calm = next((tmp_path / "calm" / "runs").iterdir())
+def test_a_run_killed_twice_ends_in_the_same_metrics(tiny_task: Place, tmp_path: Path) -> None:
+    spec = spec_for(tiny_task, method="desam", epochs=4, prompt_mode="points", points_per_side=3)
+    calm = execute_run(spec, tmp_path / "calm", progress=False).directory
     killed = tmp_path / "killed" / "runs" / calm.name
-    assert kill_when(start(spec, tmp_path / "killed"), lambda: (killed / "checkpoint.pt").exists())
+    kill_when(start(spec, tmp_path / "killed"), (killed / "checkpoint.pt").exists)
+    assert not (killed / "predictions").exists()
+    kept = torch.load(killed / "checkpoint.pt", weights_only=True)["history"]
+    kill_when(start(spec, tmp_path / "killed"), lambda: any(killed.glob("predictions/*/*.nii.gz")))
     assert not (killed / "metrics.csv").exists()
-    assert kill_when(start(spec, tmp_path / "killed"), lambda: any(killed.glob("predictions/*/*.nii.gz")))
-    assert start(spec, tmp_path / "killed").wait() == 0
+    execute_run(spec, tmp_path / "killed", progress=False)
     assert (killed / "metrics.csv").read_bytes() == (calm / "metrics.csv").read_bytes()
-    losses = ["train_loss", "val_loss"]
-    pd.testing.assert_frame_equal(
-        pd.read_csv(killed / "history.csv")[losses], pd.read_csv(calm / "history.csv")[losses]
-    )
+    history, losses = pd.read_csv(killed / "history.csv"), ["epoch", "train_loss", "val_loss"]
+    pd.testing.assert_frame_equal(history[losses], pd.read_csv(calm / "history.csv")[losses])
+    assert list(history["seconds"][: len(kept)]) == [row["seconds"] for row in kept]  # not trained again
 
 
 def test_a_half_written_prediction_or_checkpoint_is_never_taken_for_whole(
@@ -169,9 +172,10 @@ def test_a_half_written_prediction_or_checkpoint_is_never_taken_for_whole(
 
 def test_two_processes_asked_for_the_same_run_do_it_once(tiny_task: Place, tmp_path: Path) -> None:
     spec = spec_for(tiny_task, epochs=4)
-    with ThreadPoolExecutor(2) as pool:
-        codes = list(pool.map(lambda _: start(spec, tmp_path).wait(), range(2)))
-    assert codes == [0, 0]
+    both = [start(spec, tmp_path) for _ in range(2)]
+    for process in both:
+        process.join(120)
+    assert [process.exitcode for process in both] == [0, 0]
     run = find_run(spec, open_task(*tiny_task, tmp_path, progress=False), tmp_path)
     done = (run.directory / "done").stat().st_mtime_ns
     written = [p for p in run.directory.rglob("*") if p.is_file() and p.name != ".lock"]
@@ -179,20 +183,24 @@ def test_two_processes_asked_for_the_same_run_do_it_once(tiny_task: Place, tmp_p
     assert [p.name for p in written if p.stat().st_mtime_ns > done] == []
 
 
-def test_runs_side_by_side_equal_runs_one_after_the_other(tiny_task: Place, tmp_path: Path) -> None:
-    specs = [spec_for(tiny_task, epochs=1, seed=seed) for seed in (0, 1)]
-    specs.append(spec_for(tiny_task, **{**DESAM, "prompt_mode": "box"}))
-    together = execute_runs(specs, tmp_path / "two", jobs=2, progress=False)
-    alone = execute_runs(specs, tmp_path / "one", jobs=1, progress=False)
-    assert [r.spec for r in together] == specs
-    for a, b in zip(together, alone, strict=True):
-        pd.testing.assert_frame_equal(a.metrics(), b.metrics())
+def test_a_run_that_another_process_holds_is_waited_for(
+    finished: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done, nearly = finished.directory / "done", finished.directory / "nearly"
+    done.rename(nearly)
+    taken = threading.Event()
 
+    def finish_elsewhere() -> None:
+        with FileLock(finished.directory / ".lock"):
+            taken.set()
+            time.sleep(0.5)
+            nearly.rename(done)
 
-def test_a_failing_run_does_not_stop_the_others(tiny_task: Place, tmp_path: Path) -> None:
-    good, bad = spec_for(tiny_task, epochs=1), spec_for(tiny_task, epochs=1, learning_rate=1e30)
-    runs = execute_runs([bad, good], tmp_path, jobs=2, progress=False)
-    assert not runs[0].finished
-    assert "loss of epoch" in runs[0].error
-    assert runs[1].finished
-    assert runs[1].error == ""
+    other = threading.Thread(target=finish_elsewhere)
+    other.start()
+    taken.wait()
+    stamp = (finished.directory / "metrics.csv").stat().st_mtime_ns
+    assert execute_run(finished.spec, finished.directory.parents[1], progress=False).finished
+    other.join()
+    assert f"another process is doing run {finished.name}" in capsys.readouterr().err
+    assert (finished.directory / "metrics.csv").stat().st_mtime_ns == stamp

@@ -31,14 +31,14 @@ def build_unet(n_organs: int, width: int, size: int, seed: int) -> nn.Module:
     Raises:
         StudyError: The size cannot be halved that often.
     """
-    from monai.networks.nets.dynunet import DynUNet  # seconds to import: only a process that builds one pays
-
     levels = max(2, int(np.log2(size / 4)) + 1)
     if size % 2 ** (levels - 1):
         raise StudyError(
             f"a U-Net of {levels} levels halves its input {levels - 1} times, and unet_size {size} is not divisible by "
             f"{2 ** (levels - 1)}: use a power of two, as 64, 128 or 256."
         )
+    from monai.networks.nets.dynunet import DynUNet  # seconds to import: only a process that builds one pays
+
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network: nn.Module = DynUNet(
