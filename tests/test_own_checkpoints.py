@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_model import parts_that_differ, sam_tensors, save_own, use_micro
@@ -119,3 +120,39 @@ def test_a_card_that_is_missing_or_damaged_is_named(card: str | None, fault: str
         (tmp_path / "model.json").write_text(card)
     with pytest.raises(StudyError, match=fault):
         build_desam("micro", checkpoint=path)
+
+
+@pytest.mark.parametrize("on_sam", [False, True])
+def test_what_a_run_wrote_predicts_what_the_run_predicted(
+    on_sam: bool, tiny_task: tuple[Path, Path], tmp_path: Path
+) -> None:
+    from desam_lite.backbones import open_embeddings
+    from desam_lite.inference import GridSettings
+    from desam_lite.methods.desam import DeSAMMethod
+    from desam_lite.runs import execute_run
+    from desam_lite.spec import make_spec
+    from desam_lite.tasks import open_task
+
+    spec = make_spec(
+        manifest=tiny_task[0],
+        data_root=tiny_task[1],
+        source="A",
+        method="desam",
+        prompt_mode="box",
+        backbone="micro",
+        weights=str(save_sam(tmp_path)) if on_sam else "random",
+        split="70_10_20",
+        train_slices="all",
+        epochs=2,
+        learning_rate=1e-3,
+        min_area=1,
+    )
+    run = execute_run(spec, tmp_path, accelerator="cpu", progress=False)
+    model = build_desam("micro", checkpoint=run.directory / "model.safetensors")
+    task = open_task(*tiny_task, tmp_path, progress=False)
+    store = open_embeddings(spec, task.slices, tmp_path, torch.device("cpu"), progress=False)
+    again = DeSAMMethod(model, "box", GridSettings(min_area=1)).predict(task.slices.load("B", "B0"), store)
+    assert again.any()
+    assert np.array_equal(again, run.prediction("B", "B0"))
+    fresh = build_desam("micro", checkpoint=tmp_path / "sam.pth" if on_sam else None)
+    assert parts_that_differ(model, fresh) == {"prim", "pdmm"}
