@@ -26,7 +26,7 @@ def make(
     task: Annotated[str, typer.Argument(help="Synthetic task, for instance phantom_prostate.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write to.  [default: data/TASK]")] = None,
     cases: Annotated[int, typer.Option(min=1, help="Cases per domain.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal data on every machine.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal data.")] = 0,
     domain: Annotated[list[str] | None, typer.Option(help="Only this domain; may be given again.")] = None,
 ) -> None:
     """Make a synthetic task; what is there already is kept, so an interrupted run goes on.

@@ -13,18 +13,49 @@ def smooth_noise(shape: tuple[int, ...], scale: Sequence[float], rng: np.random.
 
     Random knots a ``scale`` apart are joined by cubic B-splines, axis by axis: cheap whatever the scale.
     """
-    weights = [_spline_weights(n, s) for n, s in zip(shape, scale, strict=True)]
-    field = rng.standard_normal([w.shape[1] for w in weights]).astype(np.float32)
-    for axis, weight in enumerate(weights):
-        field = np.moveaxis(np.tensordot(weight, field, axes=(1, axis)), 0, axis)
+    weights = [_spline_weights(np.arange(n) / s, (n - 1) / s) for n, s in zip(shape, scale, strict=True)]
+    field = _random_spline(weights, rng)
     return np.asarray((field - field.mean()) / max(float(field.std()), 1e-6), dtype=np.float32)
 
 
-def _spline_weights(length: int, scale: float) -> Field:
-    """Return the weights ``(length, knots)`` of cubic B-splines with knots ``scale`` voxels apart."""
-    at = np.arange(length) / scale + 1.0
-    knots = int(np.ceil(at[-1])) + 2
-    t = np.abs(at[:, None] - np.arange(knots)[None])
+def smooth_field(
+    axes: Sequence[Field], scale: float, reach: Sequence[float], rng: np.random.Generator
+) -> Field:
+    """Return a random field over space: one place has one value, whatever grid asks for it.
+
+    Args:
+        axes: x, y, z in mm of every voxel of a ``(Z, H, W)`` grid, each broadcastable to it.
+        scale: Distance of the random knots, mm.
+        reach: How far the knots go on each side of the origin in x, y and z, mm; the field is constant beyond.
+        rng: Names the field.
+
+    Returns:
+        ``(Z, H, W)``, mean 0 and standard deviation about 1 over many fields.
+    """
+    weights = []
+    for axis, far in zip(reversed(axes), reversed(reach), strict=True):
+        places = (np.clip(axis.ravel(), -far, far) + far) / scale
+        weights.append(_spline_weights(places, 2 * far / scale))
+    return np.asarray(_random_spline(weights, rng) * _UNIT_SPREAD ** len(weights), dtype=np.float32)
+
+
+_UNIT_SPREAD = (
+    315 / 151
+) ** 0.5  # a sum of cubic B-splines with random weights spreads this much less, per axis
+
+
+def _random_spline(weights: Sequence[Field], rng: np.random.Generator) -> Field:
+    """Return a sum of cubic B-splines with random weights, from each axis's ``(places, knots)``."""
+    field = rng.standard_normal([w.shape[1] for w in weights]).astype(np.float32)
+    for axis, weight in enumerate(weights):
+        field = np.moveaxis(np.tensordot(weight, field, axes=(1, axis)), 0, axis)
+    return field
+
+
+def _spline_weights(places: npt.NDArray[np.floating], end: float) -> Field:
+    """Return the weights ``(places, knots)`` of cubic B-splines with knots at the whole numbers around 0 to ``end``."""
+    knots = np.arange(-1, int(np.ceil(end)) + 2)
+    t = np.abs(places[:, None] - knots[None])
     near, far = 2 / 3 - t**2 + t**3 / 2, (2 - t) ** 3 / 6
     return np.where(t < 1, near, np.where(t < 2, far, 0)).astype(np.float32)
 

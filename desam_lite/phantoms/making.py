@@ -19,7 +19,7 @@ from desam_lite.phantoms.sites import PROSTATE_SITES, Site
 from desam_lite.progress import track
 from desam_lite.volumes import write_mask, write_volume
 
-PHANTOM_VERSION = 1
+PHANTOM_VERSION = 2
 TASKS: dict[str, dict[str, Site]] = {"phantom_prostate": PROSTATE_SITES}
 MATRIX = 128
 """Pixels along each side of a slice."""
@@ -69,7 +69,7 @@ def make_case(site: Site, rng: np.random.Generator, *, matrix: int = MATRIX) -> 
     axes = _axes((site.slices, matrix, matrix), spacing, middle)
     finer = (spacing[0], pixel / _FINER, pixel / _FINER)
     tissue, coverage = paint_pelvis(
-        patient, _axes((site.slices, _FINER * matrix, _FINER * matrix), finer, middle), finer
+        patient, _axes((site.slices, _FINER * matrix, _FINER * matrix), finer, middle)
     )
     label = (average(coverage, _FINER) >= 0.5).astype(np.uint8)
     coil = (patient.place[0], patient.place[1] + patient.gland[1] + 12, 0.0)
@@ -112,7 +112,7 @@ def make_task(
         progress: Whether to show a bar.
 
     Raises:
-        StudyError: There is no such task or domain.
+        StudyError: There is no such task or domain, or a number makes no sense.
     """
     if task not in TASKS:
         raise StudyError(f"there is no synthetic task '{task}': choose from {', '.join(TASKS)}.")
@@ -120,7 +120,11 @@ def make_task(
     unknown = [name for name in domains or [] if name not in sites]
     if unknown:
         raise StudyError(f"task '{task}' has no domain '{unknown[0]}': choose from {', '.join(sites)}.")
-    wanted = [(name, number) for name in domains or sites for number in range(cases)]
+    if cases < 1 or seed < 0:
+        raise StudyError(
+            f"{cases} cases with seed {seed} cannot be made: use 1 case or more and seed 0 or more."
+        )
+    wanted = [(name, number) for name in dict.fromkeys(domains or sites) for number in range(cases)]
     missing = [pair for pair in wanted if not _is_made(Path(out), task, seed, *pair)]
     for domain, number in track(missing, f"making {task}", enabled=progress and bool(missing)):
         _write(Path(out), task, seed, domain, number, sites[domain])

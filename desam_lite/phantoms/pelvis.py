@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from desam_lite.phantoms.fields import Field, ellipsoid, smooth_noise
+from desam_lite.phantoms.fields import Field, ellipsoid, smooth_field
 from desam_lite.phantoms.tissues import TISSUES
 
 _ID = {name: number for number, name in enumerate(TISSUES)}
 TissueMap = npt.NDArray[np.uint8]
+_SCANNED = (160.0, 160.0, 80.0)  # what any scan shows at most, from the origin along x, y, z, in mm
 _WARP_REACH = 12.0  # how far, in mm, the warp may carry a structure out of its box
 
 
@@ -80,21 +81,18 @@ def draw_patient(rng: np.random.Generator, *, balloon: bool) -> Patient:
     )
 
 
-def paint_pelvis(
-    patient: Patient, axes: Sequence[Field], spacing: Sequence[float]
-) -> tuple[TissueMap, TissueMap]:
-    """Paint a patient on a grid.
+def paint_pelvis(patient: Patient, axes: Sequence[Field]) -> tuple[TissueMap, TissueMap]:
+    """Paint a patient on a grid; another grid shows the same anatomy.
 
     Args:
         patient: Who.
         axes: x, y, z in mm of every voxel of a ``(Z, H, W)`` grid, each broadcastable to it.
-        spacing: z, y, x in mm.
 
     Returns:
         Tissue ids (positions in `TISSUES`) and the label, 1 in the prostate: both ``(Z, H, W)`` uint8.
     """
     rng = np.random.default_rng([patient.seed, 1])
-    painter = _Painter(patient, axes, _warped(axes, spacing, rng), rng)
+    painter = _Painter(patient, axes, _warped(axes, rng), rng)
     painter.body()
     painter.skeleton()
     painter.muscles()
@@ -105,13 +103,12 @@ def paint_pelvis(
     return painter.tissue, label.astype(np.uint8)
 
 
-def _warped(axes: Sequence[Field], spacing: Sequence[float], rng: np.random.Generator) -> list[Field]:
+def _warped(axes: Sequence[Field], rng: np.random.Generator) -> list[Field]:
     """Shift every voxel by a smooth random field, so that no structure is a geometric one."""
-    shape = np.broadcast_shapes(*(a.shape for a in axes))
     warped = []
     for axis in axes:
-        wide = smooth_noise(shape, [30 / s for s in spacing], rng)
-        near = smooth_noise(shape, [9 / s for s in spacing], rng)
+        wide = smooth_field(axes, 30, _SCANNED, rng)
+        near = smooth_field(axes, 9, _SCANNED, rng)
         warped.append((axis + 2.4 * wide + 0.8 * near).astype(np.float32))
     return warped
 

@@ -119,7 +119,7 @@ def expose(
         received = received + scanner.ghost * np.roll(received, signal.shape[2] // 5, axis=2)
     noise = scanner.noise * muscle * rng.standard_normal((2, *signal.shape), dtype=np.float32)
     magnitude = np.hypot(received + noise[0], noise[1])
-    top = float(np.percentile(magnitude, 99.9))
+    top = max(float(np.percentile(magnitude, 99.9)), 1e-12)  # not 0, where all is air
     return np.asarray(top * (magnitude / top) ** scanner.gamma, dtype=np.float32)
 
 

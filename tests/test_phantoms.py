@@ -1,0 +1,273 @@
+"""Synthetic cases: seeds name them, dials move one thing, sites differ as described, broken files are made again."""
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from desam_lite import cli
+from desam_lite.errors import StudyError
+from desam_lite.phantoms import PROSTATE_SITES, Site, make_case, make_task, making, mix
+from desam_lite.phantoms.making import Case
+from desam_lite.phantoms.pelvis import Patient
+from desam_lite.volumes import read_image, read_label, to_slices
+
+A, B = PROSTATE_SITES["A"], PROSTATE_SITES["B"]
+
+
+def draw(seed: int, site: Site = A, matrix: int = 64) -> Case:
+    return make_case(site, np.random.default_rng(seed), matrix=matrix)
+
+
+def test_one_stream_names_everything() -> None:
+    first, again, other = draw(1), draw(1), draw(2)
+    assert np.array_equal(first.image, again.image)
+    assert np.array_equal(first.label, again.label)
+    assert first.patient != other.patient
+    assert not np.array_equal(first.label, other.label)
+
+
+@pytest.mark.parametrize("dial", ["contrast", "noise", "bias", "coil", "artefact"])
+def test_a_dial_of_the_scanner_leaves_the_anatomy(dial: str) -> None:
+    moved = replace(A, scanner=mix(A.scanner, B.scanner, {dial: 1}))
+    before, after = draw(4), draw(4, moved)
+    assert before.patient == after.patient
+    assert np.array_equal(before.label, after.label)
+    assert not np.array_equal(before.image, after.image)
+
+
+@pytest.mark.parametrize("dial", ["resolution", "field_of_view"])
+def test_a_dial_of_the_grid_shows_the_same_gland_on_other_voxels(dial: str) -> None:
+    moved = replace(A, scanner=mix(A.scanner, B.scanner, {dial: 1}), slices=22)
+    before, after = draw(4, replace(A, slices=22), 128), draw(4, moved, 128)
+    assert before.patient == after.patient
+    assert before.spacing != after.spacing
+    volumes = [case.label.sum() * np.prod(case.spacing) for case in (before, after)]
+    assert volumes[0] == pytest.approx(volumes[1], rel=0.03)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One case of each of the six sites, seed 0."""
+    out = tmp_path_factory.mktemp("phantoms")
+    make_task("phantom_prostate", out, cases=1, progress=False)
+    return out
+
+
+def record(folder: Path, domain: str, case: str = "Case00") -> dict:
+    content: dict = json.loads((folder / domain / f"{case}.json").read_text())
+    return content
+
+
+def test_files_are_what_was_drawn_in_the_frame_of_the_patient(made: Path) -> None:
+    stream = np.random.SeedSequence(0, spawn_key=(0, list(PROSTATE_SITES).index("C"), 0))
+    case = make_case(PROSTATE_SITES["C"], np.random.default_rng(stream))
+    image, label = (
+        read_image(made / "C" / "Case00.nii.gz"),
+        read_label(made / "C" / "Case00_segmentation.nii.gz"),
+    )
+    assert image.geometry.orientation == label.geometry.orientation == "LPS"
+    assert image.geometry.spacing == pytest.approx(case.spacing)
+    np.testing.assert_array_equal(to_slices(image.data, image.geometry), case.image)
+    np.testing.assert_array_equal(to_slices(label.data, label.geometry), case.label)
+
+
+def around_gland(folder: Path, domain: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Grey levels as parts of the gland's median, and every voxel's place and the gland's extent in mm RAS."""
+    image = nib.load(folder / domain / "Case00.nii.gz")
+    label = nib.load(folder / domain / "Case00_segmentation.nii.gz")
+    grey, gland = np.asarray(image.dataobj).astype(float), np.asarray(label.dataobj) == 1
+    places = nib.affines.apply_affine(image.affine, np.argwhere(np.ones(grey.shape)))
+    inside = places[gland.ravel()]
+    extent = np.stack([inside.min(axis=0), inside.mean(axis=0), inside.max(axis=0)])
+    return (grey / np.median(grey[gland])).ravel(), places, extent
+
+
+@pytest.mark.parametrize("domain", ["B", "E", "F"])
+def test_on_disk_the_empty_balloon_lies_behind_the_gland(made: Path, domain: str) -> None:
+    grey, places, (low, centre, _) = around_gland(made, domain)
+    near = (abs(places[:, 0] - centre[0]) < 8) & (abs(places[:, 2] - centre[2]) < 6)
+    behind = low[1] - places[:, 1]  # RAS: the second coordinate grows to the front
+    assert np.median(grey[near & (behind > 8) & (behind < 24)]) < 0.2
+
+
+@pytest.mark.parametrize("domain", ["C", "F"])
+def test_on_disk_the_bright_bladder_lies_above_the_gland(made: Path, domain: str) -> None:
+    grey, places, (low, centre, high) = around_gland(made, domain)
+    near = (abs(places[:, 0] - centre[0]) < 12) & (abs(places[:, 1] - centre[1] - 10) < 12)
+    above, below = near & (places[:, 2] > high[2] + 6), near & (places[:, 2] < low[2] - 3)
+    assert np.median(grey[above]) > 2 * np.median(grey[below])
+
+
+def test_sites_differ_in_what_they_say(made: Path) -> None:
+    for domain, site in PROSTATE_SITES.items():
+        content = record(made, domain)
+        geometry = read_image(made / domain / "Case00.nii.gz").geometry
+        fov = content["scanner"]["field_of_view"]
+        assert geometry.slices_shape == (site.slices, making.MATRIX, making.MATRIX)
+        assert geometry.spacing == pytest.approx((site.scanner.thickness, fov / 128, fov / 128), rel=1e-5)
+        assert fov == pytest.approx(site.scanner.field_of_view, rel=0.3)
+        assert content["scanner"]["field_strength"] == site.scanner.field_strength
+        assert (content["patient"]["balloon"] > 0) is site.balloon
+    assert len({replace(site.scanner, ghost=0.0) for site in PROSTATE_SITES.values()}) == 6
+
+
+def test_no_two_sites_share_a_patient(made: Path) -> None:
+    assert len({json.dumps(record(made, domain)["patient"]["seed"]) for domain in PROSTATE_SITES}) == 6
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> object:
+    monkeypatch.setattr(sys, "argv", ["desam-lite", *map(str, words)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    return stopped.value.code
+
+
+def test_verify_finds_what_make_made_sound(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert not call(monkeypatch, "data", "verify", "phantom_prostate", "--data", made)
+    assert "6 cases in 6 domains, no fault" in capfd.readouterr().out
+
+
+FILES = ["Case00.json", "Case00.nii.gz", "Case00_segmentation.nii.gz"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_the_command_makes_the_same_bytes_for_the_same_seed(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["data", "make", "phantom_prostate", "--out", tmp_path, "--cases", 2, "--domain", "D"]
+    assert not call(monkeypatch, *words)
+    assert "2 cases per domain, seed 0" in capfd.readouterr().out
+    found = contents(tmp_path / "D")
+    assert sorted(found) == sorted([*FILES, *(name.replace("00", "01") for name in FILES)])
+    for name in FILES:
+        assert found[name] == (made / "D" / name).read_bytes()  # whatever other cases and domains are made
+    assert found["Case00.nii.gz"] != found["Case01.nii.gz"]
+    assert [p.name for p in tmp_path.iterdir()] == ["D"]
+
+
+def test_another_seed_is_other_data_and_takes_the_place_of_the_old(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "D", tmp_path / "D")
+    make_task("phantom_prostate", tmp_path, cases=1, seed=1, domains=["D", "D"], progress=False)
+    for name in FILES:
+        assert (tmp_path / "D" / name).read_bytes() != (made / "D" / name).read_bytes()
+    assert record(tmp_path, "D")["recipe"]["seed"] == 1
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def edit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("harm", [cut, Path.unlink, edit])
+def test_a_harmed_file_is_made_again_and_whole_ones_are_left(
+    name: str, harm: object, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for domain in "AD":
+        shutil.copytree(made / domain, tmp_path / domain)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "A").iterdir()}
+    harm(tmp_path / "D" / name)
+    written: list[tuple[str, int]] = []
+    original = making._write
+
+    def spy(out: Path, task: str, seed: int, domain: str, number: int, site: Site) -> None:
+        written.append((domain, number))
+        original(out, task, seed, domain, number, site)
+
+    monkeypatch.setattr(making, "_write", spy)
+    monkeypatch.setattr(making, "make_case", lambda *_: stored(made / "D"))
+    make_task("phantom_prostate", tmp_path, cases=1, domains=["A", "D"], progress=False)
+    assert written == [("D", 0)]
+    assert contents(tmp_path / "D") == contents(made / "D")
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "A").iterdir()} == before
+
+
+def stored(folder: Path) -> Case:
+    """The case of a folder as `make_case` gave it: drawing it again is tested above and takes a second."""
+    content = json.loads((folder / "Case00.json").read_text())
+    image, label = read_image(folder / "Case00.nii.gz"), read_label(folder / "Case00_segmentation.nii.gz")
+    patient = {k: tuple(v) if isinstance(v, list) else v for k, v in content["patient"].items()}
+    scanner = type(A.scanner)(**content["scanner"])
+    pixel = scanner.field_of_view / making.MATRIX
+    return Case(
+        to_slices(image.data, image.geometry).astype(np.int16),
+        to_slices(label.data, label.geometry).astype(np.uint8),
+        (scanner.thickness, pixel, pixel),
+        Patient(**patient),
+        scanner,
+    )
+
+
+@pytest.mark.parametrize("after", ["write_volume", "write_mask", "write_json"])
+def test_making_goes_on_where_it_was_interrupted(
+    after: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted before each file in turn, over an older case of another seed: nothing is ever taken for whole."""
+    shutil.copytree(made / "A", tmp_path / "D")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(making, "make_case", lambda *_: stored(made / "D"))
+        patch.setattr(making, after, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            make_task("phantom_prostate", tmp_path, cases=1, domains=["D"], progress=False)
+        assert not (tmp_path / "D" / "Case00.json").exists()
+        patch.undo()
+        patch.setattr(making, "make_case", lambda *_: stored(made / "D"))
+        make_task("phantom_prostate", tmp_path, cases=1, domains=["D"], progress=False)
+    assert contents(tmp_path / "D") == contents(made / "D")
+
+
+def test_another_version_of_the_phantoms_is_made_anew(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(made / "D", tmp_path / "D")
+    monkeypatch.setattr(making, "PHANTOM_VERSION", making.PHANTOM_VERSION + 1)
+    monkeypatch.setattr(making, "make_case", lambda *_: stored(made / "D"))
+    make_task("phantom_prostate", tmp_path, cases=1, domains=["D"], progress=False)
+    assert record(tmp_path, "D")["recipe"]["version"] == making.PHANTOM_VERSION
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["phantom_heart"], "no synthetic task 'phantom_heart': choose from phantom_prostate"),
+        (["phantom_prostate", "--domain", "G"], "no domain 'G': choose from A, B, C, D, E, F"),
+    ],
+)
+def test_wrong_names_are_one_sentence(
+    words: list[str],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert call(monkeypatch, "data", "make", *words, "--out", tmp_path / "out") == 1
+    err = capfd.readouterr().err
+    assert sentence in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"cases": 0}, {"seed": -1}])
+def test_numbers_that_make_no_sense_are_refused(wrong: dict[str, int], tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="use 1 case or more and seed 0 or more"):
+        make_task("phantom_prostate", tmp_path, **wrong)
