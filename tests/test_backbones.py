@@ -13,7 +13,7 @@ from desam_lite.backbones import build_model, check_weights, open_embeddings, we
 from desam_lite.checkpoints import random_weights
 from desam_lite.errors import StudyError
 from desam_lite.files import sha256_file
-from desam_lite.model import DeSAM, build_desam
+from desam_lite.model import build_desam
 from desam_lite.sam import preprocess
 from desam_lite.spec import RunSpec, make_spec
 from desam_lite.tasks import open_task
@@ -112,14 +112,16 @@ def test_a_run_needs_an_image_encoder(tmp_path: Path) -> None:
 def test_embeddings_are_those_of_the_weights_named(sam: Path, tiny_task: Place, tmp_path: Path) -> None:
     task, cpu = open_task(*tiny_task, tmp_path, progress=False), torch.device("cpu")
     images = torch.from_numpy(task.slices.load("B", "B0").images)
-    folders = set()
-    for weights, model in (("random", DeSAM("micro")), (str(sam), build_desam("micro", checkpoint=sam))):
+    folders, desam = set(), tmp_path / "desam.pth"
+    torch.save(published_tensors(encoder=True), desam)  # of one organ, as the task
+    for path in (None, sam, desam):
+        weights, model = str(path or "random"), build_desam("micro", checkpoint=path)
         spec = spec_for(tiny_task, weights=weights, embedding_format="float32")
         store = open_embeddings(spec, task.slices, tmp_path, cpu, progress=False)
         expected = model.encode(preprocess(images, 32)).neck
         torch.testing.assert_close(store.load("B", "B0").neck, expected, rtol=1e-4, atol=1e-5)
         folders.add(store.folder)
-    assert len(folders) == 2
+    assert len(folders) == 3
     assert {folder.parent for folder in folders} == {tmp_path / "embeddings"}
 
 

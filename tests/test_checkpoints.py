@@ -51,6 +51,10 @@ def test_sam_fills_the_encoders_and_is_where_prim_starts(tmp_path: Path) -> None
     tensors = sam_tensors()
     model = build_desam("micro", checkpoint=save(tmp_path / "sam.pth", tensors))
     assert parts_that_differ(model, build_desam("micro")) == {"image_encoder", "prompt_encoder", "prim"}
+    frozen = {
+        n: t for n, t in model.state_dict().items() if n.startswith(("image_encoder.", "prompt_encoder."))
+    }
+    assert all(torch.equal(value, tensors[name]) for name, value in frozen.items())
     image = {
         n.removeprefix("image_encoder."): t for n, t in tensors.items() if n.startswith("image_encoder.")
     }
