@@ -29,6 +29,7 @@ class Profile(BaseModel):
         seeds: One run each.
         common: Settings of every run.
         per_method: Settings of the runs of one method of `METHOD_CHOICES`.
+        needs_weights: Whether the frozen encoder must be given as a file.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,15 +40,23 @@ class Profile(BaseModel):
     seeds: tuple[int, ...]
     common: dict[str, Any]
     per_method: dict[str, dict[str, Any]]
+    needs_weights: bool = False
 
 
+# The recipe for a decoder on an untrained encoder, chosen on validation cases of two sources (no target was looked at). The
+# published one (batch 8, rate 1e-4, L1) presumes SAM's own weights and thousands of steps: in a few hundred steps PRIM gets
+# stuck at one score for all points. Logits are still small then, so that the stability score means nothing: it is off.
 _TINY: dict[str, Any] = {
     "split": "70_10_20",
-    "train_slices": "all",
     "backbone": "sam_tiny",
     "weights": RANDOM_WEIGHTS,
-    "unet_width": 8,
-    "unet_size": 128,
+    "batch_size": 4,
+    "clip": 0.1,
+    "iou_loss": "mse",
+    "iou_weight": 10.0,
+    "stability_threshold": 0.0,
+    "unet_width": 16,
+    "unet_size": 64,
 }
 
 PROFILES = {
@@ -56,16 +65,16 @@ PROFILES = {
         cases=4,
         sources=2,
         seeds=(0,),
-        common={**_TINY, "epochs": 1, "unet_width": 4, "unet_size": 64, "learning_rate": 1e-3},
+        common={**_TINY, "epochs": 1, "unet_width": 4, "points_per_side": 3, "learning_rate": 1.5e-3},
         per_method={},
     ),
     "teach": Profile(
         name="teach",
-        cases=8,
+        cases=6,
         sources=None,
         seeds=(0, 1, 2),
-        common={**_TINY, "epochs": 12, "learning_rate": 1e-3},
-        per_method={"unet": {"learning_rate": 2e-3}},
+        common={**_TINY, "epochs": 24, "points_per_side": 5, "learning_rate": 1.5e-3},
+        per_method={},
     ),
     "paper": Profile(
         name="paper",
@@ -73,7 +82,8 @@ PROFILES = {
         sources=None,
         seeds=(0, 1, 2),
         common={"backbone": "vit_h", "precision": "bf16-mixed", "epochs": 50, "learning_rate": 1e-4},
-        per_method={"unet": {"learning_rate": 3e-4, "train_slices": "published"}},
+        per_method={"unet": {"learning_rate": 3e-4}},
+        needs_weights=True,
     ),
 }
 
@@ -114,7 +124,7 @@ def plan_domain_splits(
         Specifications, in the order source, method, seed.
 
     Raises:
-        StudyError: A domain, method or setting does not exist.
+        StudyError: A domain, method or setting does not exist, or the profile needs the encoder's weights and has none.
     """
     task = load_manifest(manifest)
     domains = list(task.domains)
@@ -122,6 +132,12 @@ def plan_domain_splits(
     _all_known("domain", chosen, domains, f"the manifest {manifest}")
     names = list(methods) or list(METHOD_CHOICES)
     _all_known("method", names, list(METHOD_CHOICES), "this experiment")
+    desam = any(METHOD_CHOICES[name]["method"] == "desam" for name in names)
+    if profile.needs_weights and desam and "weights" not in settings:
+        raise StudyError(
+            f"profile {profile.name} needs SAM's own weights: pass weights=PATH of its checkpoint, "
+            f"or weights={RANDOM_WEIGHTS} to see what an untrained encoder gives."
+        )
     return [
         make_spec(
             manifest=Path(manifest),

@@ -18,7 +18,7 @@ _MODES = {"points": "P", "box": "B"}
 _ONLY_FOR = {
     "desam": (
         *("variant", "prompt_mode", "backbone", "weights", "embedding_format"),
-        *("points_per_side", "iou_threshold", "stability_threshold", "min_area"),
+        *("iou_loss", "iou_weight", "points_per_side", "iou_threshold", "stability_threshold", "min_area"),
     ),
     "unet": ("unet_width", "unet_size"),
 }
@@ -41,6 +41,8 @@ class RunSpec(BaseModel):
         backbone: The frozen encoder.
         weights: Its weights: a checkpoint file, or "random" for seeded random ones.
         embedding_format: Number format of the stored embeddings.
+        iou_loss: Distance of a point's predicted IoU from its target (1 in the organ, 0 outside): L1 or squared.
+        iou_weight: Weight of that distance beside the mask loss.
         points_per_side: Points along each side of the prediction grid.
         iou_threshold: Smallest predicted IoU of a point that is kept.
         stability_threshold: Smallest stability score (IoU of the mask at logits +1 and -1) of a mask that is kept.
@@ -68,6 +70,8 @@ class RunSpec(BaseModel):
     backbone: str | None = "sam_tiny"
     weights: str | None = RANDOM_WEIGHTS
     embedding_format: Literal["float16", "bfloat16", "float32"] | None = "float16"
+    iou_loss: Literal["l1", "mse"] | None = "l1"
+    iou_weight: float | None = Field(default=1.0, gt=0)
     points_per_side: int | None = Field(default=9, ge=1)
     iou_threshold: float | None = Field(default=0.5, ge=0, le=1)
     stability_threshold: float | None = Field(default=0.6, ge=0, le=1)
@@ -91,7 +95,7 @@ class RunSpec(BaseModel):
         if method == "prior":
             unused += _TRAINING
         if values.get("variant", "desam") == "pdmm_only" or values.get("prompt_mode", "points") == "box":
-            unused += ("points_per_side", "iou_threshold", "stability_threshold")
+            unused += ("iou_loss", "iou_weight", "points_per_side", "iou_threshold", "stability_threshold")
         return {**values, **dict.fromkeys(unused)}
 
     @model_validator(mode="after")

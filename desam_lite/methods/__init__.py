@@ -12,7 +12,7 @@ __all__ = ["METHODS", "Method", "Predictor"]
 def _desam(spec: RunSpec, n_organs: int, cases: list[CaseSlices]) -> Predictor:
     from desam_lite.backbones import build_model
     from desam_lite.inference import GridSettings
-    from desam_lite.methods.desam import DeSAMMethod
+    from desam_lite.methods.desam import DeSAMMethod, IoULoss
 
     model = build_model(spec, n_organs)
     grid = GridSettings(
@@ -22,7 +22,8 @@ def _desam(spec: RunSpec, n_organs: int, cases: list[CaseSlices]) -> Predictor:
         min_area=spec.min_area or 0,
     )
     assert spec.prompt_mode is not None
-    return DeSAMMethod(model, spec.prompt_mode, grid)
+    judge = IoULoss(spec.iou_loss or "l1", spec.iou_weight or 1.0)
+    return DeSAMMethod(model, spec.prompt_mode, grid, judge)
 
 
 def _unet(spec: RunSpec, n_organs: int, cases: list[CaseSlices]) -> Predictor:
