@@ -12,7 +12,7 @@ import torch
 
 from desam_lite.embeddings import EmbeddingStore
 from desam_lite.errors import StudyError
-from desam_lite.framing import fit_square
+from desam_lite.framing import fit_square, scaled_size
 from desam_lite.model import ImageEmbeddings, Prompts
 from desam_lite.slices import CaseSlices, SliceStore, select_slices
 
@@ -27,6 +27,7 @@ class Batch:
     Attributes:
         cases: The case id of each of the B slices.
         masks: ``(B, K, h, w)`` float, 0 or 1: one map per organ, on the grid of the method's output.
+        sizes: Height and width of each slice on that grid, in pixels; right and below of it is padding.
         images: ``(B, 1, S, S)`` float, standardised per volume; None for methods on embeddings.
         embeddings: The frozen encoder's maps, batch B; None for methods on slices.
         prompts: One prompt per slice; None where the method takes none.
@@ -35,6 +36,7 @@ class Batch:
 
     cases: tuple[str, ...]
     masks: torch.Tensor
+    sizes: tuple[tuple[int, int], ...]
     images: torch.Tensor | None = None
     embeddings: ImageEmbeddings | None = None
     prompts: Prompts | None = None
@@ -76,8 +78,12 @@ def list_slices(store: SliceStore, domain: str, cases: Sequence[str], rule: Slic
     """Return the slices of some cases that a rule selects, in the order of cases and slices.
 
     Raises:
-        StudyError: No slice is left.
+        StudyError: There is no case, or no slice is left.
     """
+    if not cases:
+        raise StudyError(
+            f"domain {domain} has no case left to train or to validate on: it needs two patients or more."
+        )
     refs = [
         SliceRef(domain, case, int(row))
         for case in cases
@@ -85,7 +91,7 @@ def list_slices(store: SliceStore, domain: str, cases: Sequence[str], rule: Slic
     ]
     if not refs:
         raise StudyError(
-            f"no slice of {domain} ({', '.join(cases) or 'no case'}) is selected by the rule '{rule}': "
+            f"no slice of {domain} ({', '.join(cases)}) is selected by the rule '{rule}': "
             "check the labels with 'desam-lite data verify', or train on slices 'all'."
         )
     return refs
@@ -107,13 +113,15 @@ class SliceData(TrainingData):
     """Slices for methods that see pictures: standardised per volume, fitted to a square of ``size`` pixels."""
 
     def __init__(self, store: SliceStore, refs: Sequence[SliceRef], n_organs: int, size: int):
-        self.refs = list(refs)
+        self.refs = _by_case(refs)
         images, masks = [], []
+        self.sizes: list[tuple[int, int]] = []
         for case in _load_cases(store, self.refs):
             rows = [r.row for r in self.refs if (r.domain, r.case) == (case.domain, case.case)]
             picture = torch.from_numpy(standardise(case.images)[rows])[:, None]
             images.append(fit_square(picture, size))
             masks.append(fit_square(organ_maps(case.labels[rows], n_organs), size, nearest=True))
+            self.sizes += [_framed_size(case, size)] * len(rows)
         self.images, self.masks = torch.cat(images), torch.cat(masks)  # (N, 1, S, S), (N, K, S, S)
 
     def __len__(self) -> int:
@@ -121,7 +129,8 @@ class SliceData(TrainingData):
 
     def batch(self, rows: npt.NDArray[np.int64]) -> Batch:
         """Return the slices at these positions, with ``images`` and ``masks``."""
-        return Batch(tuple(self.refs[r].case for r in rows), self.masks[rows], images=self.images[rows])
+        cases, sizes = tuple(self.refs[r].case for r in rows), tuple(self.sizes[r] for r in rows)
+        return Batch(cases, self.masks[rows], sizes, images=self.images[rows])
 
 
 class EmbeddingData(TrainingData):
@@ -151,12 +160,14 @@ class EmbeddingData(TrainingData):
         device: torch.device,
         placement: Placement = "auto",
     ):
-        self.store, self.refs = store, list(refs)
+        self.store, self.refs = store, _by_case(refs)
         masks = []
+        self.sizes: list[tuple[int, int]] = []
         for case in _load_cases(store.slices, self.refs):
             rows = [r.row for r in self.refs if (r.domain, r.case) == (case.domain, case.case)]
             framed = fit_square(organ_maps(case.labels[rows], n_organs), square, nearest=True)
             masks.append(torch.nn.functional.interpolate(framed, (size, size), mode="nearest-exact"))
+            self.sizes += [_framed_size(case, size)] * len(rows)
         self.masks = torch.cat(masks)
         self.placement = self._choose(device) if placement == "auto" else placement
         self.held = self._hold(device) if self.placement != "disk" else None
@@ -166,8 +177,8 @@ class EmbeddingData(TrainingData):
 
     def batch(self, rows: npt.NDArray[np.int64]) -> Batch:
         """Return the slices at these positions, with ``embeddings`` and ``masks``."""
-        cases = tuple(self.refs[r].case for r in rows)
-        return Batch(cases, self.masks[rows], embeddings=self._maps(rows))
+        cases, sizes = tuple(self.refs[r].case for r in rows), tuple(self.sizes[r] for r in rows)
+        return Batch(cases, self.masks[rows], sizes, embeddings=self._maps(rows))
 
     def _maps(self, rows: npt.NDArray[np.int64]) -> ImageEmbeddings:
         if self.held is not None:
@@ -191,6 +202,16 @@ class EmbeddingData(TrainingData):
         parts = [self.store.load(*pair, rows) for pair, rows in grouped.items()]
         whole = ImageEmbeddings.stack(parts)
         return whole.to(device=device) if self.placement == "device" else whole
+
+
+def _framed_size(case: CaseSlices, side: int) -> tuple[int, int]:
+    return scaled_size((case.images.shape[1], case.images.shape[2]), side)
+
+
+def _by_case(refs: Sequence[SliceRef]) -> list[SliceRef]:
+    """Put the slices of one case together, in order of the cases' first occurrence: so they are read and held."""
+    place = {pair: number for number, pair in enumerate(dict.fromkeys((r.domain, r.case) for r in refs))}
+    return sorted(refs, key=lambda r: place[r.domain, r.case])
 
 
 def _load_cases(store: SliceStore, refs: Sequence[SliceRef]) -> list[CaseSlices]:

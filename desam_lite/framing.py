@@ -15,7 +15,7 @@ def scaled_size(size: tuple[int, int], side: int) -> tuple[int, int]:
     (512, 1024)
     """
     scale = side / max(size)
-    return int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)
+    return max(int(size[0] * scale + 0.5), 1), max(int(size[1] * scale + 0.5), 1)
 
 
 def fit_square(maps: torch.Tensor, side: int, *, nearest: bool = False) -> torch.Tensor:

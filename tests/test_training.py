@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,9 @@ class Points(TrainingData):
         return len(self.x)
 
     def batch(self, rows: np.ndarray) -> Batch:
-        return Batch(tuple(f"case{r}" for r in rows), self.y[rows], images=self.x[rows])
+        return Batch(
+            tuple(f"case{r}" for r in rows), self.y[rows], ((1, 1),) * len(rows), images=self.x[rows]
+        )
 
 
 class Line(Method):
@@ -46,7 +49,7 @@ class Line(Method):
 
     def prepare(self, batch: Batch, generators: list[np.random.Generator], *, augment: bool) -> Batch:
         noise = torch.tensor([g.normal() for g in generators], dtype=torch.float32)[:, None, None, None]
-        return Batch(batch.cases, batch.masks, images=batch.images + 0.1 * noise * augment)
+        return replace(batch, images=batch.images + 0.1 * noise * augment)
 
     def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
         return (module(batch.images) - batch.masks).square().mean()

@@ -1,7 +1,7 @@
 """DeSAM as a method: one prompt per slice in training, a grid of points or the whole image at prediction."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -17,6 +17,27 @@ from desam_lite.model import DeSAM, ImageEmbeddings, Prompts
 from desam_lite.slices import CaseSlices
 
 PromptMode = Literal["points", "box"]
+
+
+@dataclass(frozen=True)
+class IoULoss:
+    """What the IoU head pays for a wrong judgement.
+
+    The public code takes L1 and has a switch for the square. On a PRIM that starts from random weights L1 gets stuck at a constant:
+    its gradient does not grow with the error.
+
+    Attributes:
+        kind: "l1" or "mse".
+        weight: Its weight beside the mask loss.
+    """
+
+    kind: Literal["l1", "mse"] = "l1"
+    weight: float = 1.0
+
+    def __call__(self, predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the weighted mean over ``(B, K)`` judgements, a scalar."""
+        distance = {"l1": nn.functional.l1_loss, "mse": nn.functional.mse_loss}[self.kind]
+        return self.weight * distance(predicted, target)
 
 
 class _Decoder(nn.Module):
@@ -49,12 +70,14 @@ class DeSAMMethod(Method):
         model: The model; only its decoder is trained.
         mode: Which prompt is used, for training and for prediction.
         grid: The point grid and its thresholds at prediction.
+        judge: The loss of the IoU head; the default is that of the public code.
     """
 
     inputs = "embeddings"
 
-    def __init__(self, model: DeSAM, mode: PromptMode, grid: GridSettings):
+    def __init__(self, model: DeSAM, mode: PromptMode, grid: GridSettings, judge: IoULoss | None = None):
         self.model, self.mode, self.grid = model, mode, grid
+        self.judge = judge or IoULoss()
         self.module = _Decoder(model)
         self.input_size, self.mask_size = model.image_size, 4 * model.embedding_size
 
@@ -64,7 +87,8 @@ class DeSAMMethod(Method):
         if self.mode == "box":
             return replace(batch, prompts=Prompts.whole_image(len(batch.cases)))
         masks = batch.masks.numpy()
-        places = np.stack([draw_point(mask, rng) for mask, rng in zip(masks, generators, strict=True)])
+        inside = [mask[:, :height, :width] for mask, (height, width) in zip(masks, batch.sizes, strict=True)]
+        places = np.stack([draw_point(mask, rng) for mask, rng in zip(inside, generators, strict=True)])
         rows = np.arange(len(masks))[:, None]
         targets = masks[rows, np.arange(masks.shape[1]), places[:, 1:], places[:, :1]]
         xy = torch.from_numpy(places[:, None].astype(np.float32)) * (side / masks.shape[-1])
@@ -72,11 +96,11 @@ class DeSAMMethod(Method):
         return replace(batch, prompts=prompts, iou_targets=torch.from_numpy(targets.astype(np.float32)))
 
     def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
-        """Return the mask loss plus, for points, the L1 distance of the predicted IoU from its target."""
+        """Return the mask loss plus, for points, the distance of the predicted IoU from its target."""
         logits, iou = self._forward(module, batch)
         loss = mask_loss(logits, batch.masks)
         if iou is not None and batch.iou_targets is not None:
-            loss = loss + nn.functional.l1_loss(iou, batch.iou_targets)
+            loss = loss + self.judge(iou, batch.iou_targets)
         return loss
 
     def validation_loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
@@ -110,7 +134,7 @@ def draw_point(masks: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.
     """Draw the training point of one slice: in an organ or in the background with equal chance.
 
     Args:
-        masks: ``(K, h, w)``, 0 or 1.
+        masks: ``(K, h, w)``, 0 or 1, without padding: prediction puts no point there either.
         rng: The slice's random stream.
 
     Returns:
