@@ -1,5 +1,6 @@
 """``desam-lite run``, ``execute`` and ``check-book``: one run, one notebook, and whether the book's pages are right."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from desam_lite.errors import StudyError
 if TYPE_CHECKING:
     import pandas as pd
 
+_POWER_OF_TEN = re.compile(r"[-+]?\d+[eE][-+]?\d+")
 WorkspaceOption = Annotated[Path, typer.Option(help="Folder for results and caches.")]
 SettingOption = Annotated[
     list[str] | None,
@@ -39,15 +41,16 @@ def run(
 
     Example: desam-lite run phantom_prostate --data data/phantom_prostate --source A --method unet --set epochs=5
     """
-    from desam_lite.manifest import find_manifest
+    from desam_lite.manifest import find_manifest, load_manifest
     from desam_lite.profiles import get_profile, plan_domain_splits
     from desam_lite.runs import execute_run
 
     if accelerator not in ("auto", "cpu", "gpu"):
         raise StudyError(f"there is no accelerator '{accelerator}': use auto, cpu or gpu.")
     path = find_manifest(manifest)
-    root = data if data is not None else Path("data") / path.stem
+    root = data if data is not None else Path("data") / load_manifest(path).name
     chosen = parse_assignments(settings or [], "--set")
+    _refuse_named_elsewhere(chosen)
     specs = plan_domain_splits(
         get_profile(profile), path, root, sources=[source], methods=[method], seeds=[seed], **chosen
     )
@@ -55,6 +58,23 @@ def run(
     if done.finished:  # of several processes only the first has the results
         typer.echo(f"{done.spec.label} trained on {source}, seed {seed}: {done.directory}")
         typer.echo(_dice_table(done.metrics()).to_string(float_format="{:.3f}".format))
+
+
+def _refuse_named_elsewhere(settings: dict[str, Any]) -> None:
+    """Refuse settings that are no fields of a specification, or that have an argument or option of their own."""
+    from desam_lite.spec import RunSpec
+
+    own = {
+        "manifest": "MANIFEST",
+        "data_root": "--data",
+        **{n: f"--{n}" for n in ("source", "method", "seed")},
+    }
+    free = [name for name in RunSpec.model_fields if name not in own]
+    for name in settings:
+        if name in own:
+            raise StudyError(f"--set {name}: this is given by {own[name]}.")
+        if name not in free:
+            raise StudyError(f"--set {name}: there is no such setting; choose from {', '.join(free)}.")
 
 
 def _dice_table(metrics: "pd.DataFrame") -> "pd.DataFrame":
@@ -92,9 +112,13 @@ def check_book(
     """
     from desam_lite.execution import check_executed
 
-    faults = check_executed(executed, sorted(notebooks.glob("*.ipynb")))
+    sources = sorted(notebooks.glob("*.ipynb"))
+    if not sources:
+        raise StudyError(f"there is no notebook in {notebooks}: name their folder with --notebooks.")
+    faults = check_executed(executed, sources)
     if faults:
         raise StudyError("\n".join([f"{len(faults)} page(s) are not fit for the book:", *faults]))
+    typer.echo(f"{len(sources)} page(s) in {executed} are fit for the book")
 
 
 def parse_assignments(pairs: list[str], option: str) -> dict[str, Any]:
@@ -109,7 +133,10 @@ def parse_assignments(pairs: list[str], option: str) -> dict[str, Any]:
         if not equals or not name:
             raise StudyError(f"{option} {pair}: write name=value.")
         try:
-            values[name] = yaml.safe_load(text) if text else ""
+            # YAML takes 1e-4 for text, unlike everybody who writes it.
+            values[name] = (
+                float(text) if _POWER_OF_TEN.fullmatch(text) else yaml.safe_load(text) if text else ""
+            )
         except yaml.YAMLError as error:
             raise StudyError(f"{option} {pair}: the value is not plain YAML; put text in quotes.") from error
     return values

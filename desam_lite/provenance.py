@@ -20,7 +20,9 @@ def code_version() -> dict[str, Any]:
         "dirty": None,
     }
     folder = Path(__file__).resolve().parent
-    commit = _git(folder, "rev-parse", "HEAD")
+    # Installed into an environment below somebody's repository, the package is no part of that: its commit says nothing.
+    tracked = _git(folder, "ls-files", "--error-unmatch", Path(__file__).name) is not None
+    commit = _git(folder, "rev-parse", "HEAD") if tracked else None
     if commit is not None:
         changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
         version.update(commit=commit, dirty=bool(changed))

@@ -1,5 +1,7 @@
 """Fixtures shared by all test files."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,29 @@ ROOT = Path(__file__).resolve().parents[1]
 def one_thread() -> None:
     """Single-threaded torch: small tensors are faster so, and results do not depend on the machine's cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Call the command as a shell would; gives (status, standard output, standard error)."""
+    from desam_lite import cli
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["desam-lite", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, err = capfd.readouterr()
+        code = stopped.value.code
+        return (code if isinstance(code, int) else int(code is not None)), out, err
+
+    return call
+
+
+def complaint(err: str) -> str:
+    """The last line of standard error, without the progress bars before it."""
+    return err.replace("\r", "\n").strip().splitlines()[-1]
 
 
 @pytest.fixture(scope="session")

@@ -5,31 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import complaint
 from small_task import image_data, save, write_task
 
-from desam_lite import cli
-
 DATA_COMMANDS = ["make", "import", "verify", "index", "show"]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> object:
-    """Call the command as a shell would; gives (status, standard output, standard error)."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["desam-lite", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capfd.readouterr()
-        code = stopped.value.code
-        return (code if isinstance(code, int) else int(code is not None)), out, err
-
-    return call
-
-
-def complaint(err: str) -> str:
-    """The last line of standard error, without the progress bars before it."""
-    return err.replace("\r", "\n").strip().splitlines()[-1]
 
 
 def test_sound_task_passes(run, tmp_path: Path) -> None:

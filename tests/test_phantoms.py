@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from desam_lite import cli
 from desam_lite.errors import StudyError
 from desam_lite.phantoms import PROSTATE_SITES, Site, make_case, make_task, making, mix
 from desam_lite.phantoms.making import Case
@@ -121,18 +119,9 @@ def test_no_two_sites_share_a_patient(made: Path) -> None:
     assert len({json.dumps(record(made, domain)["patient"]["seed"]) for domain in PROSTATE_SITES}) == 6
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> object:
-    monkeypatch.setattr(sys, "argv", ["desam-lite", *map(str, words)])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    return stopped.value.code
-
-
-def test_verify_finds_what_make_made_sound(
-    made: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert not call(monkeypatch, "data", "verify", "phantom_prostate", "--data", made)
-    assert "6 cases in 6 domains, no fault" in capfd.readouterr().out
+def test_verify_finds_what_make_made_sound(run, made: Path) -> None:
+    code, out, _ = run("data", "verify", "phantom_prostate", "--data", made)
+    assert code == 0 and "6 cases in 6 domains, no fault" in out
 
 
 FILES = ["Case00.json", "Case00.nii.gz", "Case00_segmentation.nii.gz"]
@@ -142,12 +131,10 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_the_command_makes_the_same_bytes_for_the_same_seed(
-    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_makes_the_same_bytes_for_the_same_seed(run, made: Path, tmp_path: Path) -> None:
     words = ["data", "make", "phantom_prostate", "--out", tmp_path, "--cases", 2, "--domain", "D"]
-    assert not call(monkeypatch, *words)
-    assert "2 cases per domain, seed 0" in capfd.readouterr().out
+    code, out, _ = run(*words)
+    assert code == 0 and "2 cases per domain, seed 0" in out
     found = contents(tmp_path / "D")
     assert sorted(found) == sorted([*FILES, *(name.replace("00", "01") for name in FILES)])
     for name in FILES:
@@ -253,16 +240,9 @@ def test_another_version_of_the_phantoms_is_made_anew(
         (["phantom_prostate", "--domain", "G"], "no domain 'G': choose from A, B, C, D, E, F"),
     ],
 )
-def test_wrong_names_are_one_sentence(
-    words: list[str],
-    sentence: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    assert call(monkeypatch, "data", "make", *words, "--out", tmp_path / "out") == 1
-    err = capfd.readouterr().err
-    assert sentence in err
+def test_wrong_names_are_one_sentence(run, words: list[str], sentence: str, tmp_path: Path) -> None:
+    code, out, err = run("data", "make", *words, "--out", tmp_path / "out")
+    assert code == 1 and out == "" and sentence in err
     assert len(err.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
