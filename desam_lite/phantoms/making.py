@@ -19,14 +19,12 @@ from desam_lite.phantoms.sites import PROSTATE_SITES, Site
 from desam_lite.progress import track
 from desam_lite.volumes import write_mask, write_volume
 
-PHANTOM_VERSION = 2
+PHANTOM_VERSION = 3
 TASKS: dict[str, dict[str, Site]] = {"phantom_prostate": PROSTATE_SITES}
 MATRIX = 128
 """Pixels along each side of a slice."""
 _FINER = 2  # anatomy is painted this much finer than the picture, so that edges are soft
-_OFF_CENTRE = np.array(
-    [7.0, 8.0, 4.0]
-)  # how far technicians put the middle of a scan off the gland: x, y, z in mm
+_OFF_CENTRE = np.array([2.0, 5.0, 4.0])  # how far a scan is put off the gland: x, y, z in mm
 _GREY_TOP = 1500.0
 
 

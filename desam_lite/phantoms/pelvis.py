@@ -56,7 +56,7 @@ class Patient:
 
 def draw_patient(rng: np.random.Generator, *, balloon: bool) -> Patient:
     """Draw a patient; with a balloon the gland is flattened from behind and pushed to the front."""
-    size = rng.uniform(0.72, 1.38)
+    size = rng.uniform(0.8, 1.3)
     flat = rng.uniform(0.72, 0.86) if balloon else 1.0
     gland = (
         24 * size * rng.uniform(0.9, 1.12) / np.sqrt(flat),
@@ -66,12 +66,12 @@ def draw_patient(rng: np.random.Generator, *, balloon: bool) -> Patient:
     forward = rng.uniform(4, 12) if balloon else 0.0
     return Patient(
         gland=gland,
-        place=(rng.normal(0, 5), rng.normal(0, 7) - forward, rng.normal(0, 4)),
+        place=(rng.normal(0, 3), rng.normal(0, 6) - forward, rng.normal(0, 4)),
         turn=rng.normal(0, 0.12),
         zone=rng.uniform(0.5, 0.8) * min(1.0, 0.85 + 0.15 * size),
         nodules=int(rng.integers(1, 9)),
         rectum=rng.uniform(9, 19),
-        rectum_side=rng.normal(0, 5),
+        rectum_side=rng.normal(0, 4),
         content=str(rng.choice(["gas", "stool", "gel"], p=[0.45, 0.4, 0.15])),
         balloon=rng.uniform(18, 25) if balloon else 0.0,
         bladder=rng.uniform(0.1, 1.0),
