@@ -1,5 +1,6 @@
 """What one run is: every choice that changes its numbers, and nothing else."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -78,7 +79,7 @@ class RunSpec(BaseModel):
     min_area: int | None = Field(default=1000, ge=0)
     unet_width: int | None = Field(default=32, ge=1)
     unet_size: int | None = Field(default=256, ge=16)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     split: Literal["published_90_10", "70_10_20"] = "published_90_10"
     train_slices: Literal["all", "foreground", "published"] | None = "published"
     epochs: int | None = Field(default=50, ge=1)
@@ -90,20 +91,14 @@ class RunSpec(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _drop_unused(cls, values: dict[str, Any]) -> dict[str, Any]:
-        method = values.get("method")
-        unused = [name for owner, names in _ONLY_FOR.items() if owner != method for name in names]
-        if method == "prior":
-            unused += _TRAINING
-        if values.get("variant", "desam") == "pdmm_only" or values.get("prompt_mode", "points") == "box":
-            unused += ("iou_loss", "iou_weight", "points_per_side", "iou_threshold", "stability_threshold")
-        return {**values, **dict.fromkeys(unused)}
+        return {**values, **dict.fromkeys(_unused(values))}
 
     @model_validator(mode="after")
-    def _needs_prompt(self) -> Self:
-        if self.method == "desam" and (
-            self.prompt_mode is None or self.variant is None or self.backbone is None
-        ):
-            raise ValueError("method 'desam' needs a variant, a prompt_mode and a backbone")
+    def _has_what_it_needs(self) -> Self:
+        values = dict(self)
+        missing = [name for name, value in values.items() if value is None and name not in _unused(values)]
+        if missing:
+            raise ValueError(f"method '{self.method}' needs a value for {', '.join(missing)}")
         return self
 
     @property
@@ -119,6 +114,17 @@ class RunSpec(BaseModel):
         return self.model_dump(mode="json", exclude={"manifest", "data_root", "weights"})
 
 
+def _unused(values: Mapping[str, Any]) -> list[str]:
+    """Return the settings that a run with these values does not use."""
+    method = values.get("method")
+    unused = [name for owner, names in _ONLY_FOR.items() if owner != method for name in names]
+    if method == "prior":
+        unused += _TRAINING
+    if values.get("variant", "desam") == "pdmm_only" or values.get("prompt_mode", "points") == "box":
+        unused += ("iou_loss", "iou_weight", "points_per_side", "iou_threshold", "stability_threshold")
+    return unused
+
+
 def make_spec(**fields: Any) -> RunSpec:
     """Build a specification.
 
@@ -129,8 +135,9 @@ def make_spec(**fields: Any) -> RunSpec:
         return RunSpec(**fields)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(map(str, first["loc"])) or "specification"
+        name = ".".join(map(str, first["loc"]))
+        what = f"run setting '{name}' = {first.get('input')!r}: " if name else ""
         raise StudyError(
-            f"run setting '{name}' = {first.get('input')!r}: {first['msg']}; "
-            "see 'desam-lite run --help' for the settings and their values."
+            f"{what}{first['msg'].removeprefix('Value error, ')}; "
+            "settings and their values are explained in desam_lite/spec.py."
         ) from error

@@ -1,16 +1,13 @@
-"""What names a run, and which runs an experiment asks for."""
+"""What names a run: every setting its method uses, and no other."""
 
 from pathlib import Path
 
 import pytest
 
 from desam_lite.errors import StudyError
-from desam_lite.profiles import PROFILES, get_profile, plan_domain_splits
 from desam_lite.spec import make_spec
 
 WHERE = {"manifest": Path("m.yaml"), "data_root": Path("d"), "source": "A"}
-ROOT = Path(__file__).resolve().parents[1]
-MANIFEST = ROOT / "data_manifests" / "phantom_prostate.yaml"
 
 
 def test_settings_a_method_does_not_use_do_not_name_its_run() -> None:
@@ -56,42 +53,27 @@ def test_labels_are_the_names_of_tables() -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "named"),
-    [({"epochs": 0}, "epochs"), ({"learning_rte": 1}, "learning_rte"), ({"method": "nnunet"}, "method")],
+    [
+        ({"epochs": 0}, "setting 'epochs' = 0: .* greater than or equal to 1"),
+        ({"learning_rte": 1}, "setting 'learning_rte' = 1: Extra inputs are not permitted"),
+        ({"method": "nnunet"}, "setting 'method' = 'nnunet': .* 'desam', 'unet' or 'prior'"),
+        ({"seed": 2**64}, "setting 'seed'"),
+        ({"epochs": None}, "^method 'unet' needs a value for epochs; .* explained in desam_lite/spec.py"),
+        ({"method": "desam", "prompt_mode": None, "weights": None}, "needs a value for prompt_mode, weights"),
+    ],
 )
 def test_a_wrong_setting_is_named(wrong: dict, named: str) -> None:
     with pytest.raises(StudyError, match=named):
         make_spec(**{**WHERE, "method": "unet", **wrong})
 
 
-def test_an_experiment_is_every_source_method_and_seed() -> None:
-    specs = plan_domain_splits(
-        get_profile("teach"), MANIFEST, "data", methods=["unet", "desam_b"], seeds=[4, 5]
-    )
-    assert len(specs) == 6 * 2 * 2
-    assert {s.label for s in specs} == {"U-Net", "DeSAM-B"}
-    assert {s.seed for s in specs} == {4, 5}
+@pytest.mark.parametrize("unused", [{"epochs": None}, {"epochs": 7}, {"backbone": None}])
+def test_a_setting_that_is_not_used_may_be_anything(unused: dict) -> None:
+    assert make_spec(**WHERE, method="prior", **unused) == make_spec(**WHERE, method="prior")
 
 
-def test_smoke_trains_on_fewer_sources_than_the_task_has() -> None:
-    specs = plan_domain_splits(get_profile("smoke"), MANIFEST, "data")
-    assert len({s.source for s in specs}) == PROFILES["smoke"].sources == 2
-
-
-def test_paper_profile_is_the_published_recipe() -> None:
-    specs = plan_domain_splits(get_profile("paper"), MANIFEST, "data", methods=["desam_p"])
-    spec = specs[0]
-    assert (spec.backbone, spec.epochs, spec.learning_rate) == ("vit_h", 50, 1e-4)
-    assert (spec.split, spec.train_slices) == ("published_90_10", "published")
-
-
-@pytest.mark.parametrize(
-    ("call", "words"),
-    [
-        (lambda: get_profile("huge"), "smoke, teach, paper"),
-        (lambda: plan_domain_splits(get_profile("teach"), MANIFEST, "d", sources=["Z"]), "domain 'Z'"),
-        (lambda: plan_domain_splits(get_profile("teach"), MANIFEST, "d", methods=["sam"]), "method 'sam'"),
-    ],
-)
-def test_unknown_names_are_answered_with_the_known_ones(call, words: str) -> None:
-    with pytest.raises(StudyError, match=words):
-        call()
+def test_prompts_without_points_use_no_setting_of_points() -> None:
+    plain = make_spec(**WHERE, method="desam", prompt_mode="box")
+    assert make_spec(**WHERE, method="desam", prompt_mode="box", points_per_side=3, iou_weight=2.0) == plain
+    alone = make_spec(**WHERE, method="desam", variant="pdmm_only", iou_threshold=0.1)
+    assert alone == make_spec(**WHERE, method="desam", variant="pdmm_only")

@@ -23,8 +23,8 @@ PromptMode = Literal["points", "box"]
 class IoULoss:
     """What the IoU head pays for a wrong judgement.
 
-    The public code takes L1 and has a switch for the square. On a PRIM that starts from random weights L1 gets stuck at a constant:
-    its gradient does not grow with the error.
+    The public code takes L1 and has a switch for the square. On a PRIM that starts from random weights L1 gets stuck at a
+    constant: its gradient does not grow with the error.
 
     Attributes:
         kind: "l1" or "mse".
@@ -41,7 +41,7 @@ class IoULoss:
 
 
 class _Decoder(nn.Module):
-    """DeSAM's trained half as a function of tensors, the form that wrappers for devices and precision expect."""
+    """DeSAM's trained half as a function of tensors: wrappers for devices and mixed precision take nothing else."""
 
     def __init__(self, model: DeSAM):
         super().__init__()
@@ -53,9 +53,16 @@ class _Decoder(nn.Module):
         level1: torch.Tensor,
         level2: torch.Tensor,
         neck: torch.Tensor,
-        prompts: Prompts,
+        xy: torch.Tensor | None,
+        labels: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return mask logits ``(B, K, 4h, 4w)`` and predicted IoU ``(B, K)`` (None without a head)."""
+        """Return mask logits ``(B, K, 4h, 4w)`` and predicted IoU ``(B, K)`` (None without a head).
+
+        Points and their labels are those of `Prompts`; without them the prompt is the whole image.
+        """
+        prompts = (
+            Prompts.whole_image(len(neck)) if xy is None or labels is None else Prompts.points(xy, labels)
+        )
         out = self.model.decode(ImageEmbeddings((level0, level1, level2), neck), prompts)
         return out.mask_logits, out.iou
 
@@ -109,8 +116,10 @@ class DeSAMMethod(Method):
 
     def _forward(self, module: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
         assert batch.embeddings is not None
+        assert batch.prompts is not None
+        prompts = batch.prompts
         out: tuple[torch.Tensor, torch.Tensor | None] = module(
-            *batch.embeddings.levels, batch.embeddings.neck, batch.prompts
+            *batch.embeddings.levels, batch.embeddings.neck, prompts.xy, prompts.labels
         )
         return out
 
