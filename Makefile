@@ -5,6 +5,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 HTML    := _build/html
 READY   := $(VENV)/.ready
+STUDY   := -p profile=$(PROFILE) $(if $(MANIFEST),-p manifest=$(MANIFEST)) $(if $(DATA),-p data_root=$(DATA)) $(if $(WEIGHTS),-p weights=$(WEIGHTS))
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -42,7 +43,7 @@ smoke: $(READY)  ## run every notebook at the smallest size, without building th
 
 book: $(READY)   ## run the notebooks (PROFILE=smoke|teach|paper) and build _build/html/index.html
 	for notebook in $(NOTEBOOKS); do \
-	  $(BIN)/desam-lite execute $$notebook --out book/executed/$$(basename $$notebook) -p profile=$(PROFILE) || exit 1; \
+	  $(BIN)/desam-lite execute $$notebook --out book/executed/$$(basename $$notebook) $(STUDY) || exit 1; \
 	done
 	$(BIN)/desam-lite check-book
 	$(BIN)/jupyter-book build . --path-output . -W -n --keep-going --quiet

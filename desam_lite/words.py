@@ -20,6 +20,11 @@ _HEADINGS = {
     "p_holm": "p (Holm)",
 }
 
+_PUBLISHED = (
+    *("split", "train_slices", "epochs", "batch_size", "learning_rate", "clip", "iou_loss", "iou_weight"),
+    *("points_per_side", "iou_threshold", "stability_threshold", "min_area"),
+)
+
 if TYPE_CHECKING:
     from desam_lite.runs import Run
     from desam_lite.spec import RunSpec
@@ -111,6 +116,25 @@ def say_caveats(task: "Task", specs: "Sequence[RunSpec]") -> str:
     if reasons:
         return f"**Not comparable with the paper.** On this page {', and '.join(reasons)}."
     return "These numbers may be set beside the paper's only where data, protocol and averaging are the same."
+
+
+def say_settings(specs: "Sequence[RunSpec]") -> str:
+    """Return in which settings DeSAM departs from the public code, whose settings are the defaults of `RunSpec`."""
+    from desam_lite.spec import RunSpec
+
+    chosen: dict[str, list[Any]] = {}
+    for spec in specs:
+        for name in _PUBLISHED if spec.method == "desam" else ():
+            value = getattr(spec, name)
+            if value is not None and value != RunSpec.model_fields[name].default:
+                chosen.setdefault(name, []).append(value)
+    if not chosen:
+        return "DeSAM is trained and run with the settings of the public code."
+    told = ", ".join(
+        f"`{name}` {' or '.join(dict.fromkeys(map(str, values)))} instead of {RunSpec.model_fields[name].default}"
+        for name, values in chosen.items()
+    )
+    return f"DeSAM departs from the settings of the public code in {told}."
 
 
 class Table:

@@ -10,6 +10,7 @@ import pytest
 from desam_lite import words
 from desam_lite.manifest import Manifest
 from desam_lite.results import summarise
+from desam_lite.spec import make_spec
 
 
 def run(label: str = "U-Net", *, finished: bool = True, **changed: Any) -> Any:
@@ -164,3 +165,19 @@ def test_provenance_names_code_data_weights_device_and_date() -> None:
 def test_long_texts_are_not_cut() -> None:
     table = words.provenance(task(citation="x" * 300), [], profile="teach")
     assert "x" * 300 in table._repr_html_()
+
+
+def test_departures_from_the_public_code_are_all_named() -> None:
+    place = {"manifest": "m.yaml", "data_root": ".", "source": "A", "method": "desam"}
+    plain = make_spec(**place)
+    assert "with the settings of the public code" in words.say_settings([plain, make_spec(**place, seed=3)])
+    changed = [make_spec(**place, epochs=7, iou_loss="mse"), make_spec(**place, epochs=9, prompt_mode="box")]
+    said = words.say_settings(changed)
+    assert "`epochs` 7 or 9 instead of 50" in said
+    assert "`iou_loss` mse instead of l1" in said
+    assert said.count("instead of") == 2
+
+
+def test_settings_of_other_methods_are_no_departures() -> None:
+    unet = make_spec(manifest="m.yaml", data_root=".", source="A", method="unet", epochs=3)
+    assert "instead" not in words.say_settings([unet])
