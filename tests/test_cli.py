@@ -113,6 +113,19 @@ def test_info_tells_versions_device_and_manifests(run) -> None:
     assert "data_manifests/phantom_prostate.yaml" in out
 
 
+def test_info_tells_gpus_and_libraries_that_are_not_there(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from desam_lite import cli
+
+    monkeypatch.setattr(cli, "_LIBRARIES", ("torch", "no-such-library"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"GPU {number}")
+    code, out, _ = run("info")
+    assert code == 0 and "no-such-library (not installed)" in out and "device:    cuda: GPU 0, GPU 1" in out
+
+
 def test_make_hands_its_options_to_the_phantoms(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from desam_lite import phantoms
 
@@ -147,3 +160,18 @@ def test_help_answers_at_once_without_the_heavy_libraries() -> None:
     assert (
         time.perf_counter() - begin < 20
     )  # a guard against hangs; the list of modules is what keeps it quick
+
+
+def test_data_commands_need_no_torch_and_finished_runs_no_training_libraries(tmp_path: Path) -> None:
+    manifest, root = write_task(tmp_path)
+    program = (
+        "import sys\nfrom desam_lite import cli\n"
+        f"sys.argv = ['desam-lite', 'data', 'verify', {str(manifest)!r}, '--data', {str(root)!r}]\n"
+        "try:\n    cli.main()\nexcept SystemExit as done:\n    assert not done.code\n"
+        "print({'torch', 'monai', 'lightning_fabric', 'matplotlib'} & set(sys.modules))\n"
+        "import desam_lite.runs\n"
+        "print({'monai', 'lightning_fabric', 'matplotlib'} & set(sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1:] == ["set()", "set()"]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from desam_lite.framing import fit_square, scaled_size, unfit_square
 
-sides = st.integers(3, 400)
+sides = st.integers(10, 400)
 
 
 @given(height=sides, width=sides, side=st.sampled_from([64, 128, 1024]))
