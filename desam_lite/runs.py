@@ -161,7 +161,7 @@ def execute_run(
     run.directory.mkdir(parents=True, exist_ok=True)
     if (
         not fabric.is_global_zero
-    ):  # a second process of the same run: it helps to train, the first does the rest
+    ):  # one of several processes of this run: it helps to train, the first does the rest
         _learn(run, task, _split(spec, task), _embeddings(run, task, workspace, fabric, False), fabric, False)
         return run
     with _alone(run.directory):
