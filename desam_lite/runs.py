@@ -159,9 +159,7 @@ def execute_run(
         return run
     fabric = make_fabric(accelerator, devices, spec.precision)
     run.directory.mkdir(parents=True, exist_ok=True)
-    if (
-        not fabric.is_global_zero
-    ):  # one of several processes of this run: it helps to train, the first does the rest
+    if not fabric.is_global_zero:  # it helps to train; the first process does the rest
         _learn(run, task, _split(spec, task), _embeddings(run, task, workspace, fabric, False), fabric, False)
         return run
     with _alone(run.directory):
