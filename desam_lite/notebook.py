@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from PIL import Image
 
 from desam_lite.errors import StudyError
 from desam_lite.manifest import load_manifest
@@ -62,13 +63,19 @@ class Picture:
         self.alt = alt
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        buffer = io.BytesIO()
-        self.figure.savefig(
-            buffer, format="png", dpi="figure", metadata={"Software": None}, pil_kwargs={"optimize": True}
-        )
         width = round(self.figure.get_figwidth() * 100)
-        data = {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": self.alt}
+        data = {"image/png": base64.b64encode(_png(self.figure)).decode(), "text/plain": self.alt}
         return data, {"image/png": {"alt": self.alt, "width": width}}
+
+
+def _png(figure: "Figure") -> bytes:
+    """Draw a figure in its 256 most used colours: half the bytes, and grey levels stay within a step or two of 255."""
+    drawn, packed = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi="figure")
+    with Image.open(drawn) as image:
+        few = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    few.save(packed, "png", optimize=True)
+    return packed.getvalue()
 
 
 def open_study(manifest: Path | str, data_root: str, workspace: Path | str, profile: "Profile") -> "Task":

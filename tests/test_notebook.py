@@ -1,6 +1,7 @@
 """What notebooks share: where they work, which data they open, which slices they show."""
 
 import base64
+import io
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from desam_lite import notebook
 from desam_lite.errors import StudyError
@@ -88,6 +90,25 @@ def test_a_picture_carries_its_words() -> None:
     assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
     assert data["text/plain"] == "two dots"
     assert metadata == {"image/png": {"alt": "two dots", "width": 580}}
+
+
+def test_packing_a_picture_leaves_grey_levels_and_colours_alone() -> None:
+    figure = Figure((4, 4), dpi=100)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(np.tile(np.arange(256), (256, 1)), cmap="gray", aspect="auto")
+    axes.plot([10, 200], [20, 220], color="#e69f00", linewidth=3)
+    plain = io.BytesIO()
+    figure.savefig(plain, format="png", dpi="figure")
+    packed = io.BytesIO(
+        base64.b64decode(notebook.Picture(figure, "ramp")._repr_mimebundle_()[0]["image/png"])
+    )
+    before, after = (np.asarray(Image.open(file).convert("RGB")).astype(int) for file in (plain, packed))
+    difference = np.abs(before - after).max(axis=-1)
+    grey = np.ptp(before, axis=-1) == 0
+    line = (before == (0xE6, 0x9F, 0x00)).all(axis=-1)
+    assert len(packed.getvalue()) < 0.7 * len(plain.getvalue())
+    assert np.percentile(difference[grey], 99) <= 4
+    assert difference[line].max() <= 8
 
 
 def test_missing_scans_are_answered_with_how_to_get_them(manifest: Path, tmp_path: Path) -> None:
