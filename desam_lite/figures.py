@@ -185,7 +185,7 @@ def _marker(label: str, filled: bool) -> Line2D:
 
 
 def training_curves(history: pd.DataFrame) -> Figure:
-    """Draw the losses of every run, one panel per method: thin lines are runs, thick ones their median.
+    """Draw the losses of every run, one panel per method with a scale of its own: thin lines are runs, thick ones their median.
 
     Args:
         history: Rows of `Run.history` of all runs: label, source, seed, epoch, train_loss, val_loss.
@@ -200,7 +200,7 @@ def training_curves(history: pd.DataFrame) -> Figure:
     rows = math.ceil(len(labels) / columns)
     with styled():
         figure = Figure((WIDTH, 2.1 * rows + 0.45), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        axes = figure.subplots(rows, columns, squeeze=False, sharex=True)
         for ax in axes.flat[len(labels) :]:
             ax.set_axis_off()
         for ax, label in zip(axes.flat, labels, strict=False):
@@ -208,9 +208,10 @@ def training_curves(history: pd.DataFrame) -> Figure:
             ax.set_title(label, color=method_color(label), fontweight="bold")
             ax.set_xlabel("epoch")
             ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
+            ax.set_ylim(bottom=0)
             ax.set_xlim(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5)
         for ax in axes[:, 0]:
-            ax.set_ylabel("mask loss")
+            ax.set_ylabel("loss")
         lines = [("training", "solid"), ("validation (source)", (0, (4, 2)))]
         legend(figure, [Line2D([], [], color="#444444", lw=2, ls=line, label=name) for name, line in lines])
     return figure
