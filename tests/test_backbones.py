@@ -72,7 +72,7 @@ def test_random_weights_are_named_by_the_sizes_of_their_backbone() -> None:
         ("x.pth#sha256=1", "64 hexadecimal"),
     ],
 )
-def test_weights_that_are_not_there_are_named(weights: str | None, fault: str) -> None:
+def test_weights_that_are_not_there_are_named(weights: str, fault: str) -> None:
     with pytest.raises(StudyError, match=fault):
         weights_hash(spec_for(weights=weights))
 
