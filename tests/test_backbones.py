@@ -68,7 +68,6 @@ def test_random_weights_are_named_by_the_sizes_of_their_backbone() -> None:
     ("weights", "fault"),
     [
         ("gone.pth", "'gone.pth' does not exist"),
-        (None, "does not exist"),
         ("x.pth#sha256=1", "64 hexadecimal"),
     ],
 )
