@@ -308,7 +308,7 @@ def write_volume(path: Path | str, data: Array, affine: npt.NDArray[np.float64])
 
     Args:
         path: Ends in ``.nii`` or ``.nii.gz``.
-        data: Three axes, as stored.
+        data: Three axes, as stored; a fourth may hold one volume per organ.
         affine: ``(4, 4)``, voxel indices -> mm, RAS+.
     """
     image = _nifti.Nifti1Image(data, affine)

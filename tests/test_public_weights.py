@@ -3,6 +3,7 @@
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -47,7 +48,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.owner = owner
         super().__init__(*args)  # type: ignore[arg-type]
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         owner, asked = self.owner, self.headers.get("Range")
         owner.asked.append(asked)
         if self.path != f"/mirror/{NAME}":
@@ -64,7 +65,8 @@ class _Handler(BaseHTTPRequestHandler):
         if owner.tells_length:
             self.send_header("Content-Length", str(size - start))
         self.end_headers()
-        self.wfile.write(owner.content[start : start + owner.stop_after])
+        with suppress(OSError):  # the other side may have seen enough
+            self.wfile.write(owner.content[start : start + owner.stop_after])
 
     def log_message(self, *args: object) -> None:
         """Keep the test's output clean."""
@@ -122,7 +124,7 @@ def test_a_download_that_broke_off_goes_on_where_it_stopped(
 ) -> None:
     server.stop_after, server.tells_length = 1_300_000, tells_length
     for _ in range(2):
-        with pytest.raises(StudyError, match="broke off .*the same command goes on where it stopped"):
+        with pytest.raises(StudyError, match=r"broke off .*the same command goes on where it stopped"):
             fetch(tmp_path, server.url)
         assert visible(tmp_path) == []
     assert fetch(tmp_path, server.url).read_bytes() == CONTENT
