@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from saved_model import Bright, bright_model, lopsided, save_model, save_scan, spec_of
-from small_model import use_micro
+from small_model import sam_tensors, use_micro
 
 from desam_lite.cards import ModelCard
 from desam_lite.errors import StudyError
@@ -28,13 +28,21 @@ def _micro() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", params=["prior", "unet", "points", "box"])
+def save_sam(path: Path) -> Path:
+    torch.save(sam_tensors(), path)
+    return path
+
+
+@pytest.fixture(scope="module", params=["prior", "unet", "points", "box", "box on SAM"])
 def finished(
     request: pytest.FixtureRequest, tiny_task: Place, tmp_path_factory: pytest.TempPathFactory
 ) -> Run:
-    fields = {} if request.param == "prior" else {"epochs": 2, "learning_rate": 3e-3, "train_slices": "all"}
-    spec = spec_of(request.param, tiny_task, split="70_10_20", **fields)
-    return execute_run(spec, tmp_path_factory.mktemp("ws"), accelerator="cpu", progress=False)
+    name, _, sam = str(request.param).partition(" on ")
+    fields = {} if name == "prior" else {"epochs": 2, "learning_rate": 3e-3, "train_slices": "all"}
+    workspace = tmp_path_factory.mktemp("ws")
+    weights = {"weights": str(save_sam(workspace / "sam.pth"))} if sam else {}
+    spec = spec_of(name, tiny_task, split="70_10_20", **fields, **weights)
+    return execute_run(spec, workspace, accelerator="cpu", progress=False)
 
 
 def test_a_case_of_the_study_gets_the_mask_that_the_run_stored(finished: Run, tiny_task: Place) -> None:
@@ -53,6 +61,19 @@ def test_only_the_two_files_of_the_model_are_needed(finished: Run, tiny_task: Pl
         (tmp_path / name).write_bytes((finished.directory / name).read_bytes())
     found = predict_scan(load_predictor(tmp_path), tiny_task[1] / "B" / "B1.nii.gz", progress=False)
     np.testing.assert_array_equal(found.labels, finished.prediction("B", "B1"))
+
+
+def test_frozen_weights_may_have_moved_beside_the_model(tiny_task: Place, tmp_path: Path) -> None:
+    sam = save_sam(tmp_path / "sam.pth")
+    folder = save_model(tmp_path / "run", "box", tiny_task, weights=str(sam))
+    scan = tiny_task[1] / "B" / "B0.nii.gz"
+    before = predict_scan(load_predictor(folder), scan, probability=True, progress=False).probability
+    sam.rename(folder / "sam.pth")
+    after = predict_scan(load_predictor(folder), scan, probability=True, progress=False).probability
+    np.testing.assert_array_equal(after, before)
+    (folder / "sam.pth").unlink()
+    with pytest.raises(StudyError, match="put that file there, or beside it"):
+        load_predictor(folder)
 
 
 def test_a_model_tells_probabilities_and_its_own_judgement(finished: Run, tiny_task: Place) -> None:

@@ -49,6 +49,15 @@ def test_a_prior_is_the_mean_of_its_cases_cut_where_it_scores_best() -> None:
     np.testing.assert_array_equal(found, cases[1])
 
 
+def test_a_prior_draws_what_fewer_than_half_of_its_cases_have_where_that_scores_best() -> None:
+    shape = (24, 64, 64)
+    large, small = blob(shape, 0.3), blob(shape, 0.05)
+    corners = [ndimage.shift(small, (0, dy, dx), order=0) for dy, dx in ((-26, -26), (-26, 26), (26, 26))]
+    found = drawn_by(Prior.fit([a_case(labels) for labels in (large, large, *corners)], 1), shape)
+    everything = np.maximum.reduce([large, *corners])  # every voxel scores something in one of the five
+    np.testing.assert_array_equal(found, everything)
+
+
 def test_a_prior_knows_organs_apart_and_looks_at_no_picture(tmp_path: Path) -> None:
     both = np.maximum(
         blob((24, 64, 64), 0.2), 2 * ndimage.shift(blob((24, 64, 64), 0.1), (0, 24, 0), order=0)

@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -27,6 +28,7 @@ class Server:
         content: What it gives as the file.
         stop_after: Bytes of an answer's body after which it hangs up.
         ranges: Whether it can begin elsewhere than at the first byte.
+        delay: Seconds before it answers.
         tells_length: Whether it says how much it will send.
         asked: The header "Range" of every request.
     """
@@ -34,6 +36,7 @@ class Server:
     def __init__(self) -> None:
         self.content, self.stop_after, self.ranges, self.tells_length = CONTENT, len(CONTENT), True, True
         self.asked: list[str | None] = []
+        self.delay = 0.0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
         self.url = f"http://127.0.0.1:{self._server.server_port}/mirror"
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
@@ -51,6 +54,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         owner, asked = self.owner, self.headers.get("Range")
         owner.asked.append(asked)
+        time.sleep(owner.delay)
         if self.path != f"/mirror/{NAME}":
             self.send_error(404)
             return
@@ -229,6 +233,7 @@ def test_a_backbone_without_public_weights_is_refused_with_those_that_have_some(
 
 
 def test_two_processes_fetch_a_file_once(server: Server, tmp_path: Path) -> None:
+    server.delay = 0.1
     threads = [threading.Thread(target=fetch, args=(tmp_path, server.url)) for _ in range(3)]
     for thread in threads:
         thread.start()
