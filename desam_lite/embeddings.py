@@ -5,10 +5,12 @@ is the hash of what it was made from (the prepared slices, the backbone and its 
 file is either right or not there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
@@ -29,6 +31,11 @@ _FORMATS: dict[str, torch.dtype] = {
     "float32": torch.float32,
 }
 _MAPS = ("level0", "level1", "level2", "neck")
+AT_ONCE = 8
+"""Slices encoded, and read back, at once: their maps are what has to fit into memory."""
+
+ReadEmbeddings = Callable[[range], ImageEmbeddings]
+"""What gives the embeddings of some slices of one case: from a store, or computed when asked for."""
 
 
 class EmbeddingStore:
@@ -106,7 +113,9 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def fill_store(store: EmbeddingStore, model: DeSAM, *, batch_size: int = 8, progress: bool = True) -> None:
+def fill_store(
+    store: EmbeddingStore, model: DeSAM, *, batch_size: int = AT_ONCE, progress: bool = True
+) -> None:
     """Compute what is missing in ``store``; whole files are left alone, and a second process waits rather than repeats.
 
     Args:
@@ -124,23 +133,46 @@ def fill_store(store: EmbeddingStore, model: DeSAM, *, batch_size: int = 8, prog
         for domain, case in track(missing, "embedding cases", enabled=progress and bool(missing)):
             images = torch.from_numpy(store.slices.load(domain, case).images)
             tensors = _encode_case(model, images, batch_size, store.dtype)
-            if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
-                raise StudyError(
-                    f"the encoder's features of {domain}/{case} exceed {store.identity['format']}: choose bfloat16 or float32."
-                )
+            _require_finite(tensors.values(), f"{domain}/{case}", store.dtype)
             with atomic_path(store.path(domain, case)) as temporary:
                 save_file(tensors, temporary)
 
 
-@torch.no_grad()
+def encode_on_demand(model: DeSAM, images: npt.NDArray[np.uint8], fmt: Format) -> ReadEmbeddings:
+    """Return what computes the embeddings of a scan's slices when they are asked for; nothing is kept.
+
+    Args:
+        model: Holds the encoder; its device is used, and the maps stay there.
+        images: The prepared slices ``(Z, H, W)``.
+        fmt: Number format that a model was trained on, so that it sees what a store of that format gives.
+    """
+
+    def read(rows: range) -> ImageEmbeddings:
+        maps = _encode(model, torch.from_numpy(images[rows.start : rows.stop]), _FORMATS[fmt])
+        _require_finite((*maps.levels, maps.neck), "this scan", _FORMATS[fmt])
+        return maps
+
+    return read
+
+
 def _encode_case(
     model: DeSAM, images: torch.Tensor, batch_size: int, dtype: torch.dtype
 ) -> dict[str, torch.Tensor]:
     """Encode all slices ``(Z, H, W)`` uint8 of a case; return the four maps on the CPU."""
+    cpu = torch.device("cpu")
+    parts = [_encode(model, chunk, dtype).to(device=cpu) for chunk in torch.split(images, batch_size)]
+    joined = ImageEmbeddings.stack(parts)
+    return {name: m.contiguous() for name, m in zip(_MAPS, (*joined.levels, joined.neck), strict=True)}
+
+
+@torch.no_grad()
+def _encode(model: DeSAM, images: torch.Tensor, dtype: torch.dtype) -> ImageEmbeddings:
+    """Encode slices ``(B, H, W)`` uint8 on the model's device."""
     device = next(model.parameters()).device
-    maps: dict[str, list[torch.Tensor]] = {name: [] for name in _MAPS}
-    for chunk in torch.split(images, batch_size):
-        embedded = model.encode(preprocess(chunk.to(device), model.image_size))
-        for name, tensor in zip(_MAPS, (*embedded.levels, embedded.neck), strict=True):
-            maps[name].append(tensor.to("cpu", dtype))
-    return {name: torch.cat(parts).contiguous() for name, parts in maps.items()}
+    return model.encode(preprocess(images.to(device), model.image_size)).to(dtype=dtype)
+
+
+def _require_finite(maps: Iterable[torch.Tensor], of: str, dtype: torch.dtype) -> None:
+    if not all(torch.isfinite(tensor).all() for tensor in maps):
+        name = str(dtype).removeprefix("torch.")
+        raise StudyError(f"the encoder's features of {of} exceed {name}: choose bfloat16 or float32.")

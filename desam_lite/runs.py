@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from desam_lite import provenance
 from desam_lite.backbones import check_weights, open_embeddings, weights_hash
+from desam_lite.cards import make_card
 from desam_lite.datasets import EmbeddingData, SliceData, TrainingData, list_slices
 from desam_lite.embeddings import EmbeddingStore
 from desam_lite.errors import StudyError
@@ -195,7 +196,7 @@ def _work(run: Run, task: Task, workspace: Path, fabric: "Fabric", progress: boo
     trained = time.perf_counter()
     scores = score_domains(predictor, task, _tested(spec, task, split), embeddings, folder, progress=progress)
     _write_csv(scores, folder / "metrics.csv")
-    predictor.save(folder, _card(record, spec, task))
+    predictor.save(folder, make_card(record, spec, task.manifest))
     took = {"training": (trained - start) / 60, "scoring": (time.perf_counter() - trained) / 60}
     write_json(folder / "run.json", {**record, "minutes": took, "peak_memory": provenance.peak_memory()})
     write_text(folder / "done", f"{datetime.datetime.now(datetime.UTC).isoformat()}\n")
@@ -284,18 +285,6 @@ def _record(run: Run, task: Task, fabric: "Fabric") -> dict[str, Any]:
         "libraries": provenance.library_versions(),
         "device": provenance.device_name(fabric.device),
         "started": datetime.datetime.now(datetime.UTC).isoformat(),
-    }
-
-
-def _card(record: dict[str, Any], spec: RunSpec, task: Task) -> dict[str, Any]:
-    """Return the model card: what the weights are, what they were trained on, and under which terms."""
-    organs = [organ.name for organ in task.manifest.organs]
-    return {
-        "title": f"{spec.label} trained on {spec.source} of {task.manifest.title}",
-        "organs": organs,
-        "preparation": task.manifest.preparation(spec.source),
-        "licence_of_data": task.manifest.licence,
-        "run": record,
     }
 
 

@@ -1,6 +1,7 @@
 """Predicting the test cases of every domain and scoring them, case by case, resumable."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,8 @@ def score_domains(
         path = prediction_path(directory, domain, case)
         prediction = _kept(path, slices)
         if prediction is None:
-            prediction = predictor.predict(slices, embeddings)
+            stored = None if embeddings is None else partial(embeddings.load, domain, case)
+            prediction = np.stack([found.labels for found in predictor.predict(slices.images, stored)])
             write_mask(path, prediction, slices.geometry)
         rows += _rows(slices, prediction, [organ.name for organ in task.manifest.organs])
     return pd.DataFrame(rows)

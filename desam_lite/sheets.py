@@ -1,5 +1,7 @@
-"""Contact sheets: what a task looks like at a glance."""
+"""Contact sheets: what a task, or a prediction, looks like at a glance."""
 
+import math
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from desam_lite.volumes import CaseVolume, load_case
 
 _TILE = 2.2  # inches
 _LEAST_WIDTH = 5.0  # inches; a title needs as much
+_TILES, _COLUMNS = 12, 4  # of the sheet of one scan
 
 
 def contact_sheet(manifest: Manifest, root: Path | str, *, cases: int = 6, progress: bool = True) -> Figure:
@@ -60,12 +63,53 @@ def contact_sheet(manifest: Manifest, root: Path | str, *, cases: int = 6, progr
     figure.suptitle(
         manifest.title + (f" ({left_out} faulty cases left out)" if left_out else ""), fontsize=11
     )
-    _add_legend(figure, manifest)
+    _add_legend(figure, {organ.name: organ.color for organ in manifest.organs})
     return figure
 
 
-def _add_legend(figure: Figure, manifest: Manifest) -> None:
-    handles = [Line2D([], [], color=organ.color, label=organ.name) for organ in manifest.organs]
+def scan_sheet(
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.uint8],
+    organs: Mapping[str, str],
+    spacing: tuple[float, float, float],
+    title: str,
+) -> Figure:
+    """Draw slices of one scan with its organs as contours: up to 12, spread evenly from below the organs to above them.
+
+    Args:
+        images: ``(Z, H, W)`` uint8, grey levels 0..255.
+        labels: ``(Z, H, W)`` uint8: 0 background, 1..K the organs. Where there is none at all, the whole scan is shown.
+        organs: Name -> colour, in the order of the ids.
+        spacing: ``(z, y, x)``, mm.
+        title: Over the sheet.
+
+    Returns:
+        A figure in radiological view (the patient's right on the left).
+    """
+    chosen = _spread(labels)
+    columns = min(_COLUMNS, len(chosen))
+    rows = math.ceil(len(chosen) / columns)
+    size = (max(_TILE * columns, _LEAST_WIDTH), _TILE * rows + 0.9)
+    figure = Figure(figsize=size, facecolor="white", layout="constrained")
+    for tile, z in zip_longest(figure.subplots(rows, columns, squeeze=False).flat, chosen):
+        tile.set_axis_off()
+        if z is not None:
+            _draw_slice(tile, images[z], labels[z], list(organs.values()), spacing[1] / spacing[2], f"z={z}")
+    figure.suptitle(title, fontsize=10, wrap=True)
+    _add_legend(figure, organs)
+    return figure
+
+
+def _spread(labels: npt.NDArray[np.uint8]) -> list[int]:
+    """Return the slices of ``(Z, H, W)`` to be shown: the organs', one more at either end, not more than fit."""
+    found = np.flatnonzero(labels.any(axis=(1, 2)))
+    last = len(labels) - 1
+    low, high = (max(found[0] - 1, 0), min(found[-1] + 1, last)) if len(found) else (0, last)
+    return [int(z) for z in np.unique(np.linspace(low, high, _TILES).round())]
+
+
+def _add_legend(figure: Figure, organs: Mapping[str, str]) -> None:
+    handles = [Line2D([], [], color=color, label=name) for name, color in organs.items()]
     columns = min(6, len(handles))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 
@@ -75,12 +119,25 @@ def _draw(tile: Axes, manifest: Manifest, volume: CaseVolume) -> None:
     z = _telling_slice(volume.labels)
     _, y, x = volume.geometry.spacing
     grey = prepare_intensity(volume.image, intensity)[z]
-    tile.imshow(grey, cmap="gray", vmin=0, vmax=255, aspect=y / x, interpolation="nearest")
-    for number, organ in enumerate(manifest.organs, start=1):
-        mask = volume.labels[z] == number
+    colors = [organ.color for organ in manifest.organs]
+    _draw_slice(tile, grey, volume.labels[z], colors, y / x, f"{volume.case} z={z}")
+
+
+def _draw_slice(
+    tile: Axes,
+    grey: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.uint8],
+    colors: Sequence[str],
+    aspect: float,
+    note: str,
+) -> None:
+    """Draw a slice ``(H, W)`` with the contours of its organs; ``aspect`` is the height of a pixel over its width."""
+    tile.imshow(grey, cmap="gray", vmin=0, vmax=255, aspect=aspect, interpolation="nearest")
+    for number, color in enumerate(colors, start=1):
+        mask = labels == number
         if mask.any() and min(mask.shape) >= 2:
-            tile.contour(mask, levels=[0.5], colors=[organ.color], linewidths=1.0)
-    text = tile.text(0.02, 0.02, f"{volume.case} z={z}", transform=tile.transAxes, color="white", fontsize=6)
+            tile.contour(mask, levels=[0.5], colors=[color], linewidths=1.0)
+    text = tile.text(0.02, 0.02, note, transform=tile.transAxes, color="white", fontsize=6)
     text.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import logging
 import math
 import zlib
 from collections.abc import Mapping
@@ -38,6 +39,9 @@ __all__ = [
 
 _nifti: Any = nib  # Any: its functions carry no annotations, and strict typing calls none such
 _PLAUSIBLE_MM = (0.05, 50.0)
+# What nibabel finds in a header is said in our sentence. While its output is suppressed it has no handler, and Python prints what
+# has none: this one does nothing.
+logging.getLogger("nibabel").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True, eq=False)
@@ -308,7 +312,7 @@ def write_volume(path: Path | str, data: Array, affine: npt.NDArray[np.float64])
 
     Args:
         path: Ends in ``.nii`` or ``.nii.gz``.
-        data: Three axes, as stored.
+        data: Three axes, as stored; a fourth may hold one volume per organ.
         affine: ``(4, 4)``, voxel indices -> mm, RAS+.
     """
     image = _nifti.Nifti1Image(data, affine)

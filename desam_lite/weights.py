@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from desam_lite.errors import StudyError
+from desam_lite.public_weights import PUBLIC
 
 _HASH_MARK = "#sha256="
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -56,15 +57,21 @@ def find_weights(text: Path | str) -> Path:
     """
     path, stated = parse_weights(text)
     if not path.is_file():
+        public = [w.backbone for w in PUBLIC.values() if w.name == path.name]
+        advice = (
+            f"fetch it with 'desam-lite weights fetch {public[0]}'"
+            if public
+            else "give the path of a checkpoint"
+        )
         raise StudyError(
-            f"the weights file '{path}' does not exist: give the path of a checkpoint, or 'random' for an untrained encoder."
+            f"the weights file '{path}' does not exist: {advice}, or use 'random' for an untrained encoder."
         )
     if path.stat().st_size == 0:
         raise StudyError(f"the weights file '{path}' is empty: download or copy it again.")
-    public = _PUBLIC_NAME.fullmatch(path.name)
-    if public and not (found := _hash(path, "md5")).startswith(public[1]):
+    named = _PUBLIC_NAME.fullmatch(path.name)
+    if named and not (found := _hash(path, "md5")).startswith(named[1]):
         raise StudyError(
-            f"'{path}' is not the published file, whose MD5 starts with {public[1]} (this one's is {found}): "
+            f"'{path}' is not the published file, whose MD5 starts with {named[1]} (this one's is {found}): "
             "download it again, or give it another name if it is meant to differ."
         )
     if stated and (found := weights_sha256(path)) != stated:

@@ -1,6 +1,7 @@
 """The weights of one of our runs come back as they were, on the frozen weights that their card names."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,9 @@ def test_what_a_run_wrote_predicts_what_the_run_predicted(
     model = build_desam("micro", checkpoint=run.directory / "model.safetensors")
     task = open_task(*tiny_task, tmp_path, progress=False)
     store = open_embeddings(spec, task.slices, tmp_path, torch.device("cpu"), progress=False)
-    again = DeSAMMethod(model, "box", GridSettings(min_area=1)).predict(task.slices.load("B", "B0"), store)
+    method = DeSAMMethod(model, "box", GridSettings(min_area=1))
+    drawn = method.predict(task.slices.load("B", "B0").images, partial(store.load, "B", "B0"))
+    again = np.stack([found.labels for found in drawn])
     assert again.any()
     assert np.array_equal(again, run.prediction("B", "B0"))
     fresh = build_desam("micro", checkpoint=tmp_path / "sam.pth" if on_sam else None)

@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from safetensors.torch import load_file
 from scipy import ndimage
 
+from desam_lite.errors import StudyError
 from desam_lite.methods.prior import Prior
 from desam_lite.slices import CaseSlices
 
@@ -22,10 +24,14 @@ def a_case(labels: np.ndarray) -> CaseSlices:
     return CaseSlices("t", "A", "c", np.zeros(labels.shape, np.uint8), labels, (1.0, 1.0, 1.0), empty)
 
 
+def drawn_by(prior: Prior, shape: tuple[int, ...]) -> np.ndarray:
+    return np.stack([found.labels for found in prior.predict(np.zeros(shape, np.uint8), None)])
+
+
 def test_a_prior_of_one_case_is_that_case_on_any_grid() -> None:
-    prior = Prior([a_case(blob((20, 80, 60), 0.3))], 1)
+    prior = Prior.fit([a_case(blob((20, 80, 60), 0.3))], 1)
     for shape in ((20, 80, 60), (30, 50, 90)):
-        found, expected = prior.predict(a_case(np.zeros(shape, np.uint8)), None), blob(shape, 0.3)
+        found, expected = drawn_by(prior, shape), blob(shape, 0.3)
         assert found.shape == shape
         assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) > 0.95
 
@@ -33,7 +39,7 @@ def test_a_prior_of_one_case_is_that_case_on_any_grid() -> None:
 def test_a_prior_is_the_mean_of_its_cases_cut_where_it_scores_best() -> None:
     shape = (24, 64, 64)  # the grid the prior works on: no interpolation
     cases = [blob(shape, radius) for radius in (0.2, 0.3, 0.3, 0.4)]
-    found = Prior([a_case(labels) for labels in cases], 1).predict(a_case(cases[0]), None)
+    found = drawn_by(Prior.fit([a_case(labels) for labels in cases], 1), shape)
 
     def mean_dice(drawn: np.ndarray) -> float:
         return float(np.mean([2 * (drawn & c).sum() / (drawn.sum() + c.sum()) for c in cases]))
@@ -43,13 +49,26 @@ def test_a_prior_is_the_mean_of_its_cases_cut_where_it_scores_best() -> None:
     np.testing.assert_array_equal(found, cases[1])
 
 
+def test_a_prior_draws_what_fewer_than_half_of_its_cases_have_where_that_scores_best() -> None:
+    shape = (24, 64, 64)
+    large, small = blob(shape, 0.3), blob(shape, 0.05)
+    corners = [ndimage.shift(small, (0, dy, dx), order=0) for dy, dx in ((-26, -26), (-26, 26), (26, 26))]
+    found = drawn_by(Prior.fit([a_case(labels) for labels in (large, large, *corners)], 1), shape)
+    everything = np.maximum.reduce([large, *corners])  # every voxel scores something in one of the five
+    np.testing.assert_array_equal(found, everything)
+
+
 def test_a_prior_knows_organs_apart_and_looks_at_no_picture(tmp_path: Path) -> None:
     both = np.maximum(
         blob((24, 64, 64), 0.2), 2 * ndimage.shift(blob((24, 64, 64), 0.1), (0, 24, 0), order=0)
     )
-    prior = Prior([a_case(both)], 2)
-    np.testing.assert_array_equal(prior.predict(a_case(np.zeros_like(both)), None), both)
+    prior = Prior.fit([a_case(both)], 2)
+    np.testing.assert_array_equal(drawn_by(prior, both.shape), both)
     prior.save(tmp_path, {"title": "prior"})
+    again = Prior.load(tmp_path, 2)
+    np.testing.assert_array_equal(drawn_by(again, (30, 70, 50)), drawn_by(prior, (30, 70, 50)))
+    with pytest.raises(StudyError, match=r"does not fit its card: tensor 'mean' has shape \(24, 2, 64, 64\)"):
+        Prior.load(tmp_path, 3)
     saved = load_file(tmp_path / "model.safetensors")
     assert saved["mean"].shape == (24, 2, 64, 64)
     assert saved["thresholds"].shape == (2,)

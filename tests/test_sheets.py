@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from small_task import LPS, image_data, label_data, save, write_task
 
 from desam_lite.manifest import load_manifest
-from desam_lite.sheets import contact_sheet, write_png
+from desam_lite.sheets import contact_sheet, scan_sheet, write_png
 
 
 def sheet(manifest: Path, root: Path, **options: int) -> Figure:
@@ -57,3 +57,43 @@ def test_real_sets_can_be_shown(realdata: Path, tmp_path: Path, task: str, name:
     figure = contact_sheet(load_manifest(name), realdata / task, cases=1, progress=False)
     write_png(tmp_path / "sheet.png", figure)
     assert (tmp_path / "sheet.png").stat().st_size > 20_000
+
+
+def one_scan(labels: np.ndarray, spacing: tuple[float, float, float] = (3.0, 1.0, 1.0)) -> Figure:
+    images = np.broadcast_to(np.arange(len(labels), dtype=np.uint8)[:, None, None], labels.shape)
+    return scan_sheet(images, labels, {"gland": "#e69f00", "zone": "#56b4e9"}, spacing, "Case07")
+
+
+def slices_shown(figure: Figure) -> list[int]:
+    shown = [tile for tile in figure.axes if tile.images]
+    named = [int(tile.texts[0].get_text().removeprefix("z=")) for tile in shown]
+    assert named == [int(tile.images[0].get_array().max()) for tile in shown]  # each under its own name
+    return named
+
+
+def test_a_scan_is_shown_from_below_its_organs_to_above_them() -> None:
+    labels = np.zeros((60, 8, 8), np.uint8)
+    labels[20:24, 2:5, 2:5] = 1
+    labels[22:31, 5:7, 5:7] = 2
+    figure = one_scan(labels)
+    shown = slices_shown(figure)
+    assert len(shown) == 12 and (shown[0], shown[-1]) == (19, 31)
+    contours = [len(tile.collections) for tile in figure.axes if tile.images]
+    expected = [len(np.unique(labels[z])) - 1 for z in shown]
+    assert contours == expected
+    assert figure.get_suptitle() == "Case07"
+    assert [text.get_text() for text in figure.legends[0].texts] == ["gland", "zone"]
+
+
+def test_few_slices_are_all_shown_and_an_empty_prediction_shows_the_whole_scan() -> None:
+    labels = np.zeros((5, 8, 8), np.uint8)
+    assert slices_shown(one_scan(labels)) == [0, 1, 2, 3, 4]
+    labels[0, 2:5, 2:5] = 1
+    assert slices_shown(one_scan(labels)) == [0, 1]
+    wide = slices_shown(one_scan(np.zeros((100, 8, 8), np.uint8)))
+    assert len(wide) == 12 and (wide[0], wide[-1]) == (0, 99)
+
+
+def test_pixels_of_a_scan_keep_their_shape() -> None:
+    figure = one_scan(np.zeros((2, 8, 8), np.uint8), (3.0, 2.0, 0.5))
+    assert {tile.get_aspect() for tile in figure.axes if tile.images} == {4.0}

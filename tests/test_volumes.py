@@ -1,4 +1,5 @@
 import itertools
+import logging
 from pathlib import Path
 
 import nibabel as nib
@@ -203,3 +204,13 @@ def test_real_scan_is_upright(
     else:
         rectum = volume.image[16, 85:105, 58:70]  # its dark lumen is behind the gland
         assert np.argwhere(volume.labels)[:, 1].mean() < 85 and rectum.mean() < volume.image[16].mean()
+
+
+def test_a_file_that_is_no_scan_makes_no_noise_beside_its_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as outside of pytest
+    (tmp_path / "readme.nii").write_text("# Scans\n" * 100)
+    with pytest.raises(StudyError, match="is not a NIfTI file"):
+        read_image(tmp_path / "readme.nii")
+    assert capfd.readouterr().err == ""

@@ -76,7 +76,9 @@ def test_other_names_promise_nothing(name: str, tmp_path: Path) -> None:
 
 def test_missing_and_empty_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.pth").touch()
-    for name, fault in (("gone.pth", "does not exist"), ("", "does not exist"), ("empty.pth", "is empty")):
+    fetch = "does not exist: fetch it with 'desam-lite weights fetch vit_l'"
+    faults = {"gone.pth": "does not exist", "": "does not exist", "empty.pth": "is empty"}
+    for name, fault in {**faults, "sam_vit_l_0b3195.pth": fetch}.items():
         with pytest.raises(StudyError, match=fault):
             find_weights(tmp_path / name)
 

@@ -1,12 +1,17 @@
-"""The compared methods under one roof: `METHODS` maps each name to what builds it from a specification."""
+"""The compared methods under one roof: `METHODS` builds each from a specification, `load_predictor` from what a run saved."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
+import torch
+
+from desam_lite.cards import ModelCard, read_card
 from desam_lite.methods.base import Method, Predictor
 from desam_lite.slices import CaseSlices
-from desam_lite.spec import RunSpec
+from desam_lite.spec import RANDOM_WEIGHTS, RunSpec
 
-__all__ = ["METHODS", "Method", "Predictor"]
+__all__ = ["METHODS", "Method", "Predictor", "TrainedModel", "load_predictor"]
 
 
 def _desam(spec: RunSpec, n_organs: int, cases: list[CaseSlices]) -> Predictor:
@@ -37,7 +42,7 @@ def _unet(spec: RunSpec, n_organs: int, cases: list[CaseSlices]) -> Predictor:
 def _prior(spec: RunSpec, n_organs: int, cases: list[CaseSlices]) -> Predictor:
     from desam_lite.methods.prior import Prior
 
-    return Prior(cases, n_organs)
+    return Prior.fit(cases, n_organs)
 
 
 METHODS: dict[str, Callable[[RunSpec, int, list[CaseSlices]], Predictor]] = {
@@ -46,3 +51,41 @@ METHODS: dict[str, Callable[[RunSpec, int, list[CaseSlices]], Predictor]] = {
     "prior": _prior,
 }
 """Name of a method to what builds it: from the specification, the number of organs and the training cases."""
+
+
+class TrainedModel(NamedTuple):
+    """What a run saved, ready to predict.
+
+    Attributes:
+        card: What it is.
+        predictor: What draws.
+    """
+
+    card: ModelCard
+    predictor: Predictor
+
+
+def load_predictor(directory: Path | str, device: torch.device | str = "cpu") -> TrainedModel:
+    """Read back what a run saved.
+
+    Args:
+        directory: The run directory, or a copy of its ``model.json`` and ``model.safetensors``. The frozen weights of a DeSAM
+            must be where they were, or beside these.
+        device: Where the model goes.
+
+    Raises:
+        StudyError: A file is missing or damaged, or does not fit the card.
+    """
+    folder = Path(directory)
+    card = read_card(folder)
+    if card.spec.method == "prior":
+        from desam_lite.methods.prior import Prior
+
+        return TrainedModel(card, Prior.load(folder, len(card.organs)))
+    # The frozen weights come with the trained ones, from where the card says they are.
+    spec = card.spec.model_copy(update={"weights": RANDOM_WEIGHTS})
+    method = METHODS[spec.method](spec, len(card.organs), [])
+    assert isinstance(method, Method)
+    method.load(folder)
+    method.module.to(device)
+    return TrainedModel(card, method)

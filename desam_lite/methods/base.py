@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -11,18 +12,45 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from desam_lite.cards import CARD, TENSORS
 from desam_lite.datasets import Batch
-from desam_lite.embeddings import EmbeddingStore
+from desam_lite.embeddings import ReadEmbeddings
+from desam_lite.errors import StudyError
 from desam_lite.files import atomic_path, write_json
-from desam_lite.slices import CaseSlices
+from desam_lite.weights import find_weights, read_tensors
+
+
+@dataclass(frozen=True, eq=False)
+class SlicePrediction:
+    """What a method draws into one slice, on the grid of the slice.
+
+    Attributes:
+        labels: ``(H, W)`` uint8: 0 background, 1..K the organs.
+        probability: ``(K, H, W)`` float32, before the method's own threshold and cleaning.
+        iou: ``(K,)`` float32: how well the method itself thinks it drew each organ; NaN if it does not say.
+    """
+
+    labels: npt.NDArray[np.uint8]
+    probability: npt.NDArray[np.float32]
+    iou: npt.NDArray[np.float32]
 
 
 class Predictor(ABC):
-    """Anything that draws organs into a case, trained or not."""
+    """Anything that draws organs into a scan, trained or not."""
 
     @abstractmethod
-    def predict(self, case: CaseSlices, embeddings: EmbeddingStore | None) -> npt.NDArray[np.uint8]:
-        """Return organ ids ``(Z, H, W)`` for every slice of a case."""
+    def predict(
+        self, images: npt.NDArray[np.uint8], embeddings: ReadEmbeddings | None
+    ) -> Iterator[SlicePrediction]:
+        """Draw the organs, one slice after the other.
+
+        Args:
+            images: The prepared slices of one scan ``(Z, H, W)``; no method sees anything else of it.
+            embeddings: Gives their embeddings, for methods on these.
+
+        Yields:
+            Z predictions, from the lowest slice to the highest.
+        """
 
     @abstractmethod
     def save(self, directory: Path, card: dict[str, Any]) -> None:
@@ -76,12 +104,40 @@ class Method(Predictor):
         """Write the trained tensors and the card."""
         save_tensors(directory, self.state_dict(), card)
 
+    def load(self, directory: Path) -> None:
+        """Take over what `save` wrote.
+
+        Raises:
+            StudyError: The file is missing, damaged, or of another network.
+        """
+        tensors = read_tensors(find_weights(directory / TENSORS))
+        require_shapes(directory, tensors, {name: p.shape for name, p in self.state_dict().items()})
+        self.load_state_dict(tensors)
+
+
+def require_shapes(
+    directory: Path, tensors: dict[str, torch.Tensor], expected: dict[str, torch.Size]
+) -> None:
+    """Refuse tensors of a run that are not those its card speaks of.
+
+    Raises:
+        StudyError: A name or shape differs; the sentence has the first.
+    """
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    for name in sorted(found.keys() | expected.keys()):
+        if found.get(name) != expected.get(name):
+            shapes = [tuple(s[name]) if name in s else "none" for s in (found, expected)]
+            raise StudyError(
+                f"'{directory / TENSORS}' does not fit its card: tensor '{name}' has shape {shapes[0]}, not {shapes[1]}; "
+                "restore both files as the run wrote them."
+            )
+
 
 def save_tensors(directory: Path, tensors: dict[str, torch.Tensor], card: dict[str, Any]) -> None:
     """Write ``model.safetensors`` and ``model.json`` into ``directory``, each atomically."""
-    with atomic_path(directory / "model.safetensors") as temporary:
+    with atomic_path(directory / TENSORS) as temporary:
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
-    write_json(directory / "model.json", card)
+    write_json(directory / CARD, card)
 
 
 def mask_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:

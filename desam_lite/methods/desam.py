@@ -1,7 +1,8 @@
 """DeSAM as a method: one prompt per slice in training, a grid of points or the whole image at prediction."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -9,12 +10,13 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from desam_lite.cards import TENSORS
+from desam_lite.checkpoints import load_checkpoint
 from desam_lite.datasets import Batch
-from desam_lite.embeddings import EmbeddingStore
+from desam_lite.embeddings import AT_ONCE, ReadEmbeddings
 from desam_lite.inference import GridSettings, predict_slice
-from desam_lite.methods.base import Method, combine_organs, mask_loss
+from desam_lite.methods.base import Method, SlicePrediction, combine_organs, mask_loss
 from desam_lite.model import DeSAM, ImageEmbeddings, Prompts
-from desam_lite.slices import CaseSlices
 
 PromptMode = Literal["points", "box"]
 
@@ -124,19 +126,24 @@ class DeSAMMethod(Method):
         return out
 
     @torch.no_grad()
-    def predict(self, case: CaseSlices, embeddings: EmbeddingStore | None) -> npt.NDArray[np.uint8]:
-        """Predict slice by slice, from the stored embeddings of the case."""
+    def predict(
+        self, images: npt.NDArray[np.uint8], embeddings: ReadEmbeddings | None
+    ) -> Iterator[SlicePrediction]:
+        """Predict slice by slice from the embeddings; the IoU is that of the prompt that was kept."""
         assert embeddings is not None
         self.module.eval()
         device = next(self.module.parameters()).device
-        maps = embeddings.load(case.domain, case.case)
-        size = case.images.shape[1:]
-        volume = np.zeros(case.images.shape, np.uint8)
-        for z in range(len(volume)):
-            emb = maps[z].to(device=device, dtype=torch.float32)
-            found = predict_slice(self.model, emb, self.mode, (size[0], size[1]), self.grid)
-            volume[z] = combine_organs(found.masked)
-        return volume
+        count, *size = images.shape
+        for start in range(0, count, AT_ONCE):
+            maps = embeddings(range(start, min(start + AT_ONCE, count)))
+            for row in range(len(maps)):
+                emb = maps[row].to(device=device, dtype=torch.float32)
+                found = predict_slice(self.model, emb, self.mode, (size[0], size[1]), self.grid)
+                yield SlicePrediction(combine_organs(found.masked), found.probability, found.iou)
+
+    def load(self, directory: Path) -> None:
+        """Take over what `save` wrote, and the frozen weights that the card names."""
+        load_checkpoint(self.model, directory / TENSORS)
 
 
 def draw_point(masks: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.int64]:

@@ -1,18 +1,26 @@
 """The control without which no number means anything: the source's mean label, whatever the picture shows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import ndimage
 
+from desam_lite.cards import TENSORS
 from desam_lite.datasets import organ_maps
-from desam_lite.embeddings import EmbeddingStore
-from desam_lite.methods.base import Predictor, combine_organs, save_tensors
+from desam_lite.embeddings import ReadEmbeddings
+from desam_lite.methods.base import (
+    Predictor,
+    SlicePrediction,
+    combine_organs,
+    require_shapes,
+    save_tensors,
+)
 from desam_lite.slices import CaseSlices
+from desam_lite.weights import find_weights, read_tensors
 
 _GRID = (24, 64, 64)
 _THRESHOLDS = np.arange(0.1, 0.75, 0.05)
@@ -21,25 +29,47 @@ _THRESHOLDS = np.arange(0.1, 0.75, 0.05)
 class Prior(Predictor):
     """The control that looks at no picture: the source's mean label, the same for every case.
 
-    The training labels are brought to one grid, by fraction of the volume along each axis, and averaged per organ. The
-    threshold is the one of the highest mean Dice on those same cases, so the control is as strong as position allows.
-
     Args:
-        cases: Training cases of the source.
-        n_organs: K.
+        mean: Share of the training cases that have each organ at each place of one grid, ``(Z, K, H, W)`` float32, by
+            fraction of the volume along each axis.
+        thresholds: Of each organ.
     """
 
-    def __init__(self, cases: Sequence[CaseSlices], n_organs: int):
+    def __init__(self, mean: npt.NDArray[np.float32], thresholds: Sequence[float]):
+        self.mean, self.thresholds = mean, list(thresholds)
+
+    @classmethod
+    def fit(cls, cases: Sequence[CaseSlices], n_organs: int) -> Self:
+        """Average the labels of the training cases of the source, ``n_organs`` of them.
+
+        The threshold is the one of the highest mean Dice on those same cases, so the control is as strong as position allows.
+        """
         maps = [_resize(organ_maps(case.labels, n_organs).numpy(), _GRID) for case in cases]
         stack = np.stack(maps)  # (cases, Z, K, H, W)
-        self.mean = stack.mean(axis=0)
-        self.thresholds = [_best_threshold(stack[:, :, k] > 0.5, self.mean[:, k]) for k in range(n_organs)]
+        mean = stack.mean(axis=0)
+        return cls(mean, [_best_threshold(stack[:, :, k] > 0.5, mean[:, k]) for k in range(n_organs)])
 
-    def predict(self, case: CaseSlices, embeddings: EmbeddingStore | None) -> npt.NDArray[np.uint8]:
-        """Return the thresholded mean label on the grid of the case."""
-        mean = _resize(self.mean, case.labels.shape)
-        margin = np.stack([mean[:, k] - t for k, t in enumerate(self.thresholds)], axis=1)
-        return combine_organs(np.asarray(margin + 0.5, dtype=np.float32))
+    @classmethod
+    def load(cls, directory: Path, n_organs: int) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            StudyError: The file is missing, damaged, or of something else.
+        """
+        tensors = read_tensors(find_weights(directory / TENSORS))
+        z, y, x = _GRID
+        expected = {"mean": torch.Size((z, n_organs, y, x)), "thresholds": torch.Size((n_organs,))}
+        require_shapes(directory, tensors, expected)
+        return cls(tensors["mean"].numpy(), tensors["thresholds"].tolist())
+
+    def predict(
+        self, images: npt.NDArray[np.uint8], embeddings: ReadEmbeddings | None
+    ) -> Iterator[SlicePrediction]:
+        """Draw the thresholded mean label on the grid of the scan."""
+        unjudged = np.full(len(self.thresholds), np.nan, np.float32)
+        cut = np.asarray(self.thresholds, dtype=np.float32)[:, None, None]
+        for probability in _resize(self.mean, images.shape):
+            yield SlicePrediction(combine_organs(probability - cut + 0.5), probability, unjudged)
 
     def save(self, directory: Path, card: dict[str, Any]) -> None:
         """Write the mean label ``(Z, K, H, W)`` and the threshold of each organ."""

@@ -1,16 +1,17 @@
 """A plain 2-D U-Net: what a hospital would train without any thought of the next hospital."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
 from desam_lite.datasets import Batch, standardise
-from desam_lite.embeddings import EmbeddingStore
+from desam_lite.embeddings import ReadEmbeddings
 from desam_lite.errors import StudyError
 from desam_lite.framing import fit_square, unfit_square
-from desam_lite.methods.base import Method, combine_organs, mask_loss
-from desam_lite.slices import CaseSlices
+from desam_lite.methods.base import Method, SlicePrediction, combine_organs, mask_loss
 
 
 def build_unet(n_organs: int, width: int, size: int, seed: int) -> nn.Module:
@@ -75,14 +76,15 @@ class UNetMethod(Method):
         return mask_loss(module(batch.images), batch.masks)
 
     @torch.no_grad()
-    def predict(self, case: CaseSlices, embeddings: EmbeddingStore | None) -> npt.NDArray[np.uint8]:
-        """Predict in batches of slices, back on the grid of the case."""
+    def predict(
+        self, images: npt.NDArray[np.uint8], embeddings: ReadEmbeddings | None
+    ) -> Iterator[SlicePrediction]:
+        """Predict in batches of slices, back on the grid of the scan."""
         self.module.eval()
         device = next(self.module.parameters()).device
-        images = torch.from_numpy(standardise(case.images))[:, None]
-        size = (case.images.shape[1], case.images.shape[2])
-        parts = []
-        for chunk in torch.split(images, 8):
+        size = (images.shape[1], images.shape[2])
+        for chunk in torch.split(torch.from_numpy(standardise(images))[:, None], 8):
             logits = self.module(fit_square(chunk.to(device), self.input_size))
-            parts.append(unfit_square(logits, size).sigmoid().cpu().numpy())
-        return combine_organs(np.concatenate(parts))
+            for probability in unfit_square(logits, size).sigmoid().cpu().numpy():
+                unjudged = np.full(len(probability), np.nan, np.float32)
+                yield SlicePrediction(combine_organs(probability), probability, unjudged)

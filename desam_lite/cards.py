@@ -1,0 +1,79 @@
+"""The card of a trained model, ``model.json`` beside its tensors: what it is, how it was made, what it needs of a scan."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from desam_lite.errors import StudyError
+from desam_lite.manifest import PALETTE, Intensity, Manifest
+from desam_lite.spec import RunSpec
+
+CARD = "model.json"
+TENSORS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a card says that prediction needs.
+
+    Attributes:
+        title: The model in words.
+        organs: Name -> colour, in the order of the ids 1..K.
+        intensity: How the grey levels of a scan are prepared: as those of the source were.
+        spec: How it was trained.
+    """
+
+    title: str
+    organs: Mapping[str, str]
+    intensity: Intensity
+    spec: RunSpec
+
+    @property
+    def judges(self) -> bool:
+        """Whether the model predicts the IoU of its masks, and was trained to."""
+        has_head = self.spec.variant in ("desam", "no_fusion")
+        return self.spec.method == "desam" and has_head and self.spec.prompt_mode == "points"
+
+
+def make_card(record: Mapping[str, Any], spec: RunSpec, manifest: Manifest) -> dict[str, Any]:
+    """Return a card: what the weights are, what they were trained on, and under which terms.
+
+    Args:
+        record: What ``run.json`` says of the run.
+        spec: The run.
+        manifest: Its task.
+    """
+    return {
+        "title": f"{spec.label} trained on {spec.source} of {manifest.title}",
+        "organs": [organ.name for organ in manifest.organs],
+        "colors": [organ.color for organ in manifest.organs],
+        "preparation": manifest.preparation(spec.source),
+        "licence_of_data": manifest.licence,
+        "run": record,
+    }
+
+
+def read_card(directory: Path) -> ModelCard:
+    """Read the card of a run directory.
+
+    Raises:
+        StudyError: There is no card, or it is damaged or of another version of this package.
+    """
+    path = directory / CARD
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        run, organs = card["run"], card["organs"]
+        colors = card.get("colors") or [PALETTE[n % len(PALETTE)] for n in range(len(organs))]
+        spec = RunSpec(**run["identity"]["settings"], **run["files"])
+        intensity = Intensity.model_validate(card["preparation"]["intensity"])
+        return ModelCard(str(card["title"]), dict(zip(organs, colors, strict=True)), intensity, spec)
+    except OSError as error:
+        raise StudyError(
+            f"'{directory}' holds no {CARD}: give the folder of a finished run, as results/runs/NAME."
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StudyError(
+            f"the card '{path}' is damaged or of another version of this package: restore the one that the run wrote."
+        ) from error
