@@ -1,8 +1,9 @@
 """The forward pass of SAM's image encoder on segment-anything's own modules: the same features with less memory, sooner.
 
-segment-anything writes out every attention map of a global block three times over: for ViT-B 12 heads x 4096 x 4096 numbers each. Here
-the relative positions go as additive bias into torch's fused attention, for so few queries at once that the bias stays in the
-processor's cache. Tokens that only pad a window are never multiplied by weights, and the MLP takes its tokens in portions.
+segment-anything writes out the attention maps of a global block several times over, for ViT-B 12 heads x 4096 x 4096 numbers
+each. Here the relative positions go as additive bias into torch's fused attention, for so few queries at once that the bias stays
+in the processor's cache. Tokens that only pad a window are never multiplied by weights, and the MLP takes its tokens in
+portions.
 """
 
 import torch
@@ -27,7 +28,7 @@ def run_block(block: Block, tokens: torch.Tensor) -> torch.Tensor:
     """
     joined = tokens + _attention(block.attn, block.norm1(tokens), block.window_size)
     flat = joined.reshape(-1, joined.shape[-1])
-    for portion in flat.split(_TOKENS_AT_ONCE.get(tokens.device.type, 1 << 20)):
+    for portion in torch.split(flat, _TOKENS_AT_ONCE.get(tokens.device.type, 1 << 20)):
         portion += block.mlp(block.norm2(portion))
     return flat.view(tokens.shape)
 

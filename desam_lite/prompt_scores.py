@@ -2,10 +2,10 @@
 
 All prompts of a grid see the same image, and PRIM's transformer changes it only by what a few tokens write into it. So at every
 stage a pixel's token is ``scale * base + sum of weights * rows + constant``. The base is the image, shared by all
-prompts, as is the constant; the rows (256 channels each) are what the tokens of a prompt wrote, one per token and head; a pixel's weights
-say how much it took of each, its scale is what the norms did. Every projection of the base is computed once per slice. What
-remains for a prompt are products with its few rows, where `PRIM.forward` has 256 channels at every pixel. Even the norm's variance
-needs products of base and rows only. The result is that of `PRIM.forward` but for rounding.
+prompts, as is the constant; the rows (256 channels each) are what the tokens of a prompt wrote, one per token and head; a
+pixel's weights say how much it took of each, its scale is what the norms did. Every projection of the base is computed once
+per slice. What remains for a prompt are products with its few rows, where `PRIM.forward` has 256 channels at every pixel;
+even the norm's variance needs no more. The result is that of `PRIM.forward` but for rounding.
 """
 
 from typing import NamedTuple
@@ -44,7 +44,7 @@ def score_many(
     """
     image, where = (m.flatten(2)[0].T for m in (neck + dense, position))  # (h w, 256)
     writers, last = _share(prim, image, where)
-    return torch.cat([_score(prim, writers, last, chunk) for chunk in sparse.split(batch)])
+    return torch.cat([_score(prim, writers, last, chunk) for chunk in torch.split(sparse, batch)])
 
 
 class _Seen(NamedTuple):
@@ -140,7 +140,7 @@ def _see(projection: nn.Linear, attention: Attention, base: torch.Tensor, fixed:
 
 def _by_head(x: torch.Tensor, attention: Attention) -> torch.Tensor:
     """``(heads * c, n)`` to ``(heads, c, n)``."""
-    return x.unflatten(0, (attention.num_heads, -1))
+    return x.reshape(attention.num_heads, -1, x.shape[1])
 
 
 def _centre(x: torch.Tensor) -> torch.Tensor:
@@ -252,4 +252,4 @@ def _dot(tokens: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
 
 def _heads(x: torch.Tensor, attention: Attention) -> torch.Tensor:
     """``(B, n, heads * c)`` to ``(B, heads, n, c)``."""
-    return x.unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
+    return x.reshape(*x.shape[:2], attention.num_heads, -1).transpose(1, 2)
