@@ -3,6 +3,7 @@
 import argparse
 import ctypes
 import gc
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from desam_lite.provenance import (
     reset_peak_memory,
 )
 
+STARTED_AT_LOAD = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -112,6 +114,7 @@ def write_result(name: str, options: Options, rows: list[dict[str, Any]], **more
         "device": device_name(options.device),
         "libraries": library_versions(),
         "code": code_version(),
+        "load_before": STARTED_AT_LOAD,
         "quick": options.quick,
     }
     tables = {

@@ -16,10 +16,11 @@ from desam_lite.model import DeSAM, build_desam
 from desam_lite.sam import BackboneSpec
 
 NOTE = (
-    "The reference is segment_anything's ImageEncoderViT.forward on the same weights, pixels, number format and device, in the same "
-    "run. difference: norm of the difference of the neck maps over the norm of the reference's in float32. matrix_share: "
-    "multiplications and additions of linear layers, convolutions and attention per second, over the rate of one large "
-    "matrix product. profile: share of the time of ours by operation."
+    "The reference is segment_anything's ImageEncoderViT.forward on the same weights, pixels, number "
+    "format and device, in the same run. difference: norm of the difference of the neck maps over the "
+    "norm of the reference's in float32. matrix_share: multiplications and additions of linear layers, "
+    "convolutions and attention per second, over the rate of one large matrix product. profile: share of "
+    "the time of ours by operation."
 )
 
 

@@ -23,7 +23,8 @@ WORST = GridSettings(iou_threshold=-1e9, stability_threshold=2)  # a stability i
 BASELINE = (
     "seconds_exhaustive: one pass through the whole decoder for each point on its own (context of PDMM, PRIM, mask brought to "
     "the slice, stability), as the published code does; the mask of the best point alone is cleaned, which is less than it does. "
-    "Timed on the whole grid up to 81 points, above on 9 of its points and multiplied; memory on 2. "
+    "Timed on the whole grid up to 81 points (9 for other backbones than vit_b), above on 9 of its points and multiplied; memory "
+    "on 2. "
     "seconds_exhaustive_shared (details): the same with the context computed once for all points."
 )
 USUAL_CASE = (
@@ -100,7 +101,8 @@ def _exhaustive(
     model: DeSAM, embeddings: ImageEmbeddings, points: torch.Tensor, shared: bool, options: Options
 ) -> tuple[Cost, float]:
     """Draw the mask of every point; returns what it costs and how far `predict_slice` is from its best mask."""
-    some = points if len(points) <= 81 else points[:: len(points) // 9][:9]
+    limit = 81 if model.backbone == "vit_b" else 9
+    some = points if len(points) <= limit else points[:: len(points) // 9][:9]
     kept: list[Prediction] = []
     peak = cost(lambda: _draw_every(model, embeddings, some[:2], shared), options.device, repeats=0).peak_mb
     drawn = seconds(lambda: kept.append(_draw_every(model, embeddings, some, shared)), options.device)

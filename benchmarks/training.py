@@ -26,10 +26,11 @@ from desam_lite.slices import CaseSlices, SliceStore
 from desam_lite.training import TrainSettings, _one_epoch, make_fabric
 
 NOTE = (
-    "One epoch over the slices, batches read, steps taken. The published recipe, written plainly: one compressed npz of float32 "
-    "maps per slice, read for every batch in the process that trains, one point per sample, Dice + cross-entropy + L1, Adam, "
-    "float32. (The public code puts its arrays into object arrays; these need pickle, and are left out in its favour.) Ours is the loop of "
-    "desam_lite.training. format and placement: of our embeddings; precision: Fabric's."
+    "One epoch over the slices, batches read, steps taken. The published recipe, written plainly: one "
+    "compressed npz of float32 maps per slice, read for every batch in the process that trains, one point"
+    " per sample, Dice + cross-entropy + L1, Adam, float32. (The public code puts its arrays into object "
+    "arrays; these need pickle, and are left out in its favour.) Ours is the loop of desam_lite.training."
+    " format and placement: of our embeddings; precision: Fabric's."
 )
 SIZE = 384  # side of the slices, in pixels
 
@@ -52,7 +53,7 @@ CASES = (
 
 def main() -> None:
     options = read_options(__doc__ or "")
-    sizes = {"sam_tiny": 4} if options.quick else {"sam_tiny": 64, "vit_b": 8}  # slices
+    sizes = {"sam_tiny": 4} if options.quick else {"sam_tiny": 32, "vit_b": 8}  # slices
     cases: Sequence[Case] = CASES[2:3] if options.quick else CASES
     rows = []
     for backbone, count in sizes.items():

@@ -212,8 +212,9 @@ def _read(reader: _Reader, attention: Attention, asked: torch.Tensor, image: _Im
     count, heads, tokens, pixels = weights.shape
     taken = weights.flatten(1, 2) @ image.weights.transpose(1, 2)  # (B, heads T, R)
     rows = (taken @ image.rows).view(count, heads, tokens, -1)
-    scaled = (weights * image.scale[:, None]).transpose(0, 1).reshape(heads, -1, pixels)
-    base = (scaled @ reader.base).view(heads, count, tokens, -1).transpose(0, 1)
+    scaled = weights.new_empty(heads, count, tokens, pixels)
+    torch.mul(weights.transpose(0, 1), image.scale, out=scaled)
+    base = (scaled.flatten(1, 2) @ reader.base).view(heads, count, tokens, -1).transpose(0, 1)
     values = base + rows @ reader.weight.transpose(1, 2) + reader.constant  # (B, heads, T, c)
     found: torch.Tensor = attention.out_proj(values.transpose(1, 2).flatten(2))
     return found
@@ -224,11 +225,12 @@ def _write(writer: _Writer, weights: torch.Tensor, values: torch.Tensor, image: 
     known = [*image.values, values.new_ones(len(values), 1, 1, 1), values]
     rows = torch.cat([(v @ d).flatten(1, 2) for v, d in zip(known, writer.directions, strict=True)], dim=1)
     joined = torch.cat([image.weights, torch.ones_like(image.scale), weights.flatten(1, 2)], dim=1)
-    products = torch.cat(
-        [_dot(v, x).flatten(1, 2) for v, x in zip(known, writer.crosses, strict=True)], dim=1
-    )
     # The variance over channels: square of base, twice base by rows, rows by rows.
-    products.mul_(2 * image.scale).baddbmm_(rows @ rows.transpose(1, 2) / rows.shape[2], joined).mul_(joined)
+    products = torch.empty_like(joined)
+    sizes = [v.shape[1] * v.shape[2] for v in known]
+    for part, v, cross in zip(torch.split(products, sizes, dim=1), known, writer.crosses, strict=True):
+        torch.mul(_dot(v, cross), 2 * image.scale[:, None], out=part.view(*v.shape[:3], -1))
+    products.baddbmm_(rows @ rows.transpose(1, 2) / rows.shape[2], joined).mul_(joined)
     variance = image.scale.square() * writer.square + products.sum(1, keepdim=True)
     norm = writer.layer.norm4
     change = (variance.clamp_min(0) + norm.eps).rsqrt()
@@ -238,9 +240,13 @@ def _write(writer: _Writer, weights: torch.Tensor, values: torch.Tensor, image: 
 def _compare(seen: _Seen, tokens: torch.Tensor, image: _Image) -> torch.Tensor:
     """Return the scaled products of tokens ``(B, heads, T, c)`` and pixels, ``(B, heads, T, h w)``."""
     tokens = tokens * tokens.shape[3] ** -0.5
+    if image.rows.shape[1] == 0:  # before the first layer nothing is scaled
+        return _dot(tokens, seen.base + seen.fixed)
     rows = (tokens @ seen.weight).flatten(1, 2) @ image.rows.transpose(1, 2)  # (B, heads T, R)
-    found = torch.addcmul(_dot(tokens, seen.fixed), _dot(tokens, seen.base), image.scale[:, None])
-    return found.flatten(1, 2).baddbmm_(rows, image.weights).view(found.shape)
+    found = tokens.new_empty(*tokens.shape[:3], seen.base.shape[2])
+    torch.addcmul(_dot(tokens, seen.fixed), _dot(tokens, seen.base), image.scale[:, None], out=found)
+    found.flatten(1, 2).baddbmm_(rows, image.weights)
+    return found
 
 
 def _dot(tokens: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:

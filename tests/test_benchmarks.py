@@ -73,13 +73,8 @@ def test_a_quick_run_writes_the_promised_fields(
         numbers = {key: value for key, value in row.items() if not isinstance(value, str)}
         assert all(value >= 0 for value in numbers.values())
         assert row["ratio"] > 0
-
-
-def test_both_ways_of_the_inference_benchmark_find_the_same_mask(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for detail in quick("inference", tmp_path, monkeypatch)["details"]:
-        assert detail["largest_difference"] < 1e-4
+    for same in [*found.get("details", []), *(found["rows"] if name == "encoder" else [])]:
+        assert same.get("largest_difference", same.get("difference")) < 1e-4
 
 
 def test_the_readme_says_what_the_results_say() -> None:
