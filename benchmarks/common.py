@@ -23,6 +23,7 @@ from desam_lite.provenance import (
 )
 
 STARTED_AT_LOAD = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -33,73 +34,28 @@ class Options(NamedTuple):
         quick: At a size that a test can wait for; its numbers say nothing.
         out: Folder of the result.
         device: Where the model runs.
+        clock: One of `CLOCKS`.
     """
 
     quick: bool
     out: Path
     device: torch.device
+    clock: str
 
-
-class Cost(NamedTuple):
-    """What one call took: median seconds, and MiB above what was held before."""
-
-    seconds: float
-    peak_mb: float
-
-
-def read_options(description: str) -> Options:
-    """Read the command line; sets the number of torch's threads."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="a run of seconds whose numbers say nothing")
-    parser.add_argument(
-        "--out", type=Path, default=RESULTS, help="folder of the result (default: %(default)s)"
-    )
-    parser.add_argument("--threads", type=int, default=2, help="threads of torch (default: %(default)s)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    chosen = parser.parse_args()
-    torch.set_num_threads(chosen.threads)
-    return Options(chosen.quick, chosen.out, torch.device(chosen.device))
-
-
-def cost(call: Callable[[], object], device: torch.device, repeats: int = 3) -> Cost:
-    """Measure a call: once for its memory (and to warm up), then ``repeats`` times for its seconds."""
-    peak = _peak(call, device)
-    times = [seconds(call, device) for _ in range(repeats)]
-    return Cost(statistics.median(times) if times else 0.0, peak)
-
-
-def seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds one call takes."""
-    _finish(device)
-    start = time.perf_counter()
-    call()
-    _finish(device)
-    return time.perf_counter() - start
-
-
-def _peak(call: Callable[[], object], device: torch.device) -> float:
-    gc.collect()
-    _return_memory()
-    reset_peak_memory()
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device) / 2**20
+    def seconds(self, call: Callable[[], object]) -> float:
+        """Return the seconds one call takes."""
+        clock = CLOCKS[self.clock]
+        self._finish()
+        start = clock()
         call()
-        return peak_memory()["gpu_mib"] - before
-    before = psutil.Process().memory_info().rss / 2**20
-    call()
-    return peak_memory()["process_mib"] - before
+        self._finish()
+        return clock() - start
 
-
-def _return_memory() -> None:
+    def _return_memory() -> None:
     """Give freed memory back to the system, where the C library can: else it would be counted as held."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def rounded(row: dict[str, Any]) -> dict[str, Any]:
@@ -114,6 +70,7 @@ def write_result(name: str, options: Options, rows: list[dict[str, Any]], **more
         "device": device_name(options.device),
         "libraries": library_versions(),
         "code": code_version(),
+        "clock": options.clock,
         "load_before": STARTED_AT_LOAD,
         "quick": options.quick,
     }

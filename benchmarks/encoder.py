@@ -8,7 +8,7 @@ Random weights and random pixels: neither changes the work. On a GPU also ViT-L 
 from typing import Any
 
 import torch
-from common import Cost, Options, cost, read_options, seconds, write_result
+from common import Cost, Options, read_options, write_result
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
@@ -58,7 +58,7 @@ def _row(
     # In turns, so that a machine that gets slower meanwhile slows both.
     turns = [(_ours(model, pixels, options), _theirs(model, pixels, options)) for _ in range(3)]
     ours, theirs = (_middle([turn[i] for turn in turns]) for i in (0, 1))
-    rate = _matrix_rate(dtype, options.device)
+    rate = _matrix_rate(dtype, options)
     row = {
         "backbone": name,
         "format": str(dtype).removeprefix("torch."),
@@ -75,11 +75,11 @@ def _row(
 
 
 def _ours(model: DeSAM, pixels: torch.Tensor, options: Options) -> Cost:
-    return cost(lambda: model.encode(pixels), options.device, repeats=1)
+    return options.cost(lambda: model.encode(pixels), repeats=1)
 
 
 def _theirs(model: DeSAM, pixels: torch.Tensor, options: Options) -> Cost:
-    return cost(lambda: model.image_encoder(pixels), options.device, repeats=1)
+    return options.cost(lambda: model.image_encoder(pixels), repeats=1)
 
 
 def _middle(costs: list[Cost]) -> Cost:
@@ -99,11 +99,12 @@ def operations(spec: BackboneSpec) -> float:
     return 2.0 * (linear + attention + ends)
 
 
-def _matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
+def _matrix_rate(dtype: torch.dtype, options: Options) -> float:
     """Return multiplications plus additions per second of a product of square matrices."""
+    device = options.device
     side = 8192 if device.type == "cuda" else 2048
     one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    return 2 * side**3 / min(seconds(lambda: one @ other, device) for _ in range(5))
+    return 2 * side**3 / min(options.seconds(lambda: one @ other) for _ in range(5))
 
 
 def _profile(model: DeSAM, pixels: torch.Tensor) -> dict[str, float]:

@@ -10,7 +10,7 @@ import statistics
 
 import numpy as np
 import torch
-from common import Cost, Options, cost, read_options, seconds, write_result
+from common import Cost, Options, read_options, write_result
 from tqdm import tqdm
 
 from desam_lite.framing import unfit_square
@@ -52,12 +52,12 @@ def _backbone(name: str, sides: tuple[int, ...], options: Options) -> list[tuple
     grid, width, neck = model.embedding_size, model.spec.width, model.spec.neck
     maps = [torch.randn(1, c, grid, grid, device=options.device) for c in (width, width, width, neck)]
     embeddings = ImageEmbeddings((maps[0], maps[1], maps[2]), maps[3])
-    further = _further_mask(model, embeddings, options.device)
+    further = _further_mask(model, embeddings, options)
     found = []
     for side in tqdm(sides, f"point grids with {name}"):
         points = point_grid(side, model.image_size, model.image_size)
-        lazy = cost(
-            lambda p=points: predict_slice(model, embeddings, "points", SIZE, USUAL, points=p), options.device
+        lazy = options.cost(
+            lambda p=points: predict_slice(model, embeddings, "points", SIZE, USUAL, points=p)
         )
         every = {shared: _exhaustive(model, embeddings, points, shared, options) for shared in (False, True)}
         found.append(_rows(name, len(points), lazy, every, further))
@@ -85,13 +85,13 @@ def _rows(
     return {**known, **row}, {**known, **detail}
 
 
-def _further_mask(model: DeSAM, embeddings: ImageEmbeddings, device: torch.device) -> float:
+def _further_mask(model: DeSAM, embeddings: ImageEmbeddings, options: Options) -> float:
     """Return the seconds of each mask that is drawn after the first."""
     points = point_grid(3, model.image_size, model.image_size)[:8]
 
     def took(settings: GridSettings) -> float:
         call = lambda: predict_slice(model, embeddings, "points", SIZE, settings, points=points)  # noqa: E731
-        return statistics.median(seconds(call, device) for _ in range(3))
+        return statistics.median(options.seconds(call) for _ in range(3))
 
     return (took(WORST) - took(USUAL)) / 7
 
@@ -104,11 +104,11 @@ def _exhaustive(
     limit = 81 if model.backbone == "vit_b" else 9
     some = points if len(points) <= limit else points[:: len(points) // 9][:9]
     kept: list[Prediction] = []
-    peak = cost(lambda: _draw_every(model, embeddings, some[:2], shared), options.device, repeats=0).peak_mb
-    drawn = seconds(lambda: kept.append(_draw_every(model, embeddings, some, shared)), options.device)
+    peak = options.cost(lambda: _draw_every(model, embeddings, some[:2], shared), repeats=0).peak_mb
+    drawn = options.seconds(lambda: kept.append(_draw_every(model, embeddings, some, shared)))
     lazy = predict_slice(model, embeddings, "points", SIZE, USUAL, points=some)
     difference = float(np.abs(lazy.probability - kept[0].probability).max())
-    fixed = seconds(lambda: model.read_context(embeddings), options.device) if shared else 0.0
+    fixed = options.seconds(lambda: model.read_context(embeddings)) if shared else 0.0
     return Cost(fixed + (drawn - fixed) * len(points) / len(some), peak), difference
 
 

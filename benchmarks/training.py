@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from common import Cost, Options, cost, read_options, write_result
+from common import Cost, Options, read_options, write_result
 from safetensors.torch import save_file
 from torch.nn import functional
 from tqdm import tqdm
@@ -70,9 +70,9 @@ def _backbone(
     files = _publish(stores["float32"], slices, folder)
     rows = []
     for batch in (1, 8):
-        published = cost(_published(name, files, batch, options), options.device, repeats=1)
+        published = options.cost(_published(name, files, batch, options), repeats=1)
         for case in tqdm(cases, f"{name}, batches of {batch}"):
-            ours = cost(_ours(name, stores[case.fmt], batch, case, options), options.device, repeats=1)
+            ours = options.cost(_ours(name, stores[case.fmt], batch, case, options), repeats=1)
             known = {"backbone": name, "batch_size": batch, **case._asdict(), "slices": count}
             rows.append({**known, **_compare(count, ours, published)})
     return rows
