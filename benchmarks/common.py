@@ -51,7 +51,54 @@ class Options(NamedTuple):
         self._finish()
         return clock() - start
 
-    def _return_memory() -> None:
+    def cost(self, call: Callable[[], object], repeats: int = 3) -> "Cost":
+        """Measure a call: once for its memory (and to warm up), then ``repeats`` times for its seconds."""
+        peak = self._peak(call)
+        times = [self.seconds(call) for _ in range(repeats)]
+        return Cost(statistics.median(times) if times else 0.0, peak)
+
+    def _peak(self, call: Callable[[], object]) -> float:
+        gc.collect()
+        _return_memory()
+        reset_peak_memory()
+        if self.device.type == "cuda":
+            before = torch.cuda.memory_allocated(self.device) / 2**20
+            call()
+            return peak_memory()["gpu_mib"] - before
+        before = psutil.Process().memory_info().rss / 2**20
+        call()
+        return peak_memory()["process_mib"] - before
+
+    def _finish(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+class Cost(NamedTuple):
+    """What one call took: median seconds, and MiB above what was held before."""
+
+    seconds: float
+    peak_mb: float
+
+
+def read_options(description: str) -> Options:
+    """Read the command line; sets the number of torch's threads."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="a run of seconds whose numbers say nothing")
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS, help="folder of the result (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch (default: %(default)s)")
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu: processor time, where the machine is not idle"
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    return Options(chosen.quick, chosen.out, torch.device(chosen.device), chosen.clock)
+
+
+def _return_memory() -> None:
     """Give freed memory back to the system, where the C library can: else it would be counted as held."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
