@@ -17,6 +17,7 @@ from scipy import ndimage
 from desam_lite.decoder import Context
 from desam_lite.framing import scaled_size, unfit_square
 from desam_lite.model import DeSAM, ImageEmbeddings, Prompts
+from desam_lite.prompt_scores import SCORED_AT_ONCE
 
 PromptMode = Literal["points", "box"]
 _AREA_SIDE = 256  # minimal areas are given in pixels of a slice of this side, as in the public code
@@ -40,7 +41,7 @@ class GridSettings:
     iou_threshold: float = 0.5
     stability_threshold: float = 0.6
     min_area: int = 1000
-    batch: int = 32
+    batch: int = SCORED_AT_ONCE
     exhaustive: bool = False
 
 
@@ -138,16 +139,14 @@ class _Finder:
 
     def best_of(self, points: torch.Tensor) -> Prediction:
         """Score all points, then draw in descending score, for each organ until a mask is stable."""
-        scores = torch.cat([self._score(chunk) for chunk in torch.split(points, self.settings.batch)])
+        prompts = _as_prompts(points)
+        scores = self.model.score_prompts(self.embeddings, prompts, batch=self.settings.batch)
         organs = [self._best_mask(points, scores[:, k].cpu(), k) for k in range(self.model.n_classes)]
         return Prediction(
             np.stack([o.probability[0] for o in organs]),
             np.stack([o.mask[0] for o in organs]),
             np.concatenate([o.iou for o in organs]),
         )
-
-    def _score(self, points: torch.Tensor) -> torch.Tensor:
-        return self.model.score_prompts(self.embeddings, _as_prompts(points))
 
     def _best_mask(self, points: torch.Tensor, scores: torch.Tensor, organ: int) -> Prediction:
         # A stable sort: of points with equal scores the first of the grid wins, however the masks are drawn.

@@ -10,7 +10,7 @@ from torch import nn
 
 from desam_lite.decoder import PDMM, PRIM, Context
 from desam_lite.errors import StudyError
-from desam_lite.prompt_scores import score_many
+from desam_lite.prompt_scores import SCORED_AT_ONCE, score_many
 from desam_lite.sam import build_image_encoder, build_prompt_encoder, encode_levels, get_backbone
 from desam_lite.spec import Variant
 
@@ -222,8 +222,16 @@ class DeSAM(nn.Module):
         """Compute what PDMM needs of the slices whatever the prompt: once per slice, however many prompts."""
         return self.pdmm.read_context(embeddings.levels)
 
-    def score_prompts(self, embeddings: ImageEmbeddings, prompts: Prompts) -> torch.Tensor:
+    @torch.no_grad()
+    def score_prompts(
+        self, embeddings: ImageEmbeddings, prompts: Prompts, *, batch: int = SCORED_AT_ONCE
+    ) -> torch.Tensor:
         """Judge prompts without drawing masks: predicted IoU ``(B, K)``.
+
+        Args:
+            embeddings: Of batch B (one slice per prompt) or 1 (all prompts on one slice).
+            prompts: B prompts.
+            batch: Prompts on one slice that are judged at once; bounds the memory, changes nothing else.
 
         Raises:
             ValueError: The variant has no IoU head.
@@ -235,7 +243,8 @@ class DeSAM(nn.Module):
             assert iou is not None
             return iou
         sparse, dense = self._encode_prompts(prompts, embeddings.neck.device)
-        return score_many(self.prim, embeddings.neck, self.prompt_encoder.get_dense_pe(), sparse, dense[:1])
+        position = self.prompt_encoder.get_dense_pe()
+        return score_many(self.prim, embeddings.neck, position, sparse, dense[:1], batch)
 
     def _relate(
         self, embeddings: ImageEmbeddings, prompts: Prompts

@@ -10,6 +10,7 @@ import torch
 from segment_anything.modeling import ImageEncoderViT, PromptEncoder
 from torch import nn
 
+from desam_lite.encoder import run_block
 from desam_lite.errors import StudyError
 from desam_lite.framing import fit_square
 
@@ -114,10 +115,11 @@ def build_prompt_encoder(spec: BackboneSpec) -> PromptEncoder:
     )
 
 
+@torch.no_grad()
 def encode_levels(
     encoder: ImageEncoderViT, pixels: torch.Tensor, global_blocks: tuple[int, ...]
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Run the image encoder and keep what DeSAM needs on the way.
+    """Run the image encoder, without gradients, and keep what DeSAM needs on the way.
 
     Args:
         encoder: SAM's image encoder.
@@ -132,7 +134,7 @@ def encode_levels(
         tokens = tokens + encoder.pos_embed
     levels = []
     for number, block in enumerate(encoder.blocks):
-        tokens = block(tokens)
+        tokens = run_block(block, tokens)
         if number in global_blocks[:3]:
             levels.append(tokens.permute(0, 3, 1, 2))
     return levels, encoder.neck(tokens.permute(0, 3, 1, 2))

@@ -1,0 +1,89 @@
+"""Benchmarks run, write the fields they promise, and their README says what the recorded results say."""
+
+import json
+import runpy
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT
+
+FOLDER = ROOT / "benchmarks"
+FIELDS = {
+    "inference": {"backbone", "points", "seconds", "seconds_exhaustive", "ratio", "peak_mb"},
+    "encoder": {
+        "backbone",
+        "format",
+        "batch",
+        "images_per_second",
+        "images_per_second_reference",
+        "ratio",
+        "peak_mb",
+        "peak_mb_reference",
+        "difference",
+        "matrix_share",
+    },
+    "training": {
+        "backbone",
+        "batch_size",
+        "slices",
+        "fmt",
+        "placement",
+        "precision",
+        "samples_per_second",
+        "samples_per_second_published",
+        "ratio",
+        "peak_mb",
+        "peak_mb_published",
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def quick(name: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    script = FOLDER / f"{name}.py"
+    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.setattr(
+        sys, "argv", [str(script), "--quick", "--threads", "1", "--device", "cpu", "--out", str(out)]
+    )
+    runpy.run_path(str(script), run_name="__main__")
+    written: dict[str, Any] = json.loads((out / f"{name}-cpu.json").read_text())
+    return written
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_quick_run_writes_the_promised_fields(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = quick(name, tmp_path, monkeypatch)
+    assert {"device", "libraries", "code", "quick", "rows"} <= found.keys()
+    assert found["quick"]
+    assert found["rows"]
+    for row in found["rows"]:
+        assert row.keys() == FIELDS[name]
+        numbers = {key: value for key, value in row.items() if not isinstance(value, str)}
+        assert all(value >= 0 for value in numbers.values())
+        assert row["ratio"] > 0
+    for same in [*found.get("details", []), *(found["rows"] if name == "encoder" else [])]:
+        assert same.get("largest_difference", same.get("difference")) < 1e-4
+
+
+def test_the_readme_says_what_the_results_say() -> None:
+    said = runpy.run_path(str(FOLDER / "readme.py"))["text"]()
+    assert (FOLDER / "README.md").read_text() == said, "run 'python benchmarks/readme.py'"
+
+
+def test_recorded_results_are_not_quick_runs() -> None:
+    recorded = sorted((FOLDER / "results").glob("*.json"))
+    assert recorded
+    for path in recorded:
+        assert not json.loads(path.read_text())["quick"], path.name
