@@ -6,11 +6,14 @@ and every tensor of the file must be used or be known to have no use here. Nothi
 
 import json
 import re
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from desam_lite.errors import StudyError
 from desam_lite.files import digest
@@ -117,7 +120,9 @@ def fit_tensors(
     if encoder or any(name.startswith("image_encoder.") for name in tensors):
         parts.add("image_encoder")
     names = {ours: _published_name(ours) for ours in _names_of(model, parts)}
-    return _fit(model, path, tensors, names, _unused(model), () if published else _IOU_ROWS)
+    plan = _fit(model, path, tensors, names, _unused(model), () if published else _IOU_ROWS)
+    _tell_unused(path, len(tensors.keys() - set(names.values())))
+    return plan
 
 
 def _plan(model: DeSAM, text: Path | str, encoder: bool, outer: tuple[Path, ...]) -> dict[str, torch.Tensor]:
@@ -247,6 +252,16 @@ def _fit(
             fault = f"holds tensor '{theirs}' of shape {tuple(value.shape)}, for which there is no place"
             raise _misfit(model, path, tensors, fault)
     return plan
+
+
+@lru_cache
+def _tell_unused(path: Path, count: int) -> None:
+    """Say once per process and file how much of it has no use here."""
+    if count:
+        tqdm.write(
+            f"{path}: {count} tensors have no use in DeSAM (SAM's way to masks and the like) and are left aside",
+            file=sys.stderr,
+        )
 
 
 def _unused(model: DeSAM) -> str:

@@ -196,6 +196,19 @@ def test_a_missing_tensor_is_named_as_the_file_would(tmp_path: Path) -> None:
         build_desam("micro", checkpoint=save(tmp_path / "sam.pth", tensors))
 
 
+def test_what_has_no_use_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors = published_tensors()
+    path = save(tmp_path / "desam.pth", tensors)
+    aside = [n for n in tensors if "upscaling" in n or "hypernetworks" in n or "seg_outputs.0" in n]
+    same_width = [n for n in tensors if n.endswith("conv3.conv.weight")]
+    build_desam("micro", checkpoint=path)
+    build_desam("micro", checkpoint=path)
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    count = int(told.partition(" tensors")[0].rpartition(" ")[2])
+    assert len(aside) < count < len(aside) + len(same_width)  # shortcuts are used where the width changes
+
+
 def test_an_unknown_tensor_is_named(tmp_path: Path) -> None:
     tensors = {**sam_tensors(), "mask_decoder.hf_token.weight": torch.ones(1, 256)}
     with pytest.raises(
