@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 import yaml
@@ -36,17 +36,23 @@ def run(
     workspace: WorkspaceOption = Path("results"),
     accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="How many of them share every batch.")] = 1,
+    placement: Annotated[
+        str, typer.Option(help="Where embeddings are held in training: auto, device, memory or disk.")
+    ] = "auto",
 ) -> None:
     """Train on one domain, test on all, and print the Dice of each; a finished run is only printed.
 
     Example: desam-lite run phantom_prostate --data data/phantom_prostate --source A --method unet --set epochs=5
     """
+    from desam_lite.datasets import Placement
     from desam_lite.manifest import find_manifest, load_manifest
     from desam_lite.profiles import get_profile, plan_domain_splits
     from desam_lite.runs import execute_run
 
     if accelerator not in ("auto", "cpu", "gpu"):
         raise StudyError(f"there is no accelerator '{accelerator}': use auto, cpu or gpu.")
+    if placement not in get_args(Placement):
+        raise StudyError(f"there is no placement '{placement}': use {', '.join(get_args(Placement))}.")
     path = find_manifest(manifest)
     root = data if data is not None else Path("data") / load_manifest(path).name
     chosen = parse_assignments(settings or [], "--set")
@@ -54,7 +60,8 @@ def run(
     specs = plan_domain_splits(
         get_profile(profile), path, root, sources=[source], methods=[method], seeds=[seed], **chosen
     )
-    done = execute_run(specs[0], workspace, accelerator=accelerator, devices=devices)
+    held = cast(Placement, placement)
+    done = execute_run(specs[0], workspace, accelerator=accelerator, devices=devices, placement=held)
     if done.finished:  # of several processes only the first has the results
         typer.echo(f"{done.spec.label} trained on {source}, seed {seed}: {done.directory}")
         typer.echo(_dice_table(done.metrics()).to_string(float_format="{:.3f}".format))

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from desam_lite import provenance
 from desam_lite.backbones import check_weights, open_embeddings, weights_hash
 from desam_lite.cards import make_card
-from desam_lite.datasets import EmbeddingData, SliceData, TrainingData, list_slices
+from desam_lite.datasets import EmbeddingData, Placement, SliceData, TrainingData, list_slices
 from desam_lite.embeddings import EmbeddingStore
 from desam_lite.errors import StudyError
 from desam_lite.files import atomic_path, digest, write_json, write_text
@@ -137,6 +137,7 @@ def execute_run(
     *,
     accelerator: str = "auto",
     devices: int = 1,
+    placement: Placement = "auto",
     progress: bool = True,
 ) -> Run:
     """Do a run, or what is left of it; a finished one is returned as it is.
@@ -149,6 +150,8 @@ def execute_run(
         workspace: Folder for results and caches.
         accelerator: "auto", "cpu" or "gpu".
         devices: How many of them.
+        placement: Where the embeddings are held in training: on the "device", in "memory", on "disk", or "auto" (the first of
+            these of which they fill less than half).
         progress: Whether to show progress bars.
 
     Raises:
@@ -158,15 +161,25 @@ def execute_run(
     run = find_run(spec, task, workspace)
     if run.finished:
         return run
-    fabric = make_fabric(accelerator, devices, spec.precision)
+    means = _Means(make_fabric(accelerator, devices, spec.precision), placement, progress)
     run.directory.mkdir(parents=True, exist_ok=True)
-    if not fabric.is_global_zero:  # it helps to train; the first process does the rest
-        _learn(run, task, _split(spec, task), _embeddings(run, task, workspace, fabric, False), fabric, False)
+    if not means.fabric.is_global_zero:  # it helps to train; the first process does the rest
+        quiet = replace(means, progress=False)
+        _learn(run, task, _split(spec, task), _embeddings(run, task, workspace, quiet), quiet)
         return run
     with _alone(run.directory):
         if not run.finished:
-            _work(run, task, Path(workspace), fabric, progress)
+            _work(run, task, Path(workspace), means)
     return run
+
+
+@dataclass(frozen=True)
+class _Means:
+    """What a run is done with, which changes none of its numbers."""
+
+    fabric: "Fabric"
+    placement: Placement
+    progress: bool
 
 
 @contextmanager
@@ -184,17 +197,18 @@ def _alone(directory: Path) -> Iterator[None]:
         lock.release()
 
 
-def _work(run: Run, task: Task, workspace: Path, fabric: "Fabric", progress: bool) -> None:
+def _work(run: Run, task: Task, workspace: Path, means: _Means) -> None:
     provenance.reset_peak_memory()
     start, spec, folder = time.perf_counter(), run.spec, run.directory
-    record = _record(run, task, fabric)
+    record = _record(run, task, means.fabric)
     write_json(folder / "run.json", record)
     split = _split(spec, task)
     _write_csv(pd.DataFrame(split.items(), columns=["case", "part"]), folder / "split.csv")
-    embeddings = _embeddings(run, task, workspace, fabric, progress)
-    predictor = _learn(run, task, split, embeddings, fabric, progress)
+    embeddings = _embeddings(run, task, workspace, means)
+    predictor = _learn(run, task, split, embeddings, means)
     trained = time.perf_counter()
-    scores = score_domains(predictor, task, _tested(spec, task, split), embeddings, folder, progress=progress)
+    tested = _tested(spec, task, split)
+    scores = score_domains(predictor, task, tested, embeddings, folder, progress=means.progress)
     _write_csv(scores, folder / "metrics.csv")
     predictor.save(folder, make_card(record, spec, task.manifest))
     took = {"training": (trained - start) / 60, "scoring": (time.perf_counter() - trained) / 60}
@@ -209,13 +223,12 @@ def _split(spec: RunSpec, task: Task) -> Mapping[str, str]:
     )
 
 
-def _embeddings(
-    run: Run, task: Task, workspace: Path | str, fabric: "Fabric", progress: bool
-) -> EmbeddingStore | None:
+def _embeddings(run: Run, task: Task, workspace: Path | str, means: _Means) -> EmbeddingStore | None:
     """Return the embeddings the run needs, computing what is missing; None for a method on slices."""
     if run.spec.backbone is None:
         return None
-    return open_embeddings(run.spec, task.slices, Path(workspace), fabric.device, progress=progress)
+    device = means.fabric.device
+    return open_embeddings(run.spec, task.slices, Path(workspace), device, progress=means.progress)
 
 
 def _learn(
@@ -223,8 +236,7 @@ def _learn(
     task: Task,
     split: Mapping[str, str],
     embeddings: EmbeddingStore | None,
-    fabric: "Fabric",
-    progress: bool,
+    means: _Means,
 ) -> Predictor:
     """Build the method and train it if it is one that trains."""
     spec, source = run.spec, run.spec.source
@@ -233,10 +245,10 @@ def _learn(
     predictor = METHODS[spec.method](spec, len(task.manifest.organs), cases)
     if not isinstance(predictor, Method):
         return predictor
-    data = {part: _data(predictor, spec, task, names, embeddings, fabric) for part, names in chosen.items()}
+    data = {part: _data(predictor, spec, task, names, embeddings, means) for part, names in chosen.items()}
     rows = []
-    epochs = train(predictor, data["train"], data["val"], _settings(spec), run.directory, fabric)
-    bar = track(epochs, f"training {spec.label} on {source}", total=spec.epochs, enabled=progress)
+    epochs = train(predictor, data["train"], data["val"], _settings(spec), run.directory, means.fabric)
+    bar = track(epochs, f"training {spec.label} on {source}", total=spec.epochs, enabled=means.progress)
     for row in bar:
         rows.append(row)
         _write_csv(pd.DataFrame(rows), run.directory / "history.csv")
@@ -249,16 +261,16 @@ def _data(
     task: Task,
     cases: list[str],
     embeddings: EmbeddingStore | None,
-    fabric: "Fabric",
+    means: _Means,
 ) -> TrainingData:
     assert spec.train_slices is not None
     refs = list_slices(task.slices, spec.source, cases, spec.train_slices)
     n_organs = len(task.manifest.organs)
     if embeddings is None:
         return SliceData(task.slices, refs, n_organs, method.input_size)
-    return EmbeddingData(
-        embeddings, refs, n_organs, size=method.mask_size, square=method.input_size, device=fabric.device
-    )
+    sizes = {"size": method.mask_size, "square": method.input_size}
+    device = means.fabric.device
+    return EmbeddingData(embeddings, refs, n_organs, **sizes, device=device, placement=means.placement)
 
 
 def _settings(spec: RunSpec) -> TrainSettings:

@@ -61,6 +61,7 @@ WRONG: dict[str, tuple[list[object], str]] = {
     "domain": (["--source", "Z"], "has no domain 'Z': choose from A, B."),
     "method": (["--method", "nnunet"], "no method 'nnunet': choose from prior, unet, desam_b, desam_p"),
     "profile": (["--profile", "huge"], "there is no profile 'huge': use one of smoke, teach, paper."),
+    "placement": (["--placement", "moon"], "no placement 'moon': use auto, device, memory, disk."),
     "accelerator": (["--accelerator", "abacus"], "no accelerator 'abacus': use auto, cpu or gpu."),
     "setting": (
         ["--set", "epoch=3"],

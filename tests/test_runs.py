@@ -204,3 +204,9 @@ def test_a_run_that_another_process_holds_is_waited_for(
     other.join()
     assert f"another process is doing run {finished.name}" in capsys.readouterr().err
     assert (finished.directory / "metrics.csv").stat().st_mtime_ns == stamp
+
+
+def test_where_embeddings_are_held_changes_no_number(tiny_task: Place, tmp_path: Path) -> None:
+    spec = spec_for(tiny_task, **{**DESAM, "prompt_mode": "box"})
+    runs = [execute_run(spec, tmp_path / p, placement=p, progress=False) for p in ("memory", "disk")]
+    pd.testing.assert_frame_equal(runs[0].metrics(), runs[1].metrics())
