@@ -9,11 +9,11 @@ import torch
 from desam_lite.datasets import Batch
 from desam_lite.inference import GridSettings, predict_slice
 from desam_lite.methods.desam import DeSAMMethod, IoULoss
-from desam_lite.model import build_desam
+from desam_lite.model import ImageEmbeddings, build_desam
 from desam_lite.sam import preprocess
 
 SIDE = 128
-STEPS = 300
+MOST_STEPS = 900
 
 
 def four_slices() -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,19 +39,24 @@ def test_four_slices_are_learnt_by_heart(mode: Literal["points", "box"]) -> None
     embeddings = model.encode(preprocess(images, SIDE))
     batch = Batch(("a", "b", "c", "d"), masks, ((64, 64),) * 4, embeddings=embeddings)
     optimizer = torch.optim.Adam(model.trainable_parameters(), lr=1e-3)
-    for step in range(STEPS):
+    for step in range(MOST_STEPS):
         drawn = method.prepare(batch, [np.random.default_rng([step, k]) for k in range(4)], augment=True)
         loss = method.loss(method.module, drawn)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    model.eval()
+        if step % 50 == 49 and worst_dice(method, embeddings, masks) > 0.97:
+            return
+    pytest.fail(f"after {MOST_STEPS} steps the worst Dice is {worst_dice(method, embeddings, masks):.3f}")
+
+
+def worst_dice(method: DeSAMMethod, embeddings: ImageEmbeddings, masks: torch.Tensor) -> float:
+    """Return the lowest Dice of the four slices, predicted as a new scan is."""
+    method.module.eval()
+    truth = torch.nn.functional.interpolate(masks, (SIDE, SIDE), mode="nearest-exact")[:, 0].numpy() > 0
+    scores = []
     for k in range(4):
-        found = predict_slice(model, embeddings[k], mode, (SIDE, SIDE), method.grid).mask[0]
-        truth = (
-            torch.nn.functional.interpolate(masks[k : k + 1], (SIDE, SIDE), mode="nearest-exact")[
-                0, 0
-            ].numpy()
-            > 0
-        )
-        assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.97
+        found = predict_slice(method.model, embeddings[k], method.mode, (SIDE, SIDE), method.grid).mask[0]
+        scores.append(2 * (found & truth[k]).sum() / (found.sum() + truth[k].sum()))
+    method.module.train()
+    return float(min(scores))
