@@ -67,7 +67,7 @@ def info() -> None:
     typer.echo("manifests, to be given by name or path:")
     for name, path in known_manifests().items():
         typer.echo(f"  {name:20} {path}")
-    typer.echo("they are looked for in " + " and ".join(map(str, manifest_folders())))
+    typer.echo("they are looked for in " + " and ".join(dict.fromkeys(map(str, manifest_folders()))))
 
 
 def _version(distribution: str) -> str:

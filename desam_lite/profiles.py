@@ -43,10 +43,11 @@ class Profile(BaseModel):
     needs_weights: bool = False
 
 
-# The recipe for a decoder on an untrained encoder, chosen on validation cases of three sources (A, D, E). The published one
-# (batch 8, rate 1e-4, L1) presumes SAM's own weights and thousands of steps. In trials with the few hundred there are here, PRIM at
-# times ended with one score for all points: with L1 at 2e-3 and 3e-3, with the square at 1.5e-3 and 3e-3, but not at 1e-3. Logits are
-# still small after so few steps, and the stability score (logits +1 against -1) dropped good masks of held-out source cases: it is off.
+# The recipe for a decoder on an untrained encoder, chosen on validation cases of three sources (A, D, E). The published
+# one (batch 8, rate 1e-4, L1) presumes SAM's own weights and thousands of steps. In trials with the few hundred there
+# are here, PRIM at times ended with one score for all points: with L1 at 2e-3 and 3e-3, with the square at 1.5e-3 and
+# 3e-3, but not at 1e-3. Logits are still small after so few steps, and the stability score (logits +1 against -1)
+# dropped good masks of held-out source cases: it is off.
 _TINY: dict[str, Any] = {
     "split": "70_10_20",
     "backbone": "sam_tiny",

@@ -25,7 +25,7 @@ PromptMode = Literal["points", "box"]
 class IoULoss:
     """What the IoU head pays for a wrong judgement.
 
-    The public code takes L1 and has a switch for the square. On a PRIM that starts from random weights L1 gets stuck at a
+    The public code takes L1 and has a switch for the square. On a PRIM that starts from random weights L1 can get stuck at a
     constant: its gradient does not grow with the error.
 
     Attributes:
