@@ -15,6 +15,9 @@ METHOD_CHOICES: dict[str, dict[str, str]] = {
     "unet": {"method": "unet"},
     "desam_b": {"method": "desam", "prompt_mode": "box"},
     "desam_p": {"method": "desam", "prompt_mode": "points"},
+    "pdmm_only": {"method": "desam", "prompt_mode": "box", "variant": "pdmm_only"},
+    "desam_p_no_iou_head": {"method": "desam", "prompt_mode": "points", "variant": "no_iou_head"},
+    "desam_p_no_fusion": {"method": "desam", "prompt_mode": "points", "variant": "no_fusion"},
 }
 """The names a notebook's ``methods`` parameter takes, and what they mean in a specification."""
 
@@ -26,10 +29,12 @@ class Profile(BaseModel):
         name: Its name.
         cases: Synthetic cases made per domain.
         sources: How many of a task's domains are trained on; None for all.
+        few: How many are, where the question is not about hospitals.
         seeds: One run each.
         common: Settings of every run.
         per_method: Settings of the runs of one method of `METHOD_CHOICES`.
         needs_weights: Whether the frozen encoder must be given as a file.
+        methods: Names of `METHOD_CHOICES` that are run when none are named.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,10 +42,12 @@ class Profile(BaseModel):
     name: str
     cases: int
     sources: int | None
+    few: int
     seeds: tuple[int, ...]
     common: dict[str, Any]
     per_method: dict[str, dict[str, Any]]
     needs_weights: bool = False
+    methods: tuple[str, ...] = ("prior", "unet", "desam_b", "desam_p")
 
 
 # The recipe for a decoder on an untrained encoder, chosen on validation cases of three sources (A, D, E). The published
@@ -66,6 +73,7 @@ PROFILES = {
         name="smoke",
         cases=4,
         sources=2,
+        few=1,
         seeds=(0,),
         common={**_TINY, "epochs": 1, "unet_width": 4, "points_per_side": 3, "learning_rate": 1e-3},
         per_method={},
@@ -74,6 +82,7 @@ PROFILES = {
         name="teach",
         cases=8,
         sources=None,
+        few=2,
         seeds=(0, 1),
         common={**_TINY, "epochs": 20, "points_per_side": 5, "learning_rate": 1e-3},
         per_method={"unet": {"learning_rate": 1.5e-3}},
@@ -82,6 +91,7 @@ PROFILES = {
         name="paper",
         cases=30,
         sources=None,
+        few=6,
         seeds=(0, 1, 2),
         common={"backbone": "vit_h", "precision": "bf16-mixed", "epochs": 50, "learning_rate": 1e-4},
         per_method={"unet": {"learning_rate": 3e-4}},
@@ -118,7 +128,7 @@ def plan_domain_splits(
         manifest: The task's manifest file.
         data_root: Folder with its data.
         sources: Domains to train on; empty for the profile's.
-        methods: Names of `METHOD_CHOICES`; empty for all.
+        methods: Names of `METHOD_CHOICES`; empty for the profile's.
         seeds: Empty for the profile's.
         **settings: Fields of `RunSpec` to set for every run, over the profile's.
 
@@ -132,7 +142,7 @@ def plan_domain_splits(
     domains = list(task.domains)
     chosen = list(sources) or domains[: profile.sources]
     _all_known("domain", chosen, domains, f"the manifest {manifest}")
-    names = list(methods) or list(METHOD_CHOICES)
+    names = list(methods) or list(profile.methods)
     _all_known("method", names, list(METHOD_CHOICES), "this experiment")
     desam = any(METHOD_CHOICES[name]["method"] == "desam" for name in names)
     if profile.needs_weights and desam and "weights" not in settings:
