@@ -8,11 +8,18 @@ from pydantic import BaseModel, ConfigDict
 
 from desam_lite.errors import StudyError
 from desam_lite.manifest import load_manifest
-from desam_lite.spec import RANDOM_WEIGHTS, RunSpec, make_spec
+from desam_lite.spec import CONVOLUTIONAL, RANDOM_WEIGHTS, RunSpec, make_spec
 
 METHOD_CHOICES: dict[str, dict[str, str]] = {
     "prior": {"method": "prior"},
     "unet": {"method": "unet"},
+    "unet_light": {"method": "unet", "augmentation": "light"},
+    "unet_aug": {"method": "unet", "augmentation": "nnunet"},
+    "randconv": {"method": "randconv"},
+    "mixstyle": {"method": "mixstyle"},
+    "csdg": {"method": "csdg"},
+    "advbias": {"method": "advbias"},
+    "maxstyle": {"method": "maxstyle"},
     "desam_b": {"method": "desam", "prompt_mode": "box"},
     "desam_p": {"method": "desam", "prompt_mode": "points"},
 }
@@ -30,6 +37,7 @@ class Profile(BaseModel):
         common: Settings of every run.
         per_method: Settings of the runs of one method of `METHOD_CHOICES`.
         needs_weights: Whether the frozen encoder must be given as a file.
+        methods: Names of `METHOD_CHOICES` that are run when none are named.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +49,7 @@ class Profile(BaseModel):
     common: dict[str, Any]
     per_method: dict[str, dict[str, Any]]
     needs_weights: bool = False
+    methods: tuple[str, ...] = ("prior", "unet", "desam_b", "desam_p")
 
 
 # The recipe for a decoder on an untrained encoder, chosen on validation cases of three sources (A, D, E). The published
@@ -61,6 +70,8 @@ _TINY: dict[str, Any] = {
     "unet_size": 64,
 }
 
+_ON_UNET = [name for name, choice in METHOD_CHOICES.items() if choice["method"] in CONVOLUTIONAL]
+
 PROFILES = {
     "smoke": Profile(
         name="smoke",
@@ -76,7 +87,7 @@ PROFILES = {
         sources=None,
         seeds=(0, 1),
         common={**_TINY, "epochs": 20, "points_per_side": 5, "learning_rate": 1e-3},
-        per_method={"unet": {"learning_rate": 1.5e-3}},
+        per_method={name: {"learning_rate": 1.5e-3} for name in _ON_UNET},
     ),
     "paper": Profile(
         name="paper",
@@ -84,7 +95,7 @@ PROFILES = {
         sources=None,
         seeds=(0, 1, 2),
         common={"backbone": "vit_h", "precision": "bf16-mixed", "epochs": 50, "learning_rate": 1e-4},
-        per_method={"unet": {"learning_rate": 3e-4}},
+        per_method={name: {"learning_rate": 3e-4} for name in _ON_UNET},
         needs_weights=True,
     ),
 }
@@ -118,7 +129,7 @@ def plan_domain_splits(
         manifest: The task's manifest file.
         data_root: Folder with its data.
         sources: Domains to train on; empty for the profile's.
-        methods: Names of `METHOD_CHOICES`; empty for all.
+        methods: Names of `METHOD_CHOICES`; empty for the profile's.
         seeds: Empty for the profile's.
         **settings: Fields of `RunSpec` to set for every run, over the profile's.
 
@@ -132,7 +143,7 @@ def plan_domain_splits(
     domains = list(task.domains)
     chosen = list(sources) or domains[: profile.sources]
     _all_known("domain", chosen, domains, f"the manifest {manifest}")
-    names = list(methods) or list(METHOD_CHOICES)
+    names = list(methods) or list(profile.methods)
     _all_known("method", names, list(METHOD_CHOICES), "this experiment")
     desam = any(METHOD_CHOICES[name]["method"] == "desam" for name in names)
     if profile.needs_weights and desam and "weights" not in settings:
