@@ -10,11 +10,23 @@ from desam_lite.errors import StudyError
 
 RANDOM_WEIGHTS = "random"
 
-MethodName = Literal["desam", "unet", "prior"]
+MethodName = Literal["desam", "unet", "randconv", "mixstyle", "csdg", "advbias", "maxstyle", "prior"]
 PromptMode = Literal["points", "box"]
 Variant = Literal["desam", "no_iou_head", "no_fusion", "pdmm_only"]
 
-_LABELS = {"unet": "U-Net", "prior": "Prior"}
+CONVOLUTIONAL = ("unet", "randconv", "mixstyle", "csdg", "advbias", "maxstyle")
+"""The methods on the U-Net; they see slices and share its settings."""
+
+_LABELS = {
+    "unet": "U-Net",
+    "randconv": "RandConv",
+    "mixstyle": "MixStyle",
+    "csdg": "CSDG",
+    "advbias": "AdvBias",
+    "maxstyle": "MaxStyle",
+    "prior": "Prior",
+}
+_AUGMENTED = {"light": " + light aug.", "nnunet": " + nnU-Net aug."}
 _MODES = {"points": "P", "box": "B"}
 _VARIANTS = {
     "desam": "{}",
@@ -23,11 +35,11 @@ _VARIANTS = {
     "pdmm_only": "PDMM alone",
 }
 _ONLY_FOR = {
-    "desam": (
+    ("desam",): (
         *("variant", "prompt_mode", "backbone", "weights", "embedding_format"),
         *("iou_loss", "iou_weight", "points_per_side", "iou_threshold", "stability_threshold", "min_area"),
     ),
-    "unet": ("unet_width", "unet_size"),
+    CONVOLUTIONAL: ("unet_width", "unet_size", "augmentation"),
 }
 _TRAINING = ("epochs", "batch_size", "learning_rate", "clip", "precision", "train_slices")
 
@@ -56,6 +68,7 @@ class RunSpec(BaseModel):
         min_area: Holes and islands smaller than this are removed, in pixels of a 256 x 256 slice.
         unet_width: Channels of the U-Net's finest level.
         unet_size: Side of the U-Net's input square, in pixels.
+        augmentation: What is done to its training slices at random: nothing, "light" (grey levels only) or as much as nnU-Net.
         seed: Names initial weights, split, order, prompts.
         split: How the source's cases are divided.
         train_slices: Which slices are trained on.
@@ -85,6 +98,7 @@ class RunSpec(BaseModel):
     min_area: int | None = Field(default=1000, ge=0)
     unet_width: int | None = Field(default=32, ge=1)
     unet_size: int | None = Field(default=256, ge=16)
+    augmentation: Literal["none", "light", "nnunet"] | None = "none"
     seed: int = Field(default=0, ge=0, lt=2**63)
     split: Literal["published_90_10", "70_10_20"] = "published_90_10"
     train_slices: Literal["all", "foreground", "published"] | None = "published"
@@ -111,7 +125,7 @@ class RunSpec(BaseModel):
     def label(self) -> str:
         """The method's name as tables and figures show it."""
         if self.method != "desam":
-            return _LABELS[self.method]
+            return _LABELS[self.method] + _AUGMENTED.get(self.augmentation or "", "")
         name = f"DeSAM-{_MODES[self.prompt_mode or 'points']}"
         return _VARIANTS[self.variant or "desam"].format(name)
 
@@ -123,7 +137,7 @@ class RunSpec(BaseModel):
 def _unused(values: Mapping[str, Any]) -> list[str]:
     """Return the settings that a run with these values does not use."""
     method = values.get("method")
-    unused = [name for owner, names in _ONLY_FOR.items() if owner != method for name in names]
+    unused = [name for owners, names in _ONLY_FOR.items() if method not in owners for name in names]
     if method == "prior":
         unused += _TRAINING
     if values.get("variant", "desam") == "pdmm_only" or values.get("prompt_mode", "points") == "box":

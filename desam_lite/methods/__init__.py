@@ -1,8 +1,9 @@
 """The compared methods under one roof: `METHODS` builds each from a specification, `load_predictor` from what a run saved."""
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -11,7 +12,7 @@ from desam_lite.methods.base import Method, Predictor
 from desam_lite.slices import CaseSlices
 from desam_lite.spec import RANDOM_WEIGHTS, RunSpec
 
-__all__ = ["METHODS", "Method", "Predictor", "TrainedModel", "load_predictor"]
+__all__ = ["METHODS", "Method", "Predictor", "TrainedModel", "load_predictor", "method_class"]
 
 
 def _desam(spec: RunSpec, n_organs: int, cases: list[CaseSlices]) -> Predictor:
@@ -32,11 +33,10 @@ def _desam(spec: RunSpec, n_organs: int, cases: list[CaseSlices]) -> Predictor:
 
 
 def _unet(spec: RunSpec, n_organs: int, cases: list[CaseSlices]) -> Predictor:
-    from desam_lite.methods.unet import UNetMethod
-
-    assert spec.unet_width is not None
-    assert spec.unet_size is not None
-    return UNetMethod(n_organs, spec.unet_width, spec.unet_size, spec.seed)
+    """Build the U-Net or a method on it."""
+    settings = (spec.unet_width, spec.unet_size, spec.seed, spec.augmentation)
+    built: Predictor = method_class(spec.method)(n_organs, *settings)
+    return built
 
 
 def _prior(spec: RunSpec, n_organs: int, cases: list[CaseSlices]) -> Predictor:
@@ -48,9 +48,32 @@ def _prior(spec: RunSpec, n_organs: int, cases: list[CaseSlices]) -> Predictor:
 METHODS: dict[str, Callable[[RunSpec, int, list[CaseSlices]], Predictor]] = {
     "desam": _desam,
     "unet": _unet,
+    "randconv": _unet,
+    "mixstyle": _unet,
+    "csdg": _unet,
+    "advbias": _unet,
+    "maxstyle": _unet,
     "prior": _prior,
 }
 """Name of a method to what builds it: from the specification, the number of organs and the training cases."""
+
+
+_CLASSES = {
+    "desam": ("desam", "DeSAMMethod"),
+    "unet": ("unet", "UNetMethod"),
+    "randconv": ("randconv", "RandConv"),
+    "mixstyle": ("mixstyle", "MixStyle"),
+    "csdg": ("csdg", "CSDG"),
+    "advbias": ("advbias", "AdvBias"),
+    "maxstyle": ("maxstyle", "MaxStyle"),
+    "prior": ("prior", "Prior"),
+}
+
+
+def method_class(name: str) -> Any:
+    """Return the class of a method, imported when it is asked for: it tells the paper, the defaults and what differs."""
+    module, kind = _CLASSES[name]
+    return getattr(import_module(f"{__name__}.{module}"), kind)
 
 
 class TrainedModel(NamedTuple):

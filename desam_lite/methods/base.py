@@ -36,7 +36,17 @@ class SlicePrediction:
 
 
 class Predictor(ABC):
-    """Anything that draws organs into a scan, trained or not."""
+    """Anything that draws organs into a scan, trained or not.
+
+    Attributes:
+        paper: Key in ``book/references.bib`` of what it implements; empty for what is of this study.
+        defaults_from: Where the values of its settings come from.
+        differs: What is not as in the paper or its public code, a sentence each.
+    """
+
+    paper: ClassVar[str] = ""
+    defaults_from: ClassVar[str] = ""
+    differs: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def predict(
