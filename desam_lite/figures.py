@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from desam_lite.style import NO_RUNS, UNITS, WIDTH, legend, method_color, nothing, styled
+from desam_lite.style import NO_RUNS, UNITS, WIDTH, legend, method_color, nothing, oracle_note, styled
 
 
 def heatmaps(matrices: Mapping[str, pd.DataFrame], *, metric: str = "dice") -> Figure:
@@ -129,7 +129,8 @@ def averages(summary: pd.DataFrame, cells: pd.DataFrame, *, metric: str = "dice"
             tick.set(color=method_color(label), fontweight="bold")
         ax.set_ylim(len(labels) - 0.45, -0.6)
         ax.set_xlim(left=0, right=100 if metric == "dice" else None)
-        ax.set_xlabel(f"{title}: mean and 95 % interval; small dots: one source on one target")
+        note = oracle_note(labels)
+        ax.set_xlabel(f"{title}: mean and 95 % interval; small dots: one source on one target{note}")
         ax.grid(axis="x")
         ax.spines["left"].set_visible(False)
         ax.tick_params(axis="y", length=0)

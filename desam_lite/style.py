@@ -3,7 +3,7 @@
 Colours are Okabe and Ito's, safe for colour-blind readers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,7 +34,15 @@ _STYLE: dict[str, Any] = {
     "figure.dpi": 160,
 }
 
-_METHOD_COLORS = {"Prior": "#6b6b6b", "U-Net": "#d55e00", "DeSAM-B": "#0072b2", "DeSAM-P": "#009e73"}
+_METHOD_COLORS = {"Prior": "#6b6b6b", "U-Net": "#d55e00", "DeSAM-B": "#0072b2", "DeSAM-P": "#009e73"} | {
+    "DeSAM-B, random encoder": "#7fb2d6",
+    "SAM grid": "#882255",
+    "SAM box": "#cc6677",
+    "Tuned SAM-B": "#cc79a7",
+    "Tuned SAM-P": "#aa4499",
+    "SAMed": "#e69f00",
+}
+_ORACLE_COLOR = "#999999"
 _OTHER_COLORS = ("#cc79a7", "#56b4e9", "#e69f00", "#000000")
 NO_RUNS = "no finished run to show"
 
@@ -47,8 +55,20 @@ UNITS = {
 """What a metric's axis is called, and what its values are multiplied by to be shown."""
 
 
+def is_oracle(label: str) -> bool:
+    """Whether a label names a method whose prompts are made from the reference."""
+    return label.partition(",")[0].endswith("(oracle)")
+
+
+def oracle_note(labels: Iterable[str]) -> str:
+    """Return what a figure says of oracles, if there are any among these labels."""
+    return "\n(oracle): the prompt is made from the reference" if any(map(is_oracle, labels)) else ""
+
+
 def method_color(label: str) -> str:
-    """Return the colour of a method: the same in every figure."""
+    """Return the colour of a method: the same in every figure; grey for all oracles, which are no competitors."""
+    if is_oracle(label):
+        return _ORACLE_COLOR
     if label in _METHOD_COLORS:
         return _METHOD_COLORS[label]
     return _OTHER_COLORS[sum(label.encode()) % len(_OTHER_COLORS)]
