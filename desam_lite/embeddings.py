@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 
 from desam_lite.errors import StudyError
 from desam_lite.files import atomic_path, digest
-from desam_lite.model import DeSAM, ImageEmbeddings
 from desam_lite.progress import track
+from desam_lite.prompted import ImageEmbeddings, PromptedSAM
 from desam_lite.sam import preprocess
 from desam_lite.slices import SliceStore
 
@@ -114,7 +114,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def fill_store(
-    store: EmbeddingStore, model: DeSAM, *, batch_size: int = AT_ONCE, progress: bool = True
+    store: EmbeddingStore, model: PromptedSAM, *, batch_size: int = AT_ONCE, progress: bool = True
 ) -> None:
     """Compute what is missing in ``store``; whole files are left alone, and a second process waits rather than repeats.
 
@@ -138,7 +138,7 @@ def fill_store(
                 save_file(tensors, temporary)
 
 
-def encode_on_demand(model: DeSAM, images: npt.NDArray[np.uint8], fmt: Format) -> ReadEmbeddings:
+def encode_on_demand(model: PromptedSAM, images: npt.NDArray[np.uint8], fmt: Format) -> ReadEmbeddings:
     """Return what computes the embeddings of a scan's slices when they are asked for; nothing is kept.
 
     Args:
@@ -156,7 +156,7 @@ def encode_on_demand(model: DeSAM, images: npt.NDArray[np.uint8], fmt: Format) -
 
 
 def _encode_case(
-    model: DeSAM, images: torch.Tensor, batch_size: int, dtype: torch.dtype
+    model: PromptedSAM, images: torch.Tensor, batch_size: int, dtype: torch.dtype
 ) -> dict[str, torch.Tensor]:
     """Encode all slices ``(Z, H, W)`` uint8 of a case; return the four maps on the CPU."""
     cpu = torch.device("cpu")
@@ -166,7 +166,7 @@ def _encode_case(
 
 
 @torch.no_grad()
-def _encode(model: DeSAM, images: torch.Tensor, dtype: torch.dtype) -> ImageEmbeddings:
+def _encode(model: PromptedSAM, images: torch.Tensor, dtype: torch.dtype) -> ImageEmbeddings:
     """Encode slices ``(B, H, W)`` uint8 on the model's device."""
     device = next(model.parameters()).device
     return model.encode(preprocess(images.to(device), model.image_size)).to(dtype=dtype)
