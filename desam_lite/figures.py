@@ -130,7 +130,8 @@ def averages(summary: pd.DataFrame, cells: pd.DataFrame, *, metric: str = "dice"
         ax.set_ylim(len(labels) - 0.45, -0.6)
         ax.set_xlim(left=0, right=100 if metric == "dice" else None)
         note = oracle_note(labels)
-        ax.set_xlabel(f"{title}: mean and 95 % interval; small dots: one source on one target{note}")
+        said = f"{title}: mean and 95 % interval; small dots: one source on one target{note}"
+        figure.supxlabel(said, fontsize=9.5, color="#1a1a1a")  # centred on the figure: names of methods may be long
         ax.grid(axis="x")
         ax.spines["left"].set_visible(False)
         ax.tick_params(axis="y", length=0)

@@ -35,14 +35,14 @@ _STYLE: dict[str, Any] = {
 }
 
 _METHOD_COLORS = {"Prior": "#6b6b6b", "U-Net": "#d55e00", "DeSAM-B": "#0072b2", "DeSAM-P": "#009e73"} | {
-    "DeSAM-B, random encoder": "#7fb2d6",
+    "DeSAM-B, random encoder": "#4d7ea8",
     "SAM grid": "#882255",
     "SAM box": "#cc6677",
     "Tuned SAM-B": "#cc79a7",
     "Tuned SAM-P": "#aa4499",
-    "SAMed": "#e69f00",
+    "SAMed": "#a66f00",
 }
-_ORACLE_COLOR = "#999999"
+_ORACLE_COLOR = "#767676"
 _OTHER_COLORS = ("#cc79a7", "#56b4e9", "#e69f00", "#000000")
 NO_RUNS = "no finished run to show"
 
