@@ -1,8 +1,8 @@
 """Training slices in memory: from prepared cases and stored embeddings to the batches a method's loss takes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -34,6 +34,7 @@ class Batch:
         embeddings: The frozen encoder's maps, batch B; None for methods on slices.
         prompts: One prompt per slice; None where the method takes none.
         iou_targets: ``(B, K)`` float: what the IoU head should say of each prompt; None without prompts.
+        drawn: What else a method has drawn at random for the slices, by its names: floats ``(B, ...)``.
     """
 
     cases: tuple[str, ...]
@@ -43,6 +44,7 @@ class Batch:
     embeddings: ImageEmbeddings | None = None
     prompts: Prompts | None = None
     iou_targets: torch.Tensor | None = None
+    drawn: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on ``device``, in float32."""
@@ -53,7 +55,8 @@ class Batch:
         names = ("masks", "images", "embeddings", "iou_targets")
         moved = {name: move(getattr(self, name)) for name in names}
         prompts = None if self.prompts is None else self.prompts.to(device)
-        return replace(self, **moved, prompts=prompts)
+        drawn = {name: move(value) for name, value in self.drawn.items()}
+        return replace(self, **moved, prompts=prompts, drawn=drawn)
 
 
 class TrainingData(ABC):

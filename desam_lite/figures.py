@@ -18,7 +18,17 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from desam_lite.style import NO_RUNS, UNITS, WIDTH, legend, method_color, nothing, oracle_note, styled
+from desam_lite.style import (
+    NO_RUNS,
+    UNITS,
+    WIDTH,
+    legend,
+    method_color,
+    method_marker,
+    nothing,
+    oracle_note,
+    styled,
+)
 
 
 def heatmaps(matrices: Mapping[str, pd.DataFrame], *, metric: str = "dice") -> Figure:
@@ -157,10 +167,10 @@ def averages_alt(summary: pd.DataFrame, *, metric: str = "dice") -> str:
 def _method_row(
     ax: Axes, row: int, label: str, summary: pd.DataFrame, cells: pd.DataFrame, factor: float
 ) -> None:
-    color = method_color(label)
+    color, marker = method_color(label), method_marker(label)
     for inside, height in ((True, row - 0.14), (False, row + 0.14)):
         small = cells[cells["in_domain"] == inside]["mean"].to_numpy(float) * factor
-        ax.plot(small, np.full(len(small), height), "o", ms=3.2, color=color, alpha=0.28, mew=0)
+        ax.plot(small, np.full(len(small), height), marker, ms=3.2, color=color, alpha=0.28, mew=0)
         for _, one in summary[summary["in_domain"] == inside].iterrows():
             ax.plot(
                 [one["low"] * factor, one["high"] * factor],
@@ -170,7 +180,7 @@ def _method_row(
                 solid_capstyle="butt",
             )
             face = color if inside else "white"
-            ax.plot(one["mean"] * factor, height, "o", ms=6.5, color=color, mfc=face, mew=1.8)
+            ax.plot(one["mean"] * factor, height, marker, ms=6.5, color=color, mfc=face, mew=1.8)
             ax.text(
                 1.01,
                 height,

@@ -28,9 +28,12 @@ IMPORTED_ONCE = [
     "desam_lite.methods.desam",
     "desam_lite.methods.samed",
     "desam_lite.methods.unet",
+    "desam_lite.methods.maxstyle",
+    "desam_lite.methods.csdg",
     "lightning_fabric",
     "monai.metrics.utils",
     "monai.networks.nets.dynunet",
+    "monai.transforms",
 ]
 """What a run imports, some of it on its way."""
 

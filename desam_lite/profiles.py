@@ -8,11 +8,18 @@ from pydantic import BaseModel, ConfigDict
 
 from desam_lite.errors import StudyError
 from desam_lite.manifest import load_manifest
-from desam_lite.spec import ON_SAM, RANDOM_WEIGHTS, RunSpec, make_spec
+from desam_lite.spec import CONVOLUTIONAL, ON_SAM, RANDOM_WEIGHTS, RunSpec, make_spec
 
 METHOD_CHOICES: dict[str, dict[str, str]] = {
     "prior": {"method": "prior"},
     "unet": {"method": "unet"},
+    "unet_light": {"method": "unet", "augmentation": "light"},
+    "unet_aug": {"method": "unet", "augmentation": "nnunet"},
+    "randconv": {"method": "randconv"},
+    "mixstyle": {"method": "mixstyle"},
+    "csdg": {"method": "csdg"},
+    "advbias": {"method": "advbias"},
+    "maxstyle": {"method": "maxstyle"},
     "desam_b": {"method": "desam", "prompt_mode": "box"},
     "desam_p": {"method": "desam", "prompt_mode": "points"},
     "desam_b_random": {"method": "desam", "prompt_mode": "box", "weights": RANDOM_WEIGHTS},
@@ -72,6 +79,8 @@ _TINY: dict[str, Any] = {
     "unet_size": 64,
 }
 
+_ON_UNET = [name for name, choice in METHOD_CHOICES.items() if choice["method"] in CONVOLUTIONAL]
+
 PROFILES = {
     "smoke": Profile(
         name="smoke",
@@ -87,7 +96,7 @@ PROFILES = {
         sources=None,
         seeds=(0, 1),
         common={**_TINY, "epochs": 20, "points_per_side": 5, "learning_rate": 1e-3},
-        per_method={"unet": {"learning_rate": 1.5e-3}},
+        per_method={name: {"learning_rate": 1.5e-3} for name in _ON_UNET},
     ),
     "paper": Profile(
         name="paper",
@@ -95,7 +104,7 @@ PROFILES = {
         sources=None,
         seeds=(0, 1, 2),
         common={"backbone": "vit_h", "precision": "bf16-mixed", "epochs": 50, "learning_rate": 1e-4},
-        per_method={"unet": {"learning_rate": 3e-4}},
+        per_method={name: {"learning_rate": 3e-4} for name in _ON_UNET},
         needs_weights=True,
     ),
 }

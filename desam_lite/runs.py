@@ -212,9 +212,19 @@ def _work(run: Run, task: Task, workspace: Path, means: _Means) -> None:
     _write_csv(scores, folder / "metrics.csv")
     predictor.save(folder, make_card(record, spec, task.manifest))
     took = {"training": (trained - start) / 60, "scoring": (time.perf_counter() - trained) / 60}
-    write_json(folder / "run.json", {**record, "minutes": took, "peak_memory": provenance.peak_memory()})
+    costs = {
+        "minutes": took,
+        "peak_memory": provenance.peak_memory(),
+        "trained_parameters": _trained(predictor),
+    }
+    write_json(folder / "run.json", {**record, **costs})
     write_text(folder / "done", f"{datetime.datetime.now(datetime.UTC).isoformat()}\n")
     (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _trained(predictor: Predictor) -> int:
+    """Return how many numbers the training has set; 0 for what is not trained by steps."""
+    return sum(p.numel() for p in predictor.parameters()) if isinstance(predictor, Method) else 0
 
 
 def _split(spec: RunSpec, task: Task) -> Mapping[str, str]:

@@ -12,17 +12,38 @@ RANDOM_WEIGHTS = "random"
 RANDOM_ENCODER = "random encoder"
 """What the label of a method says whose encoder has never been trained."""
 
-MethodName = Literal["desam", "unet", "prior", "sam_zero_shot", "sam_finetuned", "samed"]
+MethodName = Literal[
+    "desam",
+    "sam_zero_shot",
+    "sam_finetuned",
+    "samed",
+    "unet",
+    "randconv",
+    "mixstyle",
+    "csdg",
+    "advbias",
+    "maxstyle",
+    "prior",
+]
 PromptMode = Literal["points", "box", "point_oracle", "box_oracle"]
 Variant = Literal["desam", "no_iou_head", "no_fusion", "pdmm_only"]
 
+CONVOLUTIONAL = ("unet", "randconv", "mixstyle", "csdg", "advbias", "maxstyle")
+"""The methods on the U-Net; they see slices and share its settings."""
+
 _LABELS = {
-    "unet": "U-Net",
-    "prior": "Prior",
-    "samed": "SAMed",
     "desam": "DeSAM",
     "sam_finetuned": "Tuned SAM",
+    "samed": "SAMed",
+    "unet": "U-Net",
+    "randconv": "RandConv",
+    "mixstyle": "MixStyle",
+    "csdg": "CSDG",
+    "advbias": "AdvBias",
+    "maxstyle": "MaxStyle",
+    "prior": "Prior",
 }
+_AUGMENTED = {"light": " + light aug.", "nnunet": " + nnU-Net aug."}
 _MODES = {"points": "-P", "box": "-B", "box_oracle": " tight box (oracle)"}
 _SAM_MODES = {
     "points": "SAM grid",
@@ -43,7 +64,7 @@ _ONLY_FOR = {
     ),
     ON_SAM: ("backbone", "weights"),
     ("samed",): ("lora_rank",),
-    ("unet",): ("unet_width", "unet_size"),
+    CONVOLUTIONAL: ("unet_width", "unet_size", "augmentation"),
 }
 _UNTRAINED = ("prior", "sam_zero_shot")
 _TRAINING = ("epochs", "batch_size", "learning_rate", "clip", "precision", "train_slices")
@@ -75,6 +96,7 @@ class RunSpec(BaseModel):
         lora_rank: Rank of SAMed's changes of the encoder.
         unet_width: Channels of the U-Net's finest level.
         unet_size: Side of the U-Net's input square, in pixels.
+        augmentation: What is done to its training slices at random: nothing, "light" (grey levels only) or as much as nnU-Net.
         seed: Names initial weights, split, order, prompts.
         split: How the source's cases are divided.
         train_slices: Which slices are trained on.
@@ -105,6 +127,7 @@ class RunSpec(BaseModel):
     lora_rank: int | None = Field(default=4, ge=1)
     unet_width: int | None = Field(default=32, ge=1)
     unet_size: int | None = Field(default=256, ge=16)
+    augmentation: Literal["none", "light", "nnunet"] | None = "none"
     seed: int = Field(default=0, ge=0, lt=2**63)
     split: Literal["published_90_10", "70_10_20"] = "published_90_10"
     train_slices: Literal["all", "foreground", "published"] | None = "published"
@@ -134,11 +157,10 @@ class RunSpec(BaseModel):
     def label(self) -> str:
         """The method's name as tables and figures show it."""
         mode = self.prompt_mode or ""
-        name = (
-            _SAM_MODES[mode]
-            if self.method == "sam_zero_shot"
-            else _LABELS[self.method] + _MODES.get(mode, "")
-        )
+        if self.method == "sam_zero_shot":
+            name = _SAM_MODES[mode]
+        else:
+            name = _LABELS[self.method] + _MODES.get(mode, "") + _AUGMENTED.get(self.augmentation or "", "")
         if self.variant not in (None, "desam"):
             name += f" ({self.variant})"
         return f"{name}, {RANDOM_ENCODER}" if self.weights == RANDOM_WEIGHTS else name

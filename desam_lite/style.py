@@ -1,6 +1,6 @@
-"""How all figures look: one width, one style, one colour per method.
+"""How all figures look: one width, one style, one colour and marker per method.
 
-Colours are Okabe and Ito's, safe for colour-blind readers.
+Colours are Okabe and Ito's and, where these end, Tol's: safe for colour-blind readers.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,15 +34,14 @@ _STYLE: dict[str, Any] = {
     "figure.dpi": 160,
 }
 
-_METHOD_COLORS = {"Prior": "#6b6b6b", "U-Net": "#d55e00", "DeSAM-B": "#0072b2", "DeSAM-P": "#009e73"} | {
-    "DeSAM-B, random encoder": "#4d7ea8",
-    "SAM grid": "#882255",
-    "SAM box": "#cc6677",
-    "Tuned SAM-B": "#cc79a7",
-    "Tuned SAM-P": "#aa4499",
-    "SAMed": "#a66f00",
-}
+_METHOD_COLORS = {"Prior": "#6b6b6b", "U-Net": "#d55e00", "DeSAM-B": "#0072b2", "DeSAM-P": "#009e73"}
+_METHOD_COLORS |= {"U-Net + light aug.": "#d55e00", "U-Net + nnU-Net aug.": "#d55e00", "RandConv": "#56b4e9"}
+_METHOD_COLORS |= {"MixStyle": "#117733", "CSDG": "#999933", "AdvBias": "#000000", "MaxStyle": "#332288"}
+_METHOD_COLORS |= {"SAM grid": "#882255", "SAM box": "#cc6677", "SAMed": "#a66f00"}
+_METHOD_COLORS |= {"Tuned SAM-B": "#cc79a7", "Tuned SAM-P": "#aa4499", "DeSAM-B, random encoder": "#4d7ea8"}
 _ORACLE_COLOR = "#767676"
+_METHOD_MARKERS = {"U-Net + light aug.": "^", "U-Net + nnU-Net aug.": "v", "RandConv": "s", "MixStyle": "D"}
+_METHOD_MARKERS |= {"CSDG": "P", "AdvBias": "X", "MaxStyle": "h", "SAMed": "p"}
 _OTHER_COLORS = ("#cc79a7", "#56b4e9", "#e69f00", "#000000")
 NO_RUNS = "no finished run to show"
 
@@ -72,6 +71,11 @@ def method_color(label: str) -> str:
     if label in _METHOD_COLORS:
         return _METHOD_COLORS[label]
     return _OTHER_COLORS[sum(label.encode()) % len(_OTHER_COLORS)]
+
+
+def method_marker(label: str) -> str:
+    """Return matplotlib's name of a method's marker: with its colour, it tells a method from any other."""
+    return _METHOD_MARKERS.get(label, "o")
 
 
 @contextmanager

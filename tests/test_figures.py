@@ -7,6 +7,8 @@ from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 
 from desam_lite import figures, pictures, style
+from desam_lite.profiles import METHOD_CHOICES
+from desam_lite.spec import make_spec
 
 ORGANS = {"prostate": "#e69f00"}
 
@@ -186,6 +188,12 @@ def test_no_finished_run_is_said_rather_than_failed_on(figure: Figure, alt: str)
 def test_a_method_has_one_colour_and_known_ones_differ() -> None:
     known = ["Prior", "U-Net", "DeSAM-B", "DeSAM-P"]
     assert len({style.method_color(label) for label in known}) == 4
+    known += [
+        make_spec(manifest=".", data_root=".", source="A", **choice).label
+        for choice in METHOD_CHOICES.values()
+    ]
+    looks = {(style.method_color(label), style.method_marker(label)) for label in known}
+    assert len(looks) == len(set(known))
     assert style.method_color("nnU-Net") == style.method_color("nnU-Net")
 
 

@@ -53,6 +53,8 @@ def test_labels_are_the_names_of_tables() -> None:
     assert make_spec(**WHERE, **tuned, prompt_mode="box").label == "Tuned SAM-B"
     assert make_spec(**WHERE, method="samed", weights="sam.pth").label == "SAMed"
     assert make_spec(**WHERE, method="unet").label == "U-Net"
+    assert make_spec(**WHERE, method="unet", augmentation="nnunet").label == "U-Net + nnU-Net aug."
+    assert make_spec(**WHERE, method="csdg").label == "CSDG"
 
 
 @pytest.mark.parametrize("method", ["desam", "sam_finetuned", "sam_zero_shot", "samed"])
@@ -74,7 +76,7 @@ def test_what_is_not_trained_has_no_settings_of_training() -> None:
     [
         ({"epochs": 0}, "setting 'epochs' = 0: .* greater than or equal to 1"),
         ({"learning_rte": 1}, "setting 'learning_rte' = 1: Extra inputs are not permitted"),
-        ({"method": "nnunet"}, "setting 'method' = 'nnunet': .* 'desam', 'unet'"),
+        ({"method": "nnunet"}, "setting 'method' = 'nnunet': .* 'desam', 'unet', .* or 'prior'"),
         ({"seed": 2**64}, "setting 'seed'"),
         ({"epochs": None}, "^method 'unet' needs a value for epochs; .* explained in desam_lite/spec.py"),
         ({"method": "desam", "prompt_mode": None, "weights": None}, "needs a value for prompt_mode, weights"),

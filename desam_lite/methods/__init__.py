@@ -1,8 +1,9 @@
 """The compared methods under one roof: `METHODS` builds each from a specification, `load_predictor` from what a run saved."""
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -14,7 +15,7 @@ from desam_lite.spec import RANDOM_WEIGHTS, RunSpec
 if TYPE_CHECKING:
     from desam_lite.inference import GridSettings
 
-__all__ = ["METHODS", "Method", "Predictor", "TrainedModel", "load_predictor"]
+__all__ = ["METHODS", "Method", "Predictor", "TrainedModel", "load_predictor", "method_class"]
 
 
 def _desam(spec: RunSpec, n_organs: int, cases: list[CaseSlices]) -> Predictor:
@@ -66,11 +67,10 @@ def _samed(spec: RunSpec, n_organs: int, cases: list[CaseSlices]) -> Predictor:
 
 
 def _unet(spec: RunSpec, n_organs: int, cases: list[CaseSlices]) -> Predictor:
-    from desam_lite.methods.unet import UNetMethod
-
-    assert spec.unet_width is not None
-    assert spec.unet_size is not None
-    return UNetMethod(n_organs, spec.unet_width, spec.unet_size, spec.seed)
+    """Build the U-Net or a method on it."""
+    settings = (spec.unet_width, spec.unet_size, spec.seed, spec.augmentation)
+    built: Predictor = method_class(spec.method)(n_organs, *settings)
+    return built
 
 
 def _prior(spec: RunSpec, n_organs: int, cases: list[CaseSlices]) -> Predictor:
@@ -82,12 +82,38 @@ def _prior(spec: RunSpec, n_organs: int, cases: list[CaseSlices]) -> Predictor:
 METHODS: dict[str, Callable[[RunSpec, int, list[CaseSlices]], Predictor]] = {
     "desam": _desam,
     "unet": _unet,
+    "randconv": _unet,
+    "mixstyle": _unet,
+    "csdg": _unet,
+    "advbias": _unet,
+    "maxstyle": _unet,
     "prior": _prior,
     "sam_zero_shot": _sam_zero_shot,
     "sam_finetuned": _sam_finetuned,
     "samed": _samed,
 }
 """Name of a method to what builds it: from the specification, the number of organs and the training cases."""
+
+
+_CLASSES = {
+    "desam": ("desam", "DeSAMMethod"),
+    "sam_zero_shot": ("sam", "SAMZeroShot"),
+    "sam_finetuned": ("sam", "SAMFinetuned"),
+    "samed": ("samed", "SAMed"),
+    "unet": ("unet", "UNetMethod"),
+    "randconv": ("randconv", "RandConv"),
+    "mixstyle": ("mixstyle", "MixStyle"),
+    "csdg": ("csdg", "CSDG"),
+    "advbias": ("advbias", "AdvBias"),
+    "maxstyle": ("maxstyle", "MaxStyle"),
+    "prior": ("prior", "Prior"),
+}
+
+
+def method_class(name: str) -> Any:
+    """Return the class of a method, imported when it is asked for: it tells the paper, the defaults and what differs."""
+    module, kind = _CLASSES[name]
+    return getattr(import_module(f"{__name__}.{module}"), kind)
 
 
 class TrainedModel(NamedTuple):
