@@ -45,6 +45,12 @@ _LABELS = {
 }
 _AUGMENTED = {"light": " + light aug.", "nnunet": " + nnU-Net aug."}
 _MODES = {"points": "-P", "box": "-B", "box_oracle": " tight box (oracle)"}
+_VARIANTS = {
+    "desam": "{}",
+    "no_iou_head": "{} without IoU head",
+    "no_fusion": "{} without fusion",
+    "pdmm_only": "PDMM alone",
+}
 _SAM_MODES = {
     "points": "SAM grid",
     "box": "SAM box",
@@ -161,8 +167,7 @@ class RunSpec(BaseModel):
             name = _SAM_MODES[mode]
         else:
             name = _LABELS[self.method] + _MODES.get(mode, "") + _AUGMENTED.get(self.augmentation or "", "")
-        if self.variant not in (None, "desam"):
-            name += f" ({self.variant})"
+        name = _VARIANTS[self.variant or "desam"].format(name)
         return f"{name}, {RANDOM_ENCODER}" if self.weights == RANDOM_WEIGHTS else name
 
     def settings(self) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def test_defaults_are_those_of_the_public_code() -> None:
 def test_labels_are_the_names_of_tables() -> None:
     seen = {"method": "desam", "weights": "sam.pth"}
     assert make_spec(**WHERE, **seen, prompt_mode="box").label == "DeSAM-B"
-    assert make_spec(**WHERE, **seen, variant="no_fusion").label == "DeSAM-P (no_fusion)"
+    assert make_spec(**WHERE, **seen, variant="no_fusion").label == "DeSAM-P without fusion"
     tuned = {"method": "sam_finetuned", "weights": "sam.pth"}
     assert make_spec(**WHERE, **tuned, prompt_mode="box").label == "Tuned SAM-B"
     assert make_spec(**WHERE, method="samed", weights="sam.pth").label == "SAMed"
