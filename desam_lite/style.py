@@ -53,12 +53,12 @@ _LOOKS = {
     "DeSAM-P without fusion": ("#009e73", "s"),
     "SAM grid": ("#882255", "o"),
     "SAM box": ("#cc6677", "o"),
-    "SAM point (oracle)": ("#999999", "*"),
-    "SAM tight box (oracle)": ("#999999", "s"),
+    "SAM point (oracle)": ("#767676", "*"),
+    "SAM tight box (oracle)": ("#767676", "s"),
     "Tuned SAM-B": ("#cc79a7", "o"),
     "Tuned SAM-P": ("#aa4499", "o"),
-    "Tuned SAM tight box (oracle)": ("#999999", "D"),
-    "SAMed": ("#e69f00", "o"),
+    "Tuned SAM tight box (oracle)": ("#767676", "D"),
+    "SAMed": ("#a66f00", "p"),
 }
 _OTHER_COLORS = ("#cc79a7", "#56b4e9", "#e69f00", "#000000")
 NO_RUNS = "no finished run to show"

@@ -97,6 +97,9 @@ METHODS: dict[str, Callable[[RunSpec, int, list[CaseSlices]], Predictor]] = {
 
 _CLASSES = {
     "desam": ("desam", "DeSAMMethod"),
+    "sam_zero_shot": ("sam", "SAMZeroShot"),
+    "sam_finetuned": ("sam", "SAMFinetuned"),
+    "samed": ("samed", "SAMed"),
     "unet": ("unet", "UNetMethod"),
     "randconv": ("randconv", "RandConv"),
     "mixstyle": ("mixstyle", "MixStyle"),
