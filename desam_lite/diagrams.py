@@ -1,4 +1,4 @@
-"""Diagrams of the decoder, made from a built model: which parts it has, how large they are, what flows between them."""
+"""What a built decoder is: its parts, their sizes, what flows between them, and how far a prompt reaches."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -78,6 +78,43 @@ def decoder_parts(model: DeSAM) -> dict[str, Part]:
     }
 
 
+def trained(model: DeSAM) -> int:
+    """Return how many numbers are trained."""
+    return sum(p.numel() for p in model.trainable_parameters())
+
+
+class Reach(NamedTuple):
+    """What a change of the prompt changes.
+
+    Attributes:
+        mask: Whether the mask moves.
+        judgement: Whether the predicted IoU does.
+    """
+
+    mask: bool
+    judgement: bool
+
+
+@torch.no_grad()
+def prompt_reach(model: DeSAM, seed: int = 0) -> Reach:
+    """Put two different points to a model, on maps of random numbers, and see what they change.
+
+    Args:
+        model: With numbers; not on "meta".
+        seed: Of the maps and the points.
+    """
+    spec, device, rng = model.spec, next(model.parameters()).device, torch.Generator().manual_seed(seed)
+    maps = [
+        torch.randn(1, channels, spec.grid, spec.grid, generator=rng).to(device)
+        for channels in (spec.width, spec.width, spec.width, spec.neck)
+    ]
+    seen = ImageEmbeddings((maps[0], maps[1], maps[2]), maps[3])
+    points = torch.rand(2, 1, 2, generator=rng) * model.image_size
+    out = model.decode(seen, Prompts.points(points, torch.ones(2, 1)))
+    differ = [t is not None and not torch.equal(t[0], t[1]) for t in out]
+    return Reach(*differ)
+
+
 def decoder_diagrams(models: Mapping[str, DeSAM]) -> Figure:
     """Draw the decoders of several models, one below the other; parts that a model lacks are left as a dotted outline.
 
@@ -92,8 +129,7 @@ def decoder_diagrams(models: Mapping[str, DeSAM]) -> Figure:
         axes = figure.subplots(len(models), 1, squeeze=False)[:, 0]
         for ax, (title, model) in zip(axes, models.items(), strict=True):
             parts = decoder_parts(model)
-            total = sum(p.numel() for p in model.trainable_parameters())
-            ax.set_title(f"{title}: {_amount(total)} trained parameters", loc="left")
+            ax.set_title(f"{title}: {_amount(trained(model))} trained parameters", loc="left")
             _draw(ax, parts, fusion=model.fusion)
     return figure
 

@@ -5,6 +5,7 @@ Each figure has a sibling, named ``*_alt``, that says in words what is in it, fr
 """
 
 import math
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from desam_lite.style import NO_RUNS, UNITS, WIDTH, legend, method_color, method_marker, nothing, styled
+
+_NAME = 16  # characters of a method's name on one line, so that the axis keeps its room
 
 
 def heatmaps(matrices: Mapping[str, pd.DataFrame], *, metric: str = "dice") -> Figure:
@@ -118,18 +121,18 @@ def averages(summary: pd.DataFrame, cells: pd.DataFrame, *, metric: str = "dice"
     title, factor = UNITS[metric]
     labels = list(dict.fromkeys(summary["label"]))
     with styled():
-        figure = Figure((WIDTH, 1.25 + 0.62 * len(labels)), layout="constrained")
+        figure = Figure((WIDTH, 1.4 + 0.62 * len(labels)), layout="constrained")
         ax = figure.subplots()
         for row, label in enumerate(labels):
             _method_row(
                 ax, row, label, summary[summary["label"] == label], cells[cells["label"] == label], factor
             )
-        ax.set_yticks(range(len(labels)), labels)
+        ax.set_yticks(range(len(labels)), [textwrap.fill(label, _NAME) for label in labels])
         for tick, label in zip(ax.get_yticklabels(), labels, strict=True):
             tick.set(color=method_color(label), fontweight="bold")
         ax.set_ylim(len(labels) - 0.45, -0.6)
         ax.set_xlim(left=0, right=100 if metric == "dice" else None)
-        ax.set_xlabel(f"{title}: mean and 95 % interval; small dots: one source on one target")
+        ax.set_xlabel(f"{title}: mean and 95 % interval\nsmall dots: one source on one target")
         ax.grid(axis="x")
         ax.spines["left"].set_visible(False)
         ax.tick_params(axis="y", length=0)

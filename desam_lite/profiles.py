@@ -22,6 +22,9 @@ METHOD_CHOICES: dict[str, dict[str, str]] = {
     "maxstyle": {"method": "maxstyle"},
     "desam_b": {"method": "desam", "prompt_mode": "box"},
     "desam_p": {"method": "desam", "prompt_mode": "points"},
+    "pdmm_only": {"method": "desam", "prompt_mode": "box", "variant": "pdmm_only"},
+    "desam_p_no_iou_head": {"method": "desam", "prompt_mode": "points", "variant": "no_iou_head"},
+    "desam_p_no_fusion": {"method": "desam", "prompt_mode": "points", "variant": "no_fusion"},
 }
 """The names a notebook's ``methods`` parameter takes, and what they mean in a specification."""
 
@@ -33,6 +36,7 @@ class Profile(BaseModel):
         name: Its name.
         cases: Synthetic cases made per domain.
         sources: How many of a task's domains are trained on; None for all.
+        few: How many are, where the question is not about hospitals.
         seeds: One run each.
         common: Settings of every run.
         per_method: Settings of the runs of one method of `METHOD_CHOICES`.
@@ -45,6 +49,7 @@ class Profile(BaseModel):
     name: str
     cases: int
     sources: int | None
+    few: int
     seeds: tuple[int, ...]
     common: dict[str, Any]
     per_method: dict[str, dict[str, Any]]
@@ -77,6 +82,7 @@ PROFILES = {
         name="smoke",
         cases=4,
         sources=2,
+        few=1,
         seeds=(0,),
         common={**_TINY, "epochs": 1, "unet_width": 4, "points_per_side": 3, "learning_rate": 1e-3},
         per_method={},
@@ -85,6 +91,7 @@ PROFILES = {
         name="teach",
         cases=8,
         sources=None,
+        few=2,
         seeds=(0, 1),
         common={**_TINY, "epochs": 20, "points_per_side": 5, "learning_rate": 1e-3},
         per_method={name: {"learning_rate": 1.5e-3} for name in _ON_UNET},
@@ -93,6 +100,7 @@ PROFILES = {
         name="paper",
         cases=30,
         sources=None,
+        few=6,
         seeds=(0, 1, 2),
         common={"backbone": "vit_h", "precision": "bf16-mixed", "epochs": 50, "learning_rate": 1e-4},
         per_method={name: {"learning_rate": 3e-4} for name in _ON_UNET},

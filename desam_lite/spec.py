@@ -28,6 +28,12 @@ _LABELS = {
 }
 _AUGMENTED = {"light": " + light aug.", "nnunet": " + nnU-Net aug."}
 _MODES = {"points": "P", "box": "B"}
+_VARIANTS = {
+    "desam": "{}",
+    "no_iou_head": "{} without IoU head",
+    "no_fusion": "{} without fusion",
+    "pdmm_only": "PDMM alone",
+}
 _ONLY_FOR = {
     ("desam",): (
         *("variant", "prompt_mode", "backbone", "weights", "embedding_format"),
@@ -121,7 +127,7 @@ class RunSpec(BaseModel):
         if self.method != "desam":
             return _LABELS[self.method] + _AUGMENTED.get(self.augmentation or "", "")
         name = f"DeSAM-{_MODES[self.prompt_mode or 'points']}"
-        return name if self.variant == "desam" else f"{name} ({self.variant})"
+        return _VARIANTS[self.variant or "desam"].format(name)
 
     def settings(self) -> dict[str, Any]:
         """Return what names the run: all fields but where the files lie; data and weights enter by their content."""

@@ -62,6 +62,41 @@ def say_transfer(summary: pd.DataFrame, *, metric: str = "dice", control: str = 
     return f"{sentence}."
 
 
+def say_parts(differences: pd.DataFrame, *, metric: str = "dice") -> str:
+    """Answer in one sentence whether a whole is better than what is left when parts are taken away.
+
+    Args:
+        differences: Of `results.compare`, the whole first.
+        metric: What they are differences of.
+
+    Returns:
+        A sentence in Markdown about what was seen out of domain. A difference counts if its interval excludes zero.
+    """
+    title, factor = UNITS[metric]
+    sign = 1 if METRICS[metric] else -1
+    away = differences[~differences["in_domain"].astype(bool)].dropna(subset="mean")
+    if away.empty:
+        return "There is no answer yet: no two decoders have been scored on the same cases out of domain."
+    better = sign * away[["low", "high"]].to_numpy(float)
+    helped, hurt = (better > 0).all(axis=1), (better < 0).all(axis=1)
+    verdict = (
+        "Every part that was taken away was missed"
+        if helped.all()
+        else "Some parts make a difference"
+        if helped.any() or hurt.any()
+        else "No part was seen to make a difference beyond chance"
+    )
+    each = [
+        f"{row['first']} against {row['second']} {row['mean'] * factor:+.1f} ({_between(row, factor)})"
+        for row in away.to_dict("records")
+    ]
+    return f"**{verdict}**: out of domain, the difference in {title} is {', '.join(each)}."
+
+
+def _between(row: Mapping[Any, Any], factor: float) -> str:
+    return f"{row['low'] * factor:+.1f} to {row['high'] * factor:+.1f}"
+
+
 def _is_worse(home: float, away: Mapping[Any, Any], metric: str) -> bool:
     return bool(away["high"] < home) if METRICS[metric] else bool(away["low"] > home)
 

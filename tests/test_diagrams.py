@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 import torch
 
-from desam_lite.diagrams import decoder_diagrams, decoder_diagrams_alt, decoder_parts
+from desam_lite.diagrams import decoder_diagrams, decoder_diagrams_alt, decoder_parts, prompt_reach
 from desam_lite.model import DeSAM, Variant
 
 
@@ -64,3 +64,16 @@ def test_words_name_what_is_missing() -> None:
     said = decoder_diagrams_alt({"PDMM alone": build("pdmm_only")})
     assert "PDMM alone has level 0" in said
     assert "lacks prompt, neck, IoU, two-way transformer, IoU head" in said
+
+
+@pytest.mark.parametrize(
+    ("variant", "mask", "judgement"),
+    [
+        ("desam", True, True),
+        ("no_iou_head", True, False),
+        ("no_fusion", False, True),
+        ("pdmm_only", False, False),
+    ],
+)
+def test_a_prompt_reaches_what_the_wiring_lets_it(variant: Variant, mask: bool, judgement: bool) -> None:
+    assert prompt_reach(DeSAM("sam_tiny", variant)) == (mask, judgement)

@@ -98,6 +98,17 @@ def test_averages_draw_every_mean_and_interval() -> None:
     assert (88.0, 94.0) in intervals
 
 
+def test_long_names_leave_the_axis_its_room() -> None:
+    long = {"label": "DeSAM-P without the head that judges"}
+    frame = summary().assign(**long).iloc[:1]
+    figure = figures.averages(frame, frame.assign(source="A", target="B"))
+    figure.draw_without_rendering()
+    (ax,) = figure.axes
+    label = ax.xaxis.label.get_window_extent()
+    assert label.x0 >= 0
+    assert label.x1 <= figure.bbox.width
+
+
 def test_averages_alt_text_gives_every_mean_with_its_interval() -> None:
     said = figures.averages_alt(summary())
     assert "U-Net 91 (88 to 94) in domain, 50 out of domain; Prior 40 (30 to 50) out of domain" in said

@@ -47,7 +47,7 @@ def test_defaults_are_those_of_the_public_code() -> None:
 
 def test_labels_are_the_names_of_tables() -> None:
     assert make_spec(**WHERE, method="desam", prompt_mode="box").label == "DeSAM-B"
-    assert make_spec(**WHERE, method="desam", variant="no_fusion").label == "DeSAM-P (no_fusion)"
+    assert make_spec(**WHERE, method="desam", variant="no_fusion").label == "DeSAM-P without fusion"
     assert make_spec(**WHERE, method="unet").label == "U-Net"
     assert make_spec(**WHERE, method="unet", augmentation="nnunet").label == "U-Net + nnU-Net aug."
     assert make_spec(**WHERE, method="csdg").label == "CSDG"
