@@ -85,16 +85,16 @@ def oracle_note(labels: Iterable[str]) -> str:
 def method_color(label: str) -> str:
     """Return the colour of a method: the same in every figure; grey for all oracles, which are no competitors.
 
-    With an encoder that has never been trained it is the method's own, but pale.
+    With an encoder that has never been trained it is the method's own, but darker.
     """
     name, _, encoder = label.partition(",")
     color = _LOOKS[name][0] if name in _LOOKS else _OTHER_COLORS[sum(name.encode()) % len(_OTHER_COLORS)]
-    return _paler(color) if encoder and not is_oracle(name) else color
+    return _darker(color) if encoder and not is_oracle(name) else color
 
 
-def _paler(color: str) -> str:
-    """Return a colour half way to white."""
-    red, green, blue = ((1 + part) / 2 for part in to_rgb(color))
+def _darker(color: str) -> str:
+    """Return a colour on its way to black: still readable as text."""
+    red, green, blue = (0.6 * part for part in to_rgb(color))
     return to_hex((red, green, blue))
 
 

@@ -107,9 +107,6 @@ _CLASSES = {
     "advbias": ("advbias", "AdvBias"),
     "maxstyle": ("maxstyle", "MaxStyle"),
     "prior": ("prior", "Prior"),
-    "sam_zero_shot": ("sam", "SAMZeroShot"),
-    "sam_finetuned": ("sam", "SAMFinetuned"),
-    "samed": ("samed", "SAMed"),
 }
 
 
