@@ -23,7 +23,7 @@ from desam_lite.runs import execute_run
 from desam_lite.spec import make_spec
 
 NOTE = (
-    "DeSAM-B on sam_tiny with the weights named, the recipe of the teach profile, scored on every slice of whole volumes; source: "
+    "DeSAM-B on sam_tiny with the weights named, the recipe of the teach profile, scored on every slice of volumes; source: "
     "its held-out cases; targets: all cases of the other domains. Differences are to float32, paired by seed and case; the "
     "interval is a 95 % bootstrap over cases of the mean over seeds. seed_spread: standard deviation over seeds of the mean "
     "Dice on the targets, with float32. Synthetic, or tiny and of another encoder: not comparable with the paper."

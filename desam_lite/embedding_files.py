@@ -11,6 +11,7 @@ was no closer to the features of SAM's encoder: a floating-point format needs no
 
 import mmap
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -161,10 +162,11 @@ class EmbeddingFile:
     def __len__(self) -> int:
         return len(self._records)
 
-    def empty(self, count: int) -> dict[str, torch.Tensor]:
-        """Return room for ``count`` slices: a map ``(count, C, h, w)`` by name."""
+    def room(self, count: int) -> "StoredSlices":
+        """Return room for ``count`` slices."""
         record = self._records.dtype
-        return {name: torch.empty((count, *record[name].shape), dtype=_GIVEN[self._fmt]) for name in MAPS}
+        bits = {name: np.empty((count, *record[name].shape), record[name].base) for name in MAPS}
+        return StoredSlices(bits, np.empty((count, len(MAPS)), np.float32), self._fmt)
 
     def expect(self, row: int) -> None:
         """Tell the system that a slice will be read: many are then fetched from the disk at once."""
@@ -173,22 +175,18 @@ class EmbeddingFile:
         if hasattr(mmap, "MADV_WILLNEED"):
             self._map.madvise(mmap.MADV_WILLNEED, begin, self._start + (row + 1) * size - begin)
 
-    def read(self, row: int, into: dict[str, torch.Tensor], place: int) -> None:
-        """Copy a slice to a place of what :meth:`empty` gave.
+    def read(self, row: int, into: "StoredSlices", place: int) -> None:
+        """Copy a slice to a place of what :meth:`room` gave.
 
         Raises:
             DamagedFileError: Its checksum is not that of its content, or it is made from something else.
         """
-        record = self._records[row]
         if not self._checked[row]:
             self._check(row)
-        for number, name in enumerate(MAPS):
-            target = into[name][place]
-            bits = target.view(_BITS[target.element_size()]).numpy()
-            if self._fmt == "float8":
-                np.take(_float8_values(float(record["scale"][number])), record[name], out=bits, mode="clip")
-            else:
-                bits[...] = record[name]
+        record = self._records[row]
+        for name in MAPS:
+            into.bits[name][place] = record[name]
+        into.scale[place] = record["scale"]
 
     def _check(self, row: int) -> None:
         if self._records["key"][row] != self._key:
@@ -206,14 +204,6 @@ def _read_header(file: BinaryIO) -> tuple[np.dtype[Any], int]:
     if len(shape) != 1 or record.hasobject or not record.itemsize:
         raise ValueError("it is no array of records")
     return record, int(shape[0])
-
-
-@lru_cache(maxsize=256)
-def _float8_values(scale: float) -> Array:
-    """Return the bits, in bfloat16, of all 256 values of float8 times a scale: looked up four times as fast as converted."""
-    values = torch.arange(256, dtype=torch.uint8).view(_FLOAT8).to(torch.float32) * scale
-    bits: Array = values.to(torch.bfloat16).view(torch.uint16).numpy()
-    return bits
 
 
 def open_file(path: Path, fmt: Format, key: str) -> EmbeddingFile:
@@ -234,22 +224,58 @@ def _open(path: Path, fmt: Format, key: str, _state: tuple[int, ...]) -> Embeddi
     return EmbeddingFile(path, fmt, key)
 
 
-def read_slices(wanted: Sequence[tuple[EmbeddingFile, int]]) -> ImageEmbeddings:
+def read_slices(wanted: Sequence[tuple[EmbeddingFile, int]]) -> "StoredSlices":
     """Read slices of any files of one format and backbone.
 
     Args:
         wanted: File and row of each slice, at least one.
 
     Returns:
-        Their embeddings, in that order.
+        What is stored of them, in that order.
 
     Raises:
         DamagedFileError: A slice is damaged.
     """
-    maps = wanted[0][0].empty(len(wanted))
+    found = wanted[0][0].room(len(wanted))
     for place, (file, row) in enumerate(wanted):
         if place % _EXPECTED == 0:
             for next_file, next_row in wanted[place : place + _EXPECTED]:
                 next_file.expect(next_row)
-        file.read(row, maps, place)
-    return ImageEmbeddings((maps["level0"], maps["level1"], maps["level2"]), maps["neck"])
+        file.read(row, found, place)
+    return found
+
+
+@dataclass(frozen=True)
+class StoredSlices:
+    """Slices as they are stored, in memory.
+
+    Attributes:
+        bits: Map ``(B, C, h, w)`` by name: the numbers' bits.
+        scale: ``(B, 4)``, one for each map.
+        fmt: The number format.
+    """
+
+    bits: dict[str, Array]
+    scale: npt.NDArray[np.float32]
+    fmt: Format
+
+    def decode(self) -> ImageEmbeddings:
+        """Return the numbers; nothing is copied but of float8, which becomes bfloat16."""
+        first, second, third, neck = (self._decode(number, name) for number, name in enumerate(MAPS))
+        return ImageEmbeddings((first, second, third), neck)
+
+    def _decode(self, number: int, name: str) -> torch.Tensor:
+        bits = self.bits[name]
+        if self.fmt == "float8":
+            stored, bits = bits, np.empty(bits.shape, np.uint16)
+            for place, scale in enumerate(self.scale[:, number].tolist()):
+                np.take(_float8_values(scale), stored[place], out=bits[place], mode="clip")
+        return torch.from_numpy(bits).view(_GIVEN[self.fmt])
+
+
+@lru_cache(maxsize=256)
+def _float8_values(scale: float) -> Array:
+    """Return the bits, in bfloat16, of all 256 values of float8 times a scale: looked up four times as fast as converted."""
+    values = torch.arange(256, dtype=torch.uint8).view(_FLOAT8).to(torch.float32) * scale
+    bits: Array = values.to(torch.bfloat16).view(torch.uint16).numpy()
+    return bits

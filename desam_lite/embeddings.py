@@ -16,6 +16,7 @@ from desam_lite.embedding_files import (
     DamagedFileError,
     EmbeddingFile,
     Format,
+    StoredSlices,
     as_stored,
     open_file,
     read_slices,
@@ -98,6 +99,10 @@ class EmbeddingStore:
         Returns:
             Their embeddings, in that order; else as :meth:`load`.
         """
+        return self.read(wanted).decode()
+
+    def read(self, wanted: Sequence[tuple[str, str, int]]) -> StoredSlices:
+        """Read as :meth:`load_slices`, but leave the numbers as they are stored."""
         pairs = dict.fromkeys((domain, case) for domain, case, _ in wanted)
         files = {pair: self._open(*pair) for pair in pairs}
         try:
