@@ -20,10 +20,11 @@ from tqdm import tqdm
 from desam_lite.datasets import EmbeddingData, Placement, SliceRef
 from desam_lite.embeddings import EmbeddingStore, Format
 from desam_lite.inference import GridSettings
+from desam_lite.memory import keep_freed_memory
 from desam_lite.methods.desam import DeSAMMethod
 from desam_lite.model import DeSAM, ImageEmbeddings, Prompts, build_desam
 from desam_lite.slices import CaseSlices, SliceStore
-from desam_lite.training import TrainSettings, _one_epoch, make_fabric
+from desam_lite.training import TrainSettings, make_fabric, train_epoch
 
 NOTE = (
     "One epoch over the slices, batches read, steps taken. The published recipe, written plainly: one "
@@ -174,7 +175,7 @@ def _published_loss(model: DeSAM, tensors: list[torch.Tensor], rng: np.random.Ge
     return dice + functional.binary_cross_entropy_with_logits(logits, mask) + judged
 
 
-def _ours(name: str, store: EmbeddingStore, batch: int, case: Case, options: Options) -> Callable[[], object]:
+def _ours(name: str, store: EmbeddingStore, batch: int, case: Case, options: Options) -> Callable[[], None]:
     """Return an epoch of our loop."""
     fabric = make_fabric("gpu" if options.device.type == "cuda" else "cpu", precision=case.precision)
     method = DeSAMMethod(build_desam(name), "points", GridSettings())
@@ -191,7 +192,12 @@ def _ours(name: str, store: EmbeddingStore, batch: int, case: Case, options: Opt
         placement=case.placement,
     )
     settings = TrainSettings(batch_size=batch)
-    return lambda: _one_epoch(method, module, prepared, data, settings, 0, fabric)
+
+    def epoch() -> None:
+        with keep_freed_memory():
+            train_epoch(method, module, prepared, data, settings, 0, fabric)
+
+    return epoch
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from torch import nn
 
 from desam_lite.errors import StudyError
 from desam_lite.files import atomic_path
+from desam_lite.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -97,7 +98,8 @@ def train(
         rate = settings.learning_rate * (1 - epoch / settings.epochs) ** 0.9
         for group in optimizer.param_groups:
             group["lr"] = rate
-        loss = _one_epoch(method, module, optimizer, training, settings, epoch, fabric)
+        with keep_freed_memory():
+            loss = train_epoch(method, module, optimizer, training, settings, epoch, fabric)
         val_loss = _validate(method, module, validation, settings, fabric)
         row = {"epoch": float(epoch + 1), "train_loss": loss, "val_loss": val_loss, "learning_rate": rate}
         row["seconds"] = time.perf_counter() - start
@@ -110,7 +112,7 @@ def train(
     method.load_state_dict(progress.best_state)
 
 
-def _one_epoch(
+def train_epoch(
     method: "Method",
     module: nn.Module,
     optimizer: Any,
