@@ -57,7 +57,7 @@ class Layout(NamedTuple):
 
 def main() -> None:
     options = read_options(__doc__ or "")
-    sizes = {"sam_tiny": 16} if options.quick else {"sam_tiny": 1024, "vit_b": 64}  # slices
+    sizes = {"sam_tiny": 16} if options.quick else {"sam_tiny": 512, "vit_b": 24}  # slices
     rows = []
     for backbone, count in sizes.items():
         spec = BACKBONES[backbone]
@@ -69,7 +69,7 @@ def main() -> None:
 
 def _measure(layout: Layout, count: int, folder: Path, options: Options) -> list[dict[str, Any]]:
     rows = []
-    published = _published(layout, folder / "npz", 2 if options.quick else 6)
+    published = _published(layout, folder / "npz", 2 if options.quick else 4)
     for fmt in tqdm(get_args(Format), layout.backbone):
         store, written = _fill(layout, fmt, count, folder)
         files = [store.path("A", case) for _, case in store.slices.cases()]
@@ -84,7 +84,7 @@ def _measure(layout: Layout, count: int, folder: Path, options: Options) -> list
                 "bytes_over_npz": size / published["bytes"],
                 "ratio": published["bytes"] / size,
                 "write_mb_s": written,
-                **_reads(store, files, count, rounds=1 if options.quick else 5),
+                **_reads(store, files, count, rounds=1 if options.quick else 3),
                 **_decode(store, count),
                 "rms_error": _error(layout, fmt),
                 "published_bytes_per_slice": published["bytes"],

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from desam_lite.volumes import Geometry, from_slices, write_mask, write_volume
+from desam_lite.geometry import Geometry, from_slices
+from desam_lite.nifti import write_mask, write_volume
 
 ROOT = Path(__file__).resolve().parents[1]
 
