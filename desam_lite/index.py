@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from desam_lite.errors import StudyError
-from desam_lite.files import atomic_path, digest
+from desam_lite.files import digest, write_text
 from desam_lite.manifest import Manifest
 from desam_lite.nifti import Scan, read_image, read_label
 from desam_lite.progress import track
@@ -299,6 +299,9 @@ def _read_cache(cache: Path | None) -> dict[str, dict[str, Any]]:
 
 
 def _write_cache(cache: Path | None, index: pd.DataFrame) -> None:
-    if cache is not None:
-        with atomic_path(cache) as temporary:
-            index.to_csv(temporary, index=False)
+    """Remember an index; a file that says the same already is left alone, for others may be reading it."""
+    if cache is None:
+        return
+    text = index.to_csv(index=False)
+    if not cache.is_file() or cache.read_bytes() != text.encode():
+        write_text(cache, text)
