@@ -57,7 +57,7 @@ class Layout(NamedTuple):
 
 def main() -> None:
     options = read_options(__doc__ or "")
-    sizes = {"sam_tiny": 16} if options.quick else {"sam_tiny": 512, "vit_b": 24}  # slices
+    sizes = {"sam_tiny": 16} if options.quick else {"sam_tiny": 512, "vit_b": 16}  # slices
     rows = []
     for backbone, count in sizes.items():
         spec = BACKBONES[backbone]
@@ -69,7 +69,7 @@ def main() -> None:
 
 def _measure(layout: Layout, count: int, folder: Path, options: Options) -> list[dict[str, Any]]:
     rows = []
-    published = _published(layout, folder / "npz", 2 if options.quick else 4)
+    published = _published(layout, folder / "npz", max(1, count // 64))
     for fmt in tqdm(get_args(Format), layout.backbone):
         store, written = _fill(layout, fmt, count, folder)
         files = [store.path("A", case) for _, case in store.slices.cases()]

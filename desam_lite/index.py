@@ -15,7 +15,7 @@ from desam_lite.nifti import Scan, read_image, read_label
 from desam_lite.progress import track
 from desam_lite.volumes import pair_faults, to_organ_ids
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 _MISSING = ""
 _DIGITS = re.compile(r"(\d+)")
 _HU_WARNING = (
@@ -39,9 +39,9 @@ def build_index(
     Returns:
         One row per case, by domain in the manifest's order and case in natural order: ``domain``, ``case``,
         ``patient``, ``image`` and ``label`` (relative to ``root``), ``bytes`` (of both), ``image_sha256``,
-        ``label_sha256``, ``shape`` and ``spacing`` (text ``ZxHxW``; mm), ``orientation``, ``voxels_<organ>``
-        each, ``warning``, ``fault`` ("" when sound). A domain without any case has one row, without a case
-        but with the fault.
+        ``label_sha256``, ``shape`` and ``spacing`` (text ``ZxHxW``; mm), ``orientation``, ``organs`` that are
+        there, ``voxels_<organ>`` each, ``warning``, ``fault`` ("" when sound). A domain without any case has one row,
+        without a case but with the fault.
 
     Raises:
         StudyError: ``root`` is no folder, or holds nothing of the task at all. One bad case never raises.
@@ -163,7 +163,7 @@ def _first_files(root: Path) -> str:
 def _columns(manifest: Manifest) -> list[str]:
     facts = ["domain", "case", "patient", "image", "label", "bytes", "image_sha256", "label_sha256"]
     voxels = [f"voxels_{organ.name}" for organ in manifest.organs]
-    return [*facts, "shape", "spacing", "orientation", *voxels, "warning", "fault"]
+    return [*facts, "shape", "spacing", "orientation", "organs", *voxels, "warning", "fault"]
 
 
 def _empty_row(manifest: Manifest, domain: str, case: str, fault: str) -> dict[str, Any]:
@@ -203,6 +203,7 @@ def _inspect(
         organs, _ = to_organ_ids(scans["label"].data, manifest, domain)
         for number, organ in enumerate(manifest.organs, start=1):
             row[f"voxels_{organ.name}"] = int((organs == number).sum())
+        row["organs"] = ", ".join(organ.name for organ in manifest.organs if row[f"voxels_{organ.name}"])
     return {**row, "fault": " ".join(faults), "warning": " ".join(warnings)}
 
 

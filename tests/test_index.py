@@ -53,7 +53,7 @@ def test_index_tells_all_of_a_case(task: tuple[Manifest, Path]) -> None:
     assert row["bytes"] == sum(file.stat().st_size for file in files)
     assert [row["image_sha256"], row["label_sha256"]] == [sha256_file(file) for file in files]
     assert (row["shape"], row["spacing"], row["orientation"]) == ("6x10x12", "3x1x1", "LPS")
-    assert row["voxels_gland"] == label_data().sum()
+    assert row["voxels_gland"] == label_data().sum() and row["organs"] == "gland"
     assert row["fault"] == "" and row["warning"] == "" and row["patient"] == "Case00"
     require_sound(index)
 
