@@ -123,7 +123,7 @@ class RunSpec(BaseModel):
     prompt_mode: PromptMode | None = "points"
     backbone: str | None = "sam_tiny"
     weights: str | None = RANDOM_WEIGHTS
-    embedding_format: Literal["float16", "bfloat16", "float32"] | None = "float16"
+    embedding_format: Literal["float16", "bfloat16", "float32", "float8"] | None = "float16"
     iou_loss: Literal["l1", "mse"] | None = "l1"
     iou_weight: float | None = Field(default=1.0, gt=0)
     points_per_side: int | None = Field(default=9, ge=1)
