@@ -54,16 +54,21 @@ class Patient:
     seed: int
 
 
-def draw_patient(rng: np.random.Generator, *, balloon: bool) -> Patient:
-    """Draw a patient; with a balloon the gland is flattened from behind and pushed to the front."""
+def draw_patient(rng: np.random.Generator, *, balloon: float) -> Patient:
+    """Draw a patient; the more a balloon in the rectum is filled, the more the gland is flattened and pushed to the front.
+
+    Args:
+        rng: Names the patient, whatever the balloon.
+        balloon: Filling of the balloon of an endorectal coil, 0 (none) to 1.
+    """
     size = rng.uniform(0.8, 1.3)
-    flat = rng.uniform(0.72, 0.86) if balloon else 1.0
+    flat = 1 + balloon * (rng.uniform(0.72, 0.86) - 1)
     gland = (
         24 * size * rng.uniform(0.9, 1.12) / np.sqrt(flat),
         17.5 * size * rng.uniform(0.85, 1.15) * flat,
         20 * size * rng.uniform(0.85, 1.15),
     )
-    forward = rng.uniform(4, 12) if balloon else 0.0
+    forward = balloon * rng.uniform(4, 12)
     return Patient(
         gland=gland,
         place=(rng.normal(0, 3), rng.normal(0, 6) - forward, rng.normal(0, 4)),
@@ -73,7 +78,7 @@ def draw_patient(rng: np.random.Generator, *, balloon: bool) -> Patient:
         rectum=rng.uniform(9, 19),
         rectum_side=rng.normal(0, 4),
         content=str(rng.choice(["gas", "stool", "gel"], p=[0.45, 0.4, 0.15])),
-        balloon=rng.uniform(18, 25) if balloon else 0.0,
+        balloon=balloon * rng.uniform(18, 25),
         bladder=rng.uniform(0.1, 1.0),
         fat=rng.uniform(0.75, 1.3),
         build=rng.uniform(0.92, 1.1),
