@@ -78,9 +78,6 @@ def test_organs_lie_on_their_sides_and_heights() -> None:
         cord, aorta = middle(names == "spinal fluid"), middle((names == "arterial blood") & (labels == 0))
         assert abs(cord[0]) < 20 and cord[1] > aorta[1] + 25
         assert middle(names == "lung")[2] > liver[2] and middle(names == "table")[1] > cord[1]
-        assert (
-            middle(names == "gas")[1] < middle(names == "fluid")[1] - 5
-        )  # gas rises in one who lies on the back
 
 
 def test_gas_rises_in_one_who_lies_on_the_back() -> None:
