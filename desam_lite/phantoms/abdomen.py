@@ -237,7 +237,7 @@ class Trunk:
         margin = z > np.float32(-15) + np.float32(125) * np.maximum(front - 0.45, 0)  # the costal arch
         ring = margin & (np.abs(y) < 1.25 * self.half_depth) & (np.hypot(x, y) > 40)
         gone = np.abs(height - 6) / 4.6  # 1 at the edge of a rib
-        edge = np.maximum(gone, middle * np.float32(self.half_width / 4.0))
+        edge = np.maximum(gone, middle * np.float32(self.half_width / 3.4))
         canvas.fill(ring & (edge < 1), "cortical bone")
         canvas.fill(ring & (edge < 0.6), "marrow")
 
@@ -260,7 +260,9 @@ class Trunk:
         """Lung above the diaphragm, with the heart between."""
         canvas = self.canvas
         above = canvas.where[2] - self.dome()
-        inside = self.cavity < 0.99
+        inside = (self.cavity < 1) & ~np.isin(
+            canvas.organ, [ORGANS[k] for k in ("right kidney", "left kidney")]
+        )
         canvas.fill(inside & (above > -3), "diaphragm")
         lung = inside & (above > 0)
         canvas.fill(lung, "lung")

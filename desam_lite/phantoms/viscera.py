@@ -83,14 +83,14 @@ class Viscera:
         organ, size = ORGANS["liver"], self.patient.liver
         cava = (-21 * self.patient.build, self.trunk.back - 34 * self.patient.build, right[2] + 34 * size)
         hilum = self.at(-24, 2, 40 + self.patient.liver_shift[2])
-        for kind, root, count, thick in (("caval blood", cava, 7, 5.0), ("portal blood", hilum, 9, 5.5)):
+        for kind, root, count, thick in (("caval blood", cava, 7, 4.4), ("portal blood", hilum, 10, 4.6)):
             for number in range(count):
                 goal = left if number % 3 == 2 else right
                 end = [
                     g + s * self.rng.uniform(-0.75, 0.75) * size
                     for g, s in zip(goal, (58, 58, 60), strict=True)
                 ]
-                self._vessel(root, end, thick, kind, organ, forks=2)
+                self._vessel(root, end, thick, kind, organ, forks=4)
 
     def _vessel(
         self, start: tuple[float, ...], end: list[float], thick: float, kind: str, organ: int, forks: int
@@ -100,15 +100,14 @@ class Viscera:
         line = np.asarray(start) + steps * (np.asarray(end) - np.asarray(start))
         line[1:-1] += self.rng.normal(0, 5, (3, 3))
         radii = list(thick * (1 - 0.72 * steps[:, 0]))
-        blood = "portal blood" if kind == "portal blood" else "caval blood"
-        self.canvas.tube(list(line), radii, [(blood, 0)], organ=organ, only=organ)
+        self.canvas.tube(list(line), radii, [(kind, 0)], organ=organ, only=organ)
         for _ in range(forks):
             where = int(self.rng.integers(1, 4))
             way = self.rng.normal(0, 26, 3)
             self.canvas.tube(
                 [line[where], line[where] + way],
-                [0.7 * radii[where], 0.9],
-                [(blood, 0)],
+                [0.7 * radii[where], 0.8],
+                [(kind, 0)],
                 organ=organ,
                 only=organ,
             )
