@@ -100,9 +100,9 @@ def _phantoms(known: Result) -> str:
     said = []
     for task in dict.fromkeys(r["task"] for r in known["rows"]):
         rows = [r for r in known["rows"] if r["task"] == task]
-        seconds, ratios = [r["seconds"] for r in rows], [r["ratio"] for r in rows]
+        seconds, ratios = [r["slowest"] for r in rows], [r["ratio"] for r in rows]
         said.append(
-            f"{task}: {min(seconds):.2g} to {max(seconds):.2g} s ({known['clock']} clock), {min(ratios):.2g} to "
+            f"{task}: slowest volume {max(seconds):.2g} s ({known['clock']} clock), {min(ratios):.2g} to "
             f"{max(ratios):.2g} x sooner than on the whole grid, peak {max(r['peak_mb'] for r in rows):.0f} MB"
         )
     return "; ".join(said)

@@ -27,7 +27,17 @@ FIELDS = {
         "matrix_share",
     },
     "phantoms": {
-        *("task", "domain", "slices", "seconds", "seconds_full_grid", "ratio", "peak_mb", "different"),
+        *(
+            "task",
+            "domain",
+            "slices",
+            "seconds",
+            "slowest",
+            "seconds_full_grid",
+            "ratio",
+            "peak_mb",
+            "different",
+        ),
     },
     "training": {
         "backbone",
