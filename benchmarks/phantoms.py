@@ -16,13 +16,11 @@ from desam_lite.phantoms.cases import MATRIX
 from desam_lite.phantoms.making import TASKS
 from desam_lite.phantoms.painting import Canvas
 
-DOMAINS = {
-    "phantom_prostate": ("A", "B"),
-    "phantom_abdomen": ("CT", "MR"),
-}  # without and with a balloon; both modalities
+# A site without and one with a balloon; both modalities.
+DOMAINS = {"phantom_prostate": ("A", "B"), "phantom_abdomen": ("CT", "MR")}
 BASELINE = (
-    "seconds: median of three patients. seconds_full_grid: the first of them with every structure evaluated at every voxel instead of within the box it can reach, "
-    "ratio: of the same patient. different: share of the voxels whose label then differs."
+    "seconds: median of three patients. seconds_full_grid: one of them with every structure evaluated at every voxel "
+    "instead of within the box it can reach; ratio: of that patient; different: share of its voxels whose label changes."
 )
 
 
