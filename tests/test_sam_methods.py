@@ -27,7 +27,7 @@ from desam_lite.sam import BACKBONES, BackboneSpec, preprocess
 from desam_lite.slices import CaseSlices
 from desam_lite.tasks import Task, open_task
 from desam_lite.training import TrainSettings, make_fabric, train
-from desam_lite.volumes import Geometry
+from desam_lite.geometry import Geometry
 
 CPU = torch.device("cpu")
 TRAINED = ["tuned points", "tuned box", "tuned oracle", "samed"]
