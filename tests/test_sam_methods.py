@@ -16,6 +16,7 @@ from desam_lite.backbones import build_sam
 from desam_lite.coupled import CoupledSAM
 from desam_lite.datasets import Batch, EmbeddingData, PixelData, TrainingData, list_slices
 from desam_lite.embeddings import EmbeddingStore, fill_store
+from desam_lite.geometry import Geometry
 from desam_lite.inference import GridSettings
 from desam_lite.methods import METHODS, Method, load_predictor
 from desam_lite.methods.base import SlicePrediction, mask_loss
@@ -27,7 +28,6 @@ from desam_lite.sam import BACKBONES, BackboneSpec, preprocess
 from desam_lite.slices import CaseSlices
 from desam_lite.tasks import Task, open_task
 from desam_lite.training import TrainSettings, make_fabric, train
-from desam_lite.geometry import Geometry
 
 CPU = torch.device("cpu")
 TRAINED = ["tuned points", "tuned box", "tuned oracle", "samed"]
