@@ -11,6 +11,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from desam_lite.spec import RANDOM_ENCODER
+
 WIDTH = 5.8
 """Width of every figure in inches: a column of text, still readable on a telephone."""
 
@@ -38,10 +40,17 @@ _METHOD_COLORS = {"Prior": "#6b6b6b", "U-Net": "#d55e00", "DeSAM-B": "#0072b2", 
 _METHOD_COLORS |= {"U-Net + light aug.": "#d55e00", "U-Net + nnU-Net aug.": "#d55e00", "RandConv": "#56b4e9"}
 _METHOD_COLORS |= {"MixStyle": "#117733", "CSDG": "#999933", "AdvBias": "#000000", "MaxStyle": "#332288"}
 _METHOD_COLORS |= {"SAM grid": "#882255", "SAM box": "#cc6677", "SAMed": "#a66f00"}
-_METHOD_COLORS |= {"Tuned SAM-B": "#cc79a7", "Tuned SAM-P": "#aa4499", "DeSAM-B, random encoder": "#4d7ea8"}
-_ORACLE_COLOR = "#767676"
+_METHOD_COLORS |= {"Tuned SAM-B": "#cc79a7", "Tuned SAM-P": "#aa4499"}
 _METHOD_MARKERS = {"U-Net + light aug.": "^", "U-Net + nnU-Net aug.": "v", "RandConv": "s", "MixStyle": "D"}
 _METHOD_MARKERS |= {"CSDG": "P", "AdvBias": "X", "MaxStyle": "h", "SAMed": "p"}
+_METHOD_MARKERS |= {"SAM grid": "*", "SAM box": "8", "Tuned SAM-B": "<", "Tuned SAM-P": ">"}
+_ORACLE_COLOR = "#767676"
+_ORACLE_MARKERS = {
+    "SAM point (oracle)": "*",
+    "SAM tight box (oracle)": "8",
+    "Tuned SAM tight box (oracle)": "<",
+}
+_RANDOM_MARKER = "d"
 _OTHER_COLORS = ("#cc79a7", "#56b4e9", "#e69f00", "#000000")
 NO_RUNS = "no finished run to show"
 
@@ -56,7 +65,7 @@ UNITS = {
 
 def is_oracle(label: str) -> bool:
     """Whether a label names a method whose prompts are made from the reference."""
-    return label.partition(",")[0].endswith("(oracle)")
+    return _without_encoder(label).endswith("(oracle)")
 
 
 def oracle_note(labels: Iterable[str]) -> str:
@@ -65,17 +74,25 @@ def oracle_note(labels: Iterable[str]) -> str:
 
 
 def method_color(label: str) -> str:
-    """Return the colour of a method: the same in every figure; grey for all oracles, which are no competitors."""
+    """Return the colour of a method: the same in every figure, whatever its encoder; one grey for all oracles."""
+    name = _without_encoder(label)
     if is_oracle(label):
         return _ORACLE_COLOR
-    if label in _METHOD_COLORS:
-        return _METHOD_COLORS[label]
-    return _OTHER_COLORS[sum(label.encode()) % len(_OTHER_COLORS)]
+    if name in _METHOD_COLORS:
+        return _METHOD_COLORS[name]
+    return _OTHER_COLORS[sum(name.encode()) % len(_OTHER_COLORS)]
 
 
 def method_marker(label: str) -> str:
     """Return matplotlib's name of a method's marker: with its colour, it tells a method from any other."""
-    return _METHOD_MARKERS.get(label, "o")
+    if label == "DeSAM-B, random encoder":
+        return _RANDOM_MARKER
+    return (_METHOD_MARKERS | _ORACLE_MARKERS).get(_without_encoder(label), "o")
+
+
+def _without_encoder(label: str) -> str:
+    """Return a label without what it says of the encoder."""
+    return label.removesuffix(f", {RANDOM_ENCODER}")
 
 
 @contextmanager
