@@ -220,24 +220,20 @@ class EmbeddingData(TrainingData):
     def _maps(self, rows: npt.NDArray[np.int64]) -> ImageEmbeddings:
         if self.held is not None:
             return self.held[torch.from_numpy(rows).to(self.held.neck.device)]
-        return ImageEmbeddings.stack([self._read(self.refs[r]) for r in rows])
+        return self._read([self.refs[r] for r in rows])
 
-    def _read(self, ref: SliceRef) -> ImageEmbeddings:
-        return self.store.load(ref.domain, ref.case, [ref.row])
+    def _read(self, refs: Sequence[SliceRef]) -> ImageEmbeddings:
+        return self.store.load_slices([(ref.domain, ref.case, ref.row) for ref in refs])
 
     def _choose(self, device: torch.device) -> Placement:
-        first = self._read(self.refs[0])
+        first = self._read(self.refs[:1])
         needed = len(self.refs) * sum(m.numel() * m.element_size() for m in (*first.levels, first.neck))
         if device.type == "cuda" and needed < torch.cuda.mem_get_info(device)[0] / 2:
             return "device"
         return "memory" if needed < psutil.virtual_memory().available / 2 else "disk"
 
     def _hold(self, device: torch.device) -> ImageEmbeddings:
-        grouped: dict[tuple[str, str], list[int]] = {}
-        for ref in self.refs:
-            grouped.setdefault((ref.domain, ref.case), []).append(ref.row)
-        parts = [self.store.load(*pair, rows) for pair, rows in grouped.items()]
-        whole = ImageEmbeddings.stack(parts)
+        whole = self._read(self.refs)
         return whole.to(device=device) if self.placement == "device" else whole
 
 

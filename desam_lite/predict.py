@@ -17,9 +17,9 @@ from desam_lite.errors import StudyError
 from desam_lite.geometry import Geometry, to_slices
 from desam_lite.methods import TrainedModel
 from desam_lite.methods.base import SlicePrediction
+from desam_lite.nifti import read_image
 from desam_lite.progress import track
 from desam_lite.slices import prepare_intensity
-from desam_lite.volumes import read_image
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,6 +22,9 @@ METHOD_CHOICES: dict[str, dict[str, str]] = {
     "maxstyle": {"method": "maxstyle"},
     "desam_b": {"method": "desam", "prompt_mode": "box"},
     "desam_p": {"method": "desam", "prompt_mode": "points"},
+    "pdmm_only": {"method": "desam", "prompt_mode": "box", "variant": "pdmm_only"},
+    "desam_p_no_iou_head": {"method": "desam", "prompt_mode": "points", "variant": "no_iou_head"},
+    "desam_p_no_fusion": {"method": "desam", "prompt_mode": "points", "variant": "no_fusion"},
     "desam_b_random": {"method": "desam", "prompt_mode": "box", "weights": RANDOM_WEIGHTS},
     "sam_grid": {"method": "sam_zero_shot", "prompt_mode": "points"},
     "sam_box": {"method": "sam_zero_shot", "prompt_mode": "box"},
@@ -31,9 +34,6 @@ METHOD_CHOICES: dict[str, dict[str, str]] = {
     "sam_finetuned_p": {"method": "sam_finetuned", "prompt_mode": "points"},
     "sam_finetuned_oracle": {"method": "sam_finetuned", "prompt_mode": "box_oracle"},
     "samed": {"method": "samed"},
-    "pdmm_only": {"method": "desam", "prompt_mode": "box", "variant": "pdmm_only"},
-    "desam_p_no_iou_head": {"method": "desam", "prompt_mode": "points", "variant": "no_iou_head"},
-    "desam_p_no_fusion": {"method": "desam", "prompt_mode": "points", "variant": "no_fusion"},
 }
 """The names a notebook's ``methods`` parameter takes, and what they mean in a specification."""
 

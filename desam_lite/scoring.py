@@ -10,12 +10,13 @@ import pandas as pd
 
 from desam_lite.embeddings import EmbeddingStore
 from desam_lite.errors import StudyError
+from desam_lite.geometry import to_slices
 from desam_lite.methods.base import Predictor
 from desam_lite.metrics import PROTOCOLS, score_case
+from desam_lite.nifti import read_label, write_mask
 from desam_lite.progress import track
 from desam_lite.slices import CaseSlices
 from desam_lite.tasks import Task
-from desam_lite.volumes import read_label, to_slices, write_mask
 
 
 def prediction_path(directory: Path, domain: str, case: str) -> Path:

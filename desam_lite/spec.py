@@ -14,9 +14,6 @@ RANDOM_ENCODER = "random encoder"
 
 MethodName = Literal[
     "desam",
-    "sam_zero_shot",
-    "sam_finetuned",
-    "samed",
     "unet",
     "randconv",
     "mixstyle",
@@ -24,6 +21,9 @@ MethodName = Literal[
     "advbias",
     "maxstyle",
     "prior",
+    "sam_zero_shot",
+    "sam_finetuned",
+    "samed",
 ]
 PromptMode = Literal["points", "box", "point_oracle", "box_oracle"]
 Variant = Literal["desam", "no_iou_head", "no_fusion", "pdmm_only"]
@@ -32,9 +32,6 @@ CONVOLUTIONAL = ("unet", "randconv", "mixstyle", "csdg", "advbias", "maxstyle")
 """The methods on the U-Net; they see slices and share its settings."""
 
 _LABELS = {
-    "desam": "DeSAM",
-    "sam_finetuned": "Tuned SAM",
-    "samed": "SAMed",
     "unet": "U-Net",
     "randconv": "RandConv",
     "mixstyle": "MixStyle",
@@ -42,15 +39,18 @@ _LABELS = {
     "advbias": "AdvBias",
     "maxstyle": "MaxStyle",
     "prior": "Prior",
+    "samed": "SAMed",
+    "desam": "DeSAM",
+    "sam_finetuned": "Tuned SAM",
 }
 _AUGMENTED = {"light": " + light aug.", "nnunet": " + nnU-Net aug."}
-_MODES = {"points": "-P", "box": "-B", "box_oracle": " tight box (oracle)"}
 _VARIANTS = {
     "desam": "{}",
     "no_iou_head": "{} without IoU head",
     "no_fusion": "{} without fusion",
     "pdmm_only": "PDMM alone",
 }
+_MODES = {"points": "-P", "box": "-B", "box_oracle": " tight box (oracle)"}
 _SAM_MODES = {
     "points": "SAM grid",
     "box": "SAM box",
@@ -123,7 +123,7 @@ class RunSpec(BaseModel):
     prompt_mode: PromptMode | None = "points"
     backbone: str | None = "sam_tiny"
     weights: str | None = RANDOM_WEIGHTS
-    embedding_format: Literal["float16", "bfloat16", "float32"] | None = "float16"
+    embedding_format: Literal["float16", "bfloat16", "float32", "float8"] | None = "float16"
     iou_loss: Literal["l1", "mse"] | None = "l1"
     iou_weight: float | None = Field(default=1.0, gt=0)
     points_per_side: int | None = Field(default=9, ge=1)
@@ -163,10 +163,11 @@ class RunSpec(BaseModel):
     def label(self) -> str:
         """The method's name as tables and figures show it."""
         mode = self.prompt_mode or ""
-        if self.method == "sam_zero_shot":
-            name = _SAM_MODES[mode]
-        else:
-            name = _LABELS[self.method] + _MODES.get(mode, "") + _AUGMENTED.get(self.augmentation or "", "")
+        name = (
+            _SAM_MODES[mode]
+            if self.method == "sam_zero_shot"
+            else _LABELS[self.method] + _MODES.get(mode, "") + _AUGMENTED.get(self.augmentation or "", "")
+        )
         name = _VARIANTS[self.variant or "desam"].format(name)
         return f"{name}, {RANDOM_ENCODER}" if self.weights == RANDOM_WEIGHTS else name
 

@@ -1,7 +1,6 @@
 """``desam-lite predict`` as a shell sees it."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -10,18 +9,13 @@ import pandas as pd
 import pytest
 from conftest import complaint
 from saved_model import save_model
-from small_model import use_micro
 
 from desam_lite.tasks import open_task
 
 Place = tuple[Path, Path]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _micro() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        use_micro(patch)
-        yield
+pytestmark = pytest.mark.usefixtures("micro")
 
 
 @pytest.fixture(scope="module")

@@ -200,7 +200,7 @@ def test_a_method_has_one_colour_and_known_ones_differ() -> None:
     known = ["Prior", "U-Net", "DeSAM-B", "DeSAM-P"]
     assert len({style.method_color(label) for label in known}) == 4
     known += [
-        make_spec(manifest=".", data_root=".", source="A", **{"weights": "sam.pth", **choice}).label
+        make_spec(manifest=".", data_root=".", source="A", **choice).label
         for choice in METHOD_CHOICES.values()
     ]
     looks = {(style.method_color(label), style.method_marker(label)) for label in known}

@@ -1,5 +1,8 @@
 """What holds for every method on the U-Net: it draws nothing by itself, resumes, and predicts alike."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +86,39 @@ def test_a_training_that_was_interrupted_goes_on_as_if_it_had_not(name: str, tmp
     assert rows(tmp_path / "cut") == whole
     mixed = rows(tmp_path / "mixed", precision="bf16-mixed")
     assert np.array(mixed) == pytest.approx(np.array(whole), rel=0.1)
+
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_on_unet import ON_TWO, loss_rows
+from desam_lite.training import make_fabric
+fabric = make_fabric("cpu", 2)
+rows = {{name: loss_rows(name, Path({folder!r}, name), fabric) for name in ON_TWO}}
+if fabric.is_global_zero:
+    Path({folder!r}, "rows.json").write_text(json.dumps(rows))
+"""
+ON_TWO = ("advbias", "maxstyle")
+
+
+def loss_rows(name: str, folder: Path, fabric: Any) -> list[tuple[float, float]]:
+    settings = TrainSettings(epochs=2, batch_size=3, learning_rate=1e-3)
+    rows = list(train(build(name, width=4), Slices(), Slices(2), settings, folder, fabric))
+    return [(row["train_loss"], row["val_loss"]) for row in rows]
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    """To the digit where slices do not look at each other; MaxStyle mixes those of one process."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), folder=str(tmp_path)))
+    subprocess.run([sys.executable, script], check=True, timeout=480, capture_output=True)
+    found = json.loads((tmp_path / "rows.json").read_text())
+    for name in ON_TWO:
+        alone = loss_rows(name, tmp_path / f"alone_{name}", make_fabric("cpu"))
+        assert np.array(found[name]) == pytest.approx(
+            np.array(alone), rel=0.2 if name == "maxstyle" else 1e-3
+        )
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)

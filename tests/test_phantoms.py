@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from desam_lite.errors import StudyError
+from desam_lite.geometry import to_slices
+from desam_lite.nifti import read_image, read_label
 from desam_lite.phantoms import PROSTATE_SITES, Site, make_case, make_task, making, mix
 from desam_lite.phantoms.making import Case
 from desam_lite.phantoms.pelvis import Patient
-from desam_lite.volumes import read_image, read_label, to_slices
 
 A, B = PROSTATE_SITES["A"], PROSTATE_SITES["B"]
 

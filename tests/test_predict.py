@@ -1,7 +1,7 @@
 """A new scan is predicted as the run that trained the model would have, however the scan is stored."""
 
 import gzip
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from saved_model import Bright, bright_model, lopsided, save_model, save_scan, spec_of
-from small_model import sam_tensors, use_micro
+from small_model import sam_tensors
 
 from desam_lite.cards import ModelCard
 from desam_lite.coupled import CoupledSAM
@@ -23,11 +23,7 @@ from desam_lite.runs import Run, execute_run
 Place = tuple[Path, Path]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _micro() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        use_micro(patch)
-        yield
+pytestmark = pytest.mark.usefixtures("micro")
 
 
 def save_sam(path: Path) -> Path:

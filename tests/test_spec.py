@@ -49,6 +49,7 @@ def test_labels_are_the_names_of_tables() -> None:
     seen = {"method": "desam", "weights": "sam.pth"}
     assert make_spec(**WHERE, **seen, prompt_mode="box").label == "DeSAM-B"
     assert make_spec(**WHERE, **seen, variant="no_fusion").label == "DeSAM-P without fusion"
+    assert make_spec(**WHERE, **seen, variant="pdmm_only").label == "PDMM alone"
     tuned = {"method": "sam_finetuned", "weights": "sam.pth"}
     assert make_spec(**WHERE, **tuned, prompt_mode="box").label == "Tuned SAM-B"
     assert make_spec(**WHERE, method="samed", weights="sam.pth").label == "SAMed"
@@ -76,7 +77,7 @@ def test_what_is_not_trained_has_no_settings_of_training() -> None:
     [
         ({"epochs": 0}, "setting 'epochs' = 0: .* greater than or equal to 1"),
         ({"learning_rte": 1}, "setting 'learning_rte' = 1: Extra inputs are not permitted"),
-        ({"method": "nnunet"}, "setting 'method' = 'nnunet': .* 'desam', .*'unet', .* or 'prior'"),
+        ({"method": "nnunet"}, "setting 'method' = 'nnunet': .* 'desam', 'unet'"),
         ({"seed": 2**64}, "setting 'seed'"),
         ({"epochs": None}, "^method 'unet' needs a value for epochs; .* explained in desam_lite/spec.py"),
         ({"method": "desam", "prompt_mode": None, "weights": None}, "needs a value for prompt_mode, weights"),

@@ -19,9 +19,8 @@ from desam_lite.methods.base import Method, SlicePrediction, combine_organs, mas
 from desam_lite.oracle import OracleMode, oracle_prompts, tight_box
 from desam_lite.prompted import ImageEmbeddings, PromptedSAM, Prompts
 
-_SHIFT = (
-    20 / 1024
-)  # how far an edge of a training box may lie outside the organ, in parts of the square (MedSAM's public code)
+# How far an edge of a training box may lie outside the organ, in parts of the square (MedSAM's public code).
+_SHIFT = 20 / 1024
 
 
 @dataclass(frozen=True)

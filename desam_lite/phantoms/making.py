@@ -12,12 +12,12 @@ import numpy.typing as npt
 from desam_lite.errors import StudyError
 from desam_lite.files import sha256_file, write_json
 from desam_lite.geometry import Geometry, from_slices
+from desam_lite.nifti import write_mask, write_volume
 from desam_lite.phantoms.fields import Field
 from desam_lite.phantoms.pelvis import Patient, draw_patient, paint_pelvis
 from desam_lite.phantoms.scanner import Scanner, average, expose, jitter
 from desam_lite.phantoms.sites import PROSTATE_SITES, Site
 from desam_lite.progress import track
-from desam_lite.volumes import write_mask, write_volume
 
 PHANTOM_VERSION = 3
 TASKS: dict[str, dict[str, Site]] = {"phantom_prostate": PROSTATE_SITES}
