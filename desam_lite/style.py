@@ -38,7 +38,7 @@ _METHOD_COLORS = {"Prior": "#6b6b6b", "U-Net": "#d55e00", "DeSAM-B": "#0072b2", 
 _METHOD_COLORS |= {"U-Net + light aug.": "#d55e00", "U-Net + nnU-Net aug.": "#d55e00", "RandConv": "#56b4e9"}
 _METHOD_COLORS |= {"MixStyle": "#117733", "CSDG": "#999933", "AdvBias": "#000000", "MaxStyle": "#332288"}
 _METHOD_MARKERS = {"U-Net + light aug.": "^", "U-Net + nnU-Net aug.": "v", "RandConv": "s", "MixStyle": "D"}
-_METHOD_MARKERS |= {"CSDG": "P", "AdvBias": "X", "MaxStyle": "h"}
+_METHOD_MARKERS |= {"CSDG": "P", "AdvBias": "<", "MaxStyle": "h"}
 _OTHER_COLORS = ("#cc79a7", "#56b4e9", "#e69f00", "#000000")
 NO_RUNS = "no finished run to show"
 
