@@ -13,12 +13,12 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from common import Cost, Options, read_options, write_result
-from safetensors.torch import save_file
 from torch.nn import functional
 from tqdm import tqdm
 
 from desam_lite.datasets import EmbeddingData, Placement, SliceRef
-from desam_lite.embeddings import EmbeddingStore, Format
+from desam_lite.embedding_files import Format
+from desam_lite.embeddings import EmbeddingStore
 from desam_lite.inference import GridSettings
 from desam_lite.memory import keep_freed_memory
 from desam_lite.methods.desam import DeSAMMethod
@@ -112,13 +112,10 @@ def _fill(name: str, fmt: Format, slices: Discs, folder: Path) -> EmbeddingStore
     store = EmbeddingStore(folder, cast(SliceStore, slices), name, "random", fmt)
     spec = build_desam(name).spec
     generator = torch.Generator().manual_seed(0)
-    widths = {"level0": spec.width, "level1": spec.width, "level2": spec.width, "neck": spec.neck}
+    widths = (spec.width, spec.width, spec.width, spec.neck)
     shape = (spec.grid, spec.grid)
-    maps = {
-        key: torch.randn(len(slices.labels), width, *shape, generator=generator).to(store.dtype)
-        for key, width in widths.items()
-    }
-    save_file(maps, store.path("A", "discs"))
+    maps = [torch.randn(len(slices.labels), width, *shape, generator=generator) for width in widths]
+    store.write("A", "discs", [ImageEmbeddings((maps[0], maps[1], maps[2]), maps[3])], len(slices.labels))
     return store
 
 

@@ -14,6 +14,7 @@ from desam_lite.embeddings import EmbeddingStore
 from desam_lite.errors import StudyError
 from desam_lite.framing import fit_square, scaled_size
 from desam_lite.model import ImageEmbeddings, Prompts
+from desam_lite.sam import preprocess
 from desam_lite.slices import CaseSlices, SliceStore, select_slices
 
 SliceRule = Literal["all", "foreground", "published"]
@@ -28,7 +29,8 @@ class Batch:
         cases: The case id of each of the B slices.
         masks: ``(B, K, h, w)`` float, 0 or 1: one map per organ, on the grid of the method's output.
         sizes: Height and width of each slice on that grid, in pixels; right and below of it is padding.
-        images: ``(B, 1, S, S)`` float, standardised per volume; None for methods on embeddings.
+        images: ``(B, 1, S, S)`` float, standardised per volume, or ``(B, 3, S, S)`` as SAM's encoder takes them; None for
+            methods on embeddings.
         embeddings: The frozen encoder's maps, batch B; None for methods on slices.
         prompts: One prompt per slice; None where the method takes none.
         iou_targets: ``(B, K)`` float: what the IoU head should say of each prompt; None without prompts.
@@ -136,6 +138,39 @@ class SliceData(TrainingData):
         return Batch(cases, self.masks[rows], sizes, images=self.images[rows])
 
 
+class PixelData(TrainingData):
+    """Slices for methods that run SAM's encoder themselves: kept as grey levels, brought to SAM's square when asked for.
+
+    Args:
+        store: The prepared slices.
+        refs: Which of them.
+        n_organs: K.
+        size: Side of the mask targets, in pixels.
+        square: Side of the model's input square, in pixels.
+    """
+
+    def __init__(self, store: SliceStore, refs: Sequence[SliceRef], n_organs: int, *, size: int, square: int):
+        self.refs, self.square = _by_case(refs), square
+        self.images: list[torch.Tensor] = []  # (H, W) uint8
+        masks = []
+        self.sizes: list[tuple[int, int]] = []
+        for case in _load_cases(store, self.refs):
+            rows = [r.row for r in self.refs if (r.domain, r.case) == (case.domain, case.case)]
+            self.images += list(torch.from_numpy(case.images[rows]))
+            masks.append(_mask_targets(case.labels[rows], n_organs, square, size))
+            self.sizes += [_framed_size(case, size)] * len(rows)
+        self.masks = torch.cat(masks)
+
+    def __len__(self) -> int:
+        return len(self.refs)
+
+    def batch(self, rows: npt.NDArray[np.int64]) -> Batch:
+        """Return the slices at these positions, with ``images`` ``(B, 3, S, S)`` as SAM takes them and ``masks``."""
+        cases, sizes = tuple(self.refs[r].case for r in rows), tuple(self.sizes[r] for r in rows)
+        pixels = torch.cat([preprocess(self.images[r][None], self.square) for r in rows])
+        return Batch(cases, self.masks[rows], sizes, images=pixels)
+
+
 class EmbeddingData(TrainingData):
     """Slices for methods on the frozen encoder's maps.
 
@@ -168,8 +203,7 @@ class EmbeddingData(TrainingData):
         self.sizes: list[tuple[int, int]] = []
         for case in _load_cases(store.slices, self.refs):
             rows = [r.row for r in self.refs if (r.domain, r.case) == (case.domain, case.case)]
-            framed = fit_square(organ_maps(case.labels[rows], n_organs), square, nearest=True)
-            masks.append(torch.nn.functional.interpolate(framed, (size, size), mode="nearest-exact"))
+            masks.append(_mask_targets(case.labels[rows], n_organs, square, size))
             self.sizes += [_framed_size(case, size)] * len(rows)
         self.masks = torch.cat(masks)
         self.placement = self._choose(device) if placement == "auto" else placement
@@ -186,25 +220,27 @@ class EmbeddingData(TrainingData):
     def _maps(self, rows: npt.NDArray[np.int64]) -> ImageEmbeddings:
         if self.held is not None:
             return self.held[torch.from_numpy(rows).to(self.held.neck.device)]
-        return ImageEmbeddings.stack([self._read(self.refs[r]) for r in rows])
+        return self._read([self.refs[r] for r in rows])
 
-    def _read(self, ref: SliceRef) -> ImageEmbeddings:
-        return self.store.load(ref.domain, ref.case, [ref.row])
+    def _read(self, refs: Sequence[SliceRef]) -> ImageEmbeddings:
+        return self.store.load_slices([(ref.domain, ref.case, ref.row) for ref in refs])
 
     def _choose(self, device: torch.device) -> Placement:
-        first = self._read(self.refs[0])
+        first = self._read(self.refs[:1])
         needed = len(self.refs) * sum(m.numel() * m.element_size() for m in (*first.levels, first.neck))
         if device.type == "cuda" and needed < torch.cuda.mem_get_info(device)[0] / 2:
             return "device"
         return "memory" if needed < psutil.virtual_memory().available / 2 else "disk"
 
     def _hold(self, device: torch.device) -> ImageEmbeddings:
-        grouped: dict[tuple[str, str], list[int]] = {}
-        for ref in self.refs:
-            grouped.setdefault((ref.domain, ref.case), []).append(ref.row)
-        parts = [self.store.load(*pair, rows) for pair, rows in grouped.items()]
-        whole = ImageEmbeddings.stack(parts)
+        whole = self._read(self.refs)
         return whole.to(device=device) if self.placement == "device" else whole
+
+
+def _mask_targets(labels: npt.NDArray[np.uint8], n_organs: int, square: int, size: int) -> torch.Tensor:
+    """Bring organ ids ``(B, H, W)`` to SAM's square and that to its mask maps: ``(B, K, size, size)``."""
+    framed = fit_square(organ_maps(labels, n_organs), square, nearest=True)
+    return torch.nn.functional.interpolate(framed, (size, size), mode="nearest-exact")
 
 
 def _framed_size(case: CaseSlices, side: int) -> tuple[int, int]:

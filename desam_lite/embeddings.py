@@ -1,36 +1,35 @@
-"""The frozen encoder's four feature maps of every slice: computed once per case, kept on disk, read back lazily.
+"""The frozen encoder's four feature maps of every slice: computed once per case, kept on disk, read back slice by slice.
 
-One safetensors file per case holds ``level0``, ``level1``, ``level2`` ``(Z, C, h, w)`` and ``neck`` ``(Z, 256, h, w)``. Its name
-is the hash of what it was made from (the prepared slices, the backbone and its weights, the number format), so that a
-file is either right or not there.
+One file per case (`desam_lite.embedding_files` says what it looks like). Its name is the hash of what it was made from (the
+prepared slices, the backbone and its weights, the number format), so that a file is either right or not there.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
+from desam_lite.embedding_files import (
+    DamagedFileError,
+    EmbeddingFile,
+    Format,
+    StoredSlices,
+    as_stored,
+    open_file,
+    read_slices,
+    write_file,
+)
 from desam_lite.errors import StudyError
-from desam_lite.files import atomic_path, digest
-from desam_lite.model import DeSAM, ImageEmbeddings
+from desam_lite.files import digest
 from desam_lite.progress import track
+from desam_lite.prompted import ImageEmbeddings, PromptedSAM
 from desam_lite.sam import preprocess
 from desam_lite.slices import SliceStore
 
-EMBEDDINGS_VERSION = 1
-Format = Literal["float16", "bfloat16", "float32"]
-_FORMATS: dict[str, torch.dtype] = {
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float32": torch.float32,
-}
-_MAPS = ("level0", "level1", "level2", "neck")
+EMBEDDINGS_VERSION = 2
 AT_ONCE = 8
 """Slices encoded, and read back, at once: their maps are what has to fit into memory."""
 
@@ -46,7 +45,7 @@ class EmbeddingStore:
         slices: The prepared slices they are made from.
         backbone: Name of the backbone.
         weights: Hash of the encoder's weights.
-        fmt: Number format on disk; float16 halves the bytes of the published float32.
+        fmt: Number format on disk: float16 and bfloat16 take half the bytes of the published float32, float8 a quarter.
     """
 
     def __init__(
@@ -54,23 +53,25 @@ class EmbeddingStore:
     ):
         self.folder = folder
         self.slices = slices
+        self.fmt: Format = fmt
         self.identity = {
             "backbone": backbone,
             "weights": weights,
             "format": fmt,
             "version": EMBEDDINGS_VERSION,
         }
-        self.dtype = _FORMATS[fmt]
+
+    def key(self, domain: str, case: str) -> str:
+        """Return the 16 hexadecimal digits that name what the embeddings of a case are made from."""
+        return digest({**self.identity, "slices": self.slices.key(domain, case)})
 
     def path(self, domain: str, case: str) -> Path:
         """Return where the embeddings of a case are, or will be."""
-        return (
-            self.folder / f"{digest({**self.identity, 'slices': self.slices.key(domain, case)})}.safetensors"
-        )
+        return self.folder / f"{self.key(domain, case)}.npy"
 
     def missing(self) -> list[tuple[str, str]]:
-        """Return the (domain, case) pairs whose file is not there or cannot be read."""
-        return [pair for pair in self.slices.cases() if not _is_whole(self.path(*pair))]
+        """Return the (domain, case) pairs whose file is not there, is cut, or is of another kind."""
+        return [pair for pair in self.slices.cases() if not self._is_there(*pair)]
 
     def load(self, domain: str, case: str, rows: Sequence[int] | None = None) -> ImageEmbeddings:
         """Read the embeddings of some slices of a case; only the bytes of those slices are read.
@@ -78,43 +79,66 @@ class EmbeddingStore:
         Args:
             domain: The case's domain.
             case: The case.
-            rows: Slice indices in ascending order; all when None.
+            rows: Slice indices; all when None.
 
         Returns:
-            Embeddings of batch ``len(rows)``, in the format of the store.
+            Embeddings of batch ``len(rows)``, in the format of the store; bfloat16 where that is float8.
 
         Raises:
-            StudyError: The file is missing or damaged.
+            StudyError: The file is missing or damaged. A damaged one is removed, so that the next run makes it again.
         """
+        chosen = range(len(self._open(domain, case))) if rows is None else rows
+        return self.load_slices([(domain, case, row) for row in chosen])
+
+    def load_slices(self, wanted: Sequence[tuple[str, str, int]]) -> ImageEmbeddings:
+        """Read slices of any cases together, which is sooner than one by one.
+
+        Args:
+            wanted: Domain, case and slice index of each; at least one.
+
+        Returns:
+            Their embeddings, in that order; else as :meth:`load`.
+        """
+        return self.read(wanted).decode()
+
+    def read(self, wanted: Sequence[tuple[str, str, int]]) -> StoredSlices:
+        """Read as :meth:`load_slices`, but leave the numbers as they are stored."""
+        pairs = dict.fromkeys((domain, case) for domain, case, _ in wanted)
+        files = {pair: self._open(*pair) for pair in pairs}
         try:
-            with safe_open(self.path(domain, case), framework="pt") as file:
-                maps = [_read(file, name, rows) for name in _MAPS]
-        except (OSError, SafetensorError) as error:
-            raise StudyError(
-                f"the embeddings of {domain}/{case} cannot be read ({error}): run 'desam-lite embed' or the run again."
-            ) from error
-        return ImageEmbeddings(levels=(maps[0], maps[1], maps[2]), neck=maps[3])
+            return read_slices([(files[domain, case], row) for domain, case, row in wanted])
+        except DamagedFileError as error:
+            domain, case = next(pair for pair in pairs if self.path(*pair) == error.path)
+            raise _refuse(domain, case, error) from error
+
+    def write(self, domain: str, case: str, batches: Iterable[ImageEmbeddings], count: int) -> None:
+        """Write the embeddings of the ``count`` slices of a case as they come; the file is there once it is whole."""
+        write_file(self.path(domain, case), batches, count, self.fmt, self.key(domain, case))
+
+    def _open(self, domain: str, case: str) -> EmbeddingFile:
+        try:
+            return open_file(self.path(domain, case), self.fmt, self.key(domain, case))
+        except DamagedFileError as error:
+            raise _refuse(domain, case, error) from error
+
+    def _is_there(self, domain: str, case: str) -> bool:
+        try:
+            open_file(self.path(domain, case), self.fmt, self.key(domain, case))
+        except DamagedFileError:
+            return False
+        return True
 
 
-def _read(file: Any, name: str, rows: Sequence[int] | None) -> torch.Tensor:
-    if rows is None:
-        tensor: torch.Tensor = file.get_tensor(name)
-        return tensor
-    stored = file.get_slice(name)
-    return torch.cat([stored[row : row + 1] for row in rows])
-
-
-def _is_whole(path: Path) -> bool:
-    """Tell whether a file is complete: safetensors checks its header against its length on opening."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return set(file.keys()) == set(_MAPS)
-    except (OSError, SafetensorError):
-        return False
+def _refuse(domain: str, case: str, error: DamagedFileError) -> StudyError:
+    """Remove a damaged file, and return what to tell."""
+    error.path.unlink(missing_ok=True)
+    return StudyError(
+        f"the embeddings of {domain}/{case} cannot be read ({error}): start the run again, which makes them again."
+    )
 
 
 def fill_store(
-    store: EmbeddingStore, model: DeSAM, *, batch_size: int = AT_ONCE, progress: bool = True
+    store: EmbeddingStore, model: PromptedSAM, *, batch_size: int = AT_ONCE, progress: bool = True
 ) -> None:
     """Compute what is missing in ``store``; whole files are left alone, and a second process waits rather than repeats.
 
@@ -129,16 +153,18 @@ def fill_store(
     """
     store.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(store.folder / ".lock"):
+        for leftover in store.folder.glob(
+            ".*.tmp.npy"
+        ):  # of a process that was killed: under the lock nobody writes
+            leftover.unlink()
         missing = store.missing()
         for domain, case in track(missing, "embedding cases", enabled=progress and bool(missing)):
             images = torch.from_numpy(store.slices.load(domain, case).images)
-            tensors = _encode_case(model, images, batch_size, store.dtype)
-            _require_finite(tensors.values(), f"{domain}/{case}", store.dtype)
-            with atomic_path(store.path(domain, case)) as temporary:
-                save_file(tensors, temporary)
+            maps = _encode_case(model, images, batch_size, store.fmt, f"{domain}/{case}")
+            store.write(domain, case, maps, len(images))
 
 
-def encode_on_demand(model: DeSAM, images: npt.NDArray[np.uint8], fmt: Format) -> ReadEmbeddings:
+def encode_on_demand(model: PromptedSAM, images: npt.NDArray[np.uint8], fmt: Format) -> ReadEmbeddings:
     """Return what computes the embeddings of a scan's slices when they are asked for; nothing is kept.
 
     Args:
@@ -148,31 +174,24 @@ def encode_on_demand(model: DeSAM, images: npt.NDArray[np.uint8], fmt: Format) -
     """
 
     def read(rows: range) -> ImageEmbeddings:
-        maps = _encode(model, torch.from_numpy(images[rows.start : rows.stop]), _FORMATS[fmt])
-        _require_finite((*maps.levels, maps.neck), "this scan", _FORMATS[fmt])
-        return maps
+        return _encode(model, torch.from_numpy(images[rows.start : rows.stop]), fmt, "this scan")
 
     return read
 
 
 def _encode_case(
-    model: DeSAM, images: torch.Tensor, batch_size: int, dtype: torch.dtype
-) -> dict[str, torch.Tensor]:
-    """Encode all slices ``(Z, H, W)`` uint8 of a case; return the four maps on the CPU."""
-    cpu = torch.device("cpu")
-    parts = [_encode(model, chunk, dtype).to(device=cpu) for chunk in torch.split(images, batch_size)]
-    joined = ImageEmbeddings.stack(parts)
-    return {name: m.contiguous() for name, m in zip(_MAPS, (*joined.levels, joined.neck), strict=True)}
+    model: PromptedSAM, images: torch.Tensor, batch_size: int, fmt: Format, of: str
+) -> Iterator[ImageEmbeddings]:
+    """Encode the slices ``(Z, H, W)`` uint8 of a case, some at once."""
+    for chunk in torch.split(images, batch_size):
+        yield _encode(model, chunk, fmt, of)
 
 
 @torch.no_grad()
-def _encode(model: DeSAM, images: torch.Tensor, dtype: torch.dtype) -> ImageEmbeddings:
-    """Encode slices ``(B, H, W)`` uint8 on the model's device."""
+def _encode(model: PromptedSAM, images: torch.Tensor, fmt: Format, of: str) -> ImageEmbeddings:
+    """Encode slices ``(B, H, W)`` uint8 on the model's device, as a store of the format would give them."""
     device = next(model.parameters()).device
-    return model.encode(preprocess(images.to(device), model.image_size)).to(dtype=dtype)
-
-
-def _require_finite(maps: Iterable[torch.Tensor], of: str, dtype: torch.dtype) -> None:
-    if not all(torch.isfinite(tensor).all() for tensor in maps):
-        name = str(dtype).removeprefix("torch.")
-        raise StudyError(f"the encoder's features of {of} exceed {name}: choose bfloat16 or float32.")
+    maps = as_stored(model.encode(preprocess(images.to(device), model.image_size)), fmt)
+    if not all(torch.isfinite(tensor).all() for tensor in (*maps.levels, maps.neck)):
+        raise StudyError(f"the encoder's features of {of} exceed {fmt}: choose bfloat16 or float32.")
+    return maps

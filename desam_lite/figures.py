@@ -19,7 +19,17 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from desam_lite.style import NO_RUNS, UNITS, WIDTH, legend, method_color, method_marker, nothing, styled
+from desam_lite.style import (
+    NO_RUNS,
+    UNITS,
+    WIDTH,
+    legend,
+    method_color,
+    method_marker,
+    nothing,
+    oracle_note,
+    styled,
+)
 
 _NAME = 16  # characters of a method's name on one line, so that the axis keeps its room
 
@@ -132,7 +142,8 @@ def averages(summary: pd.DataFrame, cells: pd.DataFrame, *, metric: str = "dice"
             tick.set(color=method_color(label), fontweight="bold")
         ax.set_ylim(len(labels) - 0.45, -0.6)
         ax.set_xlim(left=0, right=100 if metric == "dice" else None)
-        ax.set_xlabel(f"{title}: mean and 95 % interval\nsmall dots: one source on one target")
+        note = oracle_note(labels)
+        ax.set_xlabel(f"{title}: mean and 95 % interval\nsmall dots: one source on one target{note}")
         ax.grid(axis="x")
         ax.spines["left"].set_visible(False)
         ax.tick_params(axis="y", length=0)

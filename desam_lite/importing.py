@@ -121,10 +121,10 @@ def place_file(source: Path, target: Path, *, copy: bool = False) -> None:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        if source.name.endswith(".gz") and not copy and _link(source.resolve(), target):
+        if source.name.lower().endswith(".gz") and not copy and _link(source.resolve(), target):
             return
         with atomic_path(target) as temporary, source.open("rb") as file:
-            if source.name.endswith(".gz"):
+            if source.name.lower().endswith(".gz"):
                 with temporary.open("wb") as plain:
                     shutil.copyfileobj(file, plain, 1 << 20)
             else:

@@ -2,18 +2,20 @@
 
 import re
 from collections import defaultdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from desam_lite.errors import StudyError
-from desam_lite.files import atomic_path, digest
+from desam_lite.files import digest, write_text
 from desam_lite.manifest import Manifest
+from desam_lite.nifti import Scan, read_image, read_label
 from desam_lite.progress import track
-from desam_lite.volumes import Scan, pair_faults, read_image, read_label, to_organ_ids
+from desam_lite.volumes import pair_faults, to_organ_ids
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 _MISSING = ""
 _DIGITS = re.compile(r"(\d+)")
 _HU_WARNING = (
@@ -37,9 +39,9 @@ def build_index(
     Returns:
         One row per case, by domain in the manifest's order and case in natural order: ``domain``, ``case``,
         ``patient``, ``image`` and ``label`` (relative to ``root``), ``bytes`` (of both), ``image_sha256``,
-        ``label_sha256``, ``shape`` and ``spacing`` (text ``ZxHxW``; mm), ``orientation``, ``voxels_<organ>``
-        each, ``warning``, ``fault`` ("" when sound). A domain without any case has one row, without a case
-        but with the fault.
+        ``label_sha256``, ``shape`` and ``spacing`` (text ``ZxHxW``; mm), ``orientation``, ``organs`` that are
+        there, ``voxels_<organ>`` each, ``warning``, ``fault`` ("" when sound). A domain without any case has one row,
+        without a case but with the fault.
 
     Raises:
         StudyError: ``root`` is no folder, or holds nothing of the task at all. One bad case never raises.
@@ -118,7 +120,7 @@ def find_cases(manifest: Manifest, root: Path, domain: str) -> dict[str, dict[st
 
 
 def _match(pattern: str, root: Path) -> dict[str, list[Path]]:
-    """Return case -> the files below ``root`` that fit; ``.nii`` and ``.nii.gz`` are the same to a pattern."""
+    """Return case -> the files below ``root`` that fit; ``.nii``, ``.nii.gz`` and ``.NII.GZ`` are the same to a pattern."""
     stem = pattern.removesuffix(".gz").removesuffix(".nii")
     pieces = stem.split("{case}")
     expression = (
@@ -126,15 +128,14 @@ def _match(pattern: str, root: Path) -> dict[str, list[Path]]:
         + r"(?P<case>[^/]+)"
         + r"(?P=case)".join(re.escape(piece) for piece in pieces[1:])
     )
-    compiled = re.compile(expression + r"\.nii(\.gz)?")
+    compiled = re.compile(expression + r"\.(?i:nii(\.gz)?)")
     escaped = "*".join(re.sub(r"([*?[])", r"[\1]", piece) for piece in pieces)
     found: dict[str, list[Path]] = defaultdict(list)
-    for suffix in (".nii", ".nii.gz"):
-        for path in root.glob(escaped + suffix):
-            relative = path.relative_to(root)
-            fits = compiled.fullmatch(relative.as_posix())
-            if fits and not relative.name.startswith("."):  # half-written files are hidden
-                found[fits["case"]].append(relative)
+    for path in sorted(root.glob(escaped + ".[nN][iI][iI]*")):
+        relative = path.relative_to(root)
+        fits = compiled.fullmatch(relative.as_posix())
+        if fits and not relative.name.startswith("."):  # half-written files are hidden
+            found[fits["case"]].append(relative)
     return found
 
 
@@ -147,14 +148,22 @@ def _require_something(manifest: Manifest, root: Path, found: dict[str, Any]) ->
     if not any(found.values()):
         looked = manifest.pattern(next(iter(manifest.domains)), "image")
         raise StudyError(
-            f"no case of {manifest.name!r} below {root} (looked for {looked}): give the right folder.{advice}"
+            f"no case of {manifest.name!r} below {root} (looked for {looked}, found {_first_files(root)}): "
+            f"give the right folder or correct the pattern.{advice}"
         )
+
+
+def _first_files(root: Path) -> str:
+    """Name a few files of a folder, for the reader to compare with a pattern."""
+    files = (path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
+    names = sorted(path.relative_to(root).as_posix() for path in islice(files, 3))
+    return ", ".join(names) or "no file at all"
 
 
 def _columns(manifest: Manifest) -> list[str]:
     facts = ["domain", "case", "patient", "image", "label", "bytes", "image_sha256", "label_sha256"]
     voxels = [f"voxels_{organ.name}" for organ in manifest.organs]
-    return [*facts, "shape", "spacing", "orientation", *voxels, "warning", "fault"]
+    return [*facts, "shape", "spacing", "orientation", "organs", *voxels, "warning", "fault"]
 
 
 def _empty_row(manifest: Manifest, domain: str, case: str, fault: str) -> dict[str, Any]:
@@ -194,6 +203,7 @@ def _inspect(
         organs, _ = to_organ_ids(scans["label"].data, manifest, domain)
         for number, organ in enumerate(manifest.organs, start=1):
             row[f"voxels_{organ.name}"] = int((organs == number).sum())
+        row["organs"] = ", ".join(organ.name for organ in manifest.organs if row[f"voxels_{organ.name}"])
     return {**row, "fault": " ".join(faults), "warning": " ".join(warnings)}
 
 
@@ -236,12 +246,25 @@ def _add_faults_between_cases(manifest: Manifest, rows: list[dict[str, Any]]) ->
             first[sha256] = name
         if row["case"]:
             homes[str(row["patient"])].add(str(row["domain"]))
+    names = {(str(row["domain"]), str(row["case"])) for row in rows}
     for row in rows:
+        if second := _second_label(row, names):
+            _append_fault(row, f"Is it a second label of case {second}? Then bring all organs into one file.")
         others = sorted(homes[str(row["patient"])] - {str(row["domain"])}) if row["case"] else []
         if manifest.unique_patients and others:
             _append_fault(
                 row, f"patient {row['patient']!r} is in domain {', '.join(others)} too: keep one of them."
             )
+
+
+def _second_label(row: dict[str, Any], names: set[tuple[str, str]]) -> str:
+    """Return the case that an image without a label may be a further label of: it is named like the case, and more."""
+    if not row["image"] or row["label"]:
+        return ""
+    longer = [
+        case for home, case in names if home == row["domain"] and str(row["case"]).startswith(f"{case}_")
+    ]
+    return max(longer, key=len, default="")
 
 
 def _append_fault(row: dict[str, Any], fault: str) -> None:
@@ -277,6 +300,9 @@ def _read_cache(cache: Path | None) -> dict[str, dict[str, Any]]:
 
 
 def _write_cache(cache: Path | None, index: pd.DataFrame) -> None:
-    if cache is not None:
-        with atomic_path(cache) as temporary:
-            index.to_csv(temporary, index=False)
+    """Remember an index; a file that says the same already is left alone, for others may be reading it."""
+    if cache is None:
+        return
+    text = index.to_csv(index=False)
+    if not cache.is_file() or cache.read_bytes() != text.encode():
+        write_text(cache, text)

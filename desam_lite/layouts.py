@@ -6,6 +6,7 @@ A finder opens no scan; it returns the cases it found and a sentence for all tha
 import csv
 import difflib
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import numpy as np
 
 from desam_lite.dicom import read_label_pictures, read_series
 from desam_lite.errors import StudyError
-from desam_lite.volumes import read_label, write_volume
+from desam_lite.nifti import read_label, write_volume
 
 Place = Callable[[Path, Path], None]  # brings a file that stays as it is to its new name
 
@@ -64,6 +65,7 @@ _BTCV_IDS = {6: 1, 2: 2, 3: 3, 1: 4, **dict.fromkeys((0, 4, 5, *range(7, 14)), 0
 _CHAOS_MR_GREYS = {range(55, 71): 1, range(110, 136): 2, range(175, 201): 3, range(240, 256): 4}
 _CHAOS_CT_GREYS = {range(1, 256): 1}
 
+_SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _LABEL_WORDS = "segmentation|seg|label|labels|mask|masks|gt|groundtruth|roi"
 _LABEL_NAME = re.compile(rf"(?:(?P<case>.+)[_.-])?(?:{_LABEL_WORDS})", re.IGNORECASE)
 _LABEL_FOLDER = re.compile(rf"(?:{_LABEL_WORDS}|segmentations|labelsTr)", re.IGNORECASE)
@@ -112,16 +114,14 @@ def find_nnunet(source: Path) -> Found:
         )
     base = folders[0].parent
     centers, table = _read_centers(base)
+    labels = {_stem(path): path for path in _scans(base / "labelsTr")}
     items, faults = [], []
     for image in _scans(folders[0]):
         case = _stem(image)
         if not case.endswith("_0000"):
             continue  # further channels; the first is the scan
         case = case.removesuffix("_0000")
-        label = next(
-            (path for end in (".nii.gz", ".nii") if (path := base / "labelsTr" / (case + end)).is_file()),
-            None,
-        )
+        label = labels.get(case)
         if label is None:
             faults.append(f"{image} has no label labelsTr/{case}.nii.gz: add it, or take the case out.")
         elif case not in centers:
@@ -134,10 +134,10 @@ def find_nnunet(source: Path) -> Found:
 def find_btcv(source: Path) -> Found:
     """Find ``img0001.nii.gz`` with ``label0001.nii.gz``, in whatever folders; one domain ``CT``."""
     images = {
-        found[1]: path for path in _scans(source) if (found := re.fullmatch(r"img(\d{4})", _stem(path)))
+        found[1]: path for path in _scans(source) if (found := re.fullmatch(r"(?i)img(\d{4})", _stem(path)))
     }
     labels = {
-        found[1]: path for path in _scans(source) if (found := re.fullmatch(r"label(\d{4})", _stem(path)))
+        found[1]: path for path in _scans(source) if (found := re.fullmatch(r"(?i)label(\d{4})", _stem(path)))
     }
     both = sorted(images.keys() & labels.keys())
     items = [
@@ -203,16 +203,17 @@ def find_layout(name: str) -> Callable[[Path], Found]:
 
 def _scans(folder: Path) -> list[Path]:
     """Return the NIfTI files at any depth, hidden ones (half-written, macOS's) left out."""
-    found = (path for end in ("*.nii.gz", "*.nii") for path in folder.rglob(end))
+    found = (path for path in folder.rglob("*.[nN][iI][iI]*") if _SUFFIX.search(path.name))
     return sorted(path for path in found if not path.name.startswith("."))
 
 
 def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+    return _SUFFIX.sub("", path.name)
 
 
 def _safe(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.+-]+", "-", name).strip("-.") or "unnamed"
+    """Return a name that a manifest and any disk take; letters of any script stay, in their composed form."""
+    return re.sub(r"[^\w.+-]+", "-", unicodedata.normalize("NFC", name)).strip("-.") or "unnamed"
 
 
 def _domain(center: str) -> str:
@@ -277,7 +278,7 @@ def _read_centers(folder: Path) -> tuple[dict[str, str], Path]:
 
 
 def _table_case(patient: str) -> str:
-    return patient.strip().removesuffix(".gz").removesuffix(".nii").removesuffix("_0000")
+    return _SUFFIX.sub("", patient.strip()).removesuffix("_0000")
 
 
 def _place_both(item: Item, image: Path, label: Path, place: Place) -> None:

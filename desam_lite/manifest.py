@@ -6,6 +6,7 @@ code.
 
 import difflib
 import re
+from itertools import cycle
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -19,7 +20,7 @@ from desam_lite.files import digest
 PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 _FOLDER = "data_manifests"
 _MAX_BYTES = 1 << 20
-_DOMAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+_DOMAIN_NAME = re.compile(r"[^\W_][\w.+-]*")  # letters of any script
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 Range = Annotated[tuple[float, float], Field(description="lower and upper bound, in ascending order")]
@@ -153,7 +154,10 @@ class Manifest(_Strict):
     def _fill_in_colors(cls, organs: Any) -> Any:
         if not isinstance(organs, list) or not all(isinstance(organ, dict) for organ in organs):
             return organs
-        return [{"color": PALETTE[index % len(PALETTE)], **organ} for index, organ in enumerate(organs)]
+        chosen = [str(organ["color"]).lower() for organ in organs if "color" in organ]
+        _refuse_repeats(chosen, "organ colour")
+        free = cycle([color for color in PALETTE if color not in chosen] or PALETTE)
+        return [organ if "color" in organ else {**organ, "color": next(free)} for organ in organs]
 
     @field_validator("patient")
     @classmethod
@@ -175,7 +179,7 @@ class Manifest(_Strict):
         known = {0, *(organ.label for organ in self.organs)}
         for name, domain in self.domains.items():
             if not _DOMAIN_NAME.fullmatch(name):
-                raise ValueError(f"domain name {name!r} may hold letters, digits and _ . + - only")
+                raise ValueError(f"domain name {name!r} may hold letters, digits and _ . + - only, no spaces")
             if unknown := sorted(set(domain.label_map.values()) - known):
                 raise ValueError(f"domain {name!r} maps labels to {unknown}, which no organ has")
             for kind in ("image", "label"):

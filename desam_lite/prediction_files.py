@@ -12,8 +12,8 @@ from desam_lite.errors import StudyError
 from desam_lite.files import atomic_path
 from desam_lite.geometry import from_slices
 from desam_lite.methods import TrainedModel
+from desam_lite.nifti import write_mask, write_volume
 from desam_lite.predict import ScanPrediction, predict_scan, scores_table
-from desam_lite.volumes import write_mask, write_volume
 
 _NIFTI = (".nii.gz", ".nii")
 _SUFFIXES = {"mask": _NIFTI, "probability": _NIFTI, "scores": (".csv",), "preview": (".png",)}

@@ -1,6 +1,6 @@
 """How much work is done: `smoke` for CI, `teach` for a laptop, `paper` for real data on a GPU."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from desam_lite.errors import StudyError
 from desam_lite.manifest import load_manifest
-from desam_lite.spec import CONVOLUTIONAL, RANDOM_WEIGHTS, RunSpec, make_spec
+from desam_lite.spec import CONVOLUTIONAL, ON_SAM, RANDOM_WEIGHTS, RunSpec, make_spec
 
 METHOD_CHOICES: dict[str, dict[str, str]] = {
     "prior": {"method": "prior"},
@@ -25,6 +25,15 @@ METHOD_CHOICES: dict[str, dict[str, str]] = {
     "pdmm_only": {"method": "desam", "prompt_mode": "box", "variant": "pdmm_only"},
     "desam_p_no_iou_head": {"method": "desam", "prompt_mode": "points", "variant": "no_iou_head"},
     "desam_p_no_fusion": {"method": "desam", "prompt_mode": "points", "variant": "no_fusion"},
+    "desam_b_random": {"method": "desam", "prompt_mode": "box", "weights": RANDOM_WEIGHTS},
+    "sam_grid": {"method": "sam_zero_shot", "prompt_mode": "points"},
+    "sam_box": {"method": "sam_zero_shot", "prompt_mode": "box"},
+    "sam_point_oracle": {"method": "sam_zero_shot", "prompt_mode": "point_oracle"},
+    "sam_box_oracle": {"method": "sam_zero_shot", "prompt_mode": "box_oracle"},
+    "sam_finetuned_b": {"method": "sam_finetuned", "prompt_mode": "box"},
+    "sam_finetuned_p": {"method": "sam_finetuned", "prompt_mode": "points"},
+    "sam_finetuned_oracle": {"method": "sam_finetuned", "prompt_mode": "box_oracle"},
+    "samed": {"method": "samed"},
 }
 """The names a notebook's ``methods`` parameter takes, and what they mean in a specification."""
 
@@ -139,10 +148,10 @@ def plan_domain_splits(
         sources: Domains to train on; empty for the profile's.
         methods: Names of `METHOD_CHOICES`; empty for the profile's.
         seeds: Empty for the profile's.
-        **settings: Fields of `RunSpec` to set for every run, over the profile's.
+        **settings: Fields of `RunSpec` to set for every run, over the profile's but not over what makes a method what it is.
 
     Returns:
-        Specifications, in the order source, method, seed.
+        Specifications, in the order source, method, seed; one that two names mean is there once.
 
     Raises:
         StudyError: A domain, method or setting does not exist, or the profile needs the encoder's weights and has none.
@@ -153,24 +162,30 @@ def plan_domain_splits(
     _all_known("domain", chosen, domains, f"the manifest {manifest}")
     names = list(methods) or list(profile.methods)
     _all_known("method", names, list(METHOD_CHOICES), "this experiment")
-    desam = any(METHOD_CHOICES[name]["method"] == "desam" for name in names)
-    if profile.needs_weights and desam and "weights" not in settings:
+    asked = any(_needs_weights(METHOD_CHOICES[name]) for name in names)
+    if profile.needs_weights and asked and "weights" not in settings:
         raise StudyError(
             f"profile {profile.name} needs SAM's own weights: pass weights=PATH of its checkpoint, "
             f"or weights={RANDOM_WEIGHTS} to see what an untrained encoder gives."
         )
-    return [
+    planned = [
         make_spec(
             manifest=Path(manifest),
             data_root=Path(data_root),
             source=source,
             seed=seed,
-            **{**profile.common, **profile.per_method.get(name, {}), **METHOD_CHOICES[name], **settings},
+            **{**profile.common, **profile.per_method.get(name, {}), **settings, **METHOD_CHOICES[name]},
         )
         for source in chosen
         for name in names
         for seed in (tuple(seeds) or profile.seeds)
     ]
+    return list(dict.fromkeys(planned))
+
+
+def _needs_weights(choice: Mapping[str, str]) -> bool:
+    """Whether a method has an encoder and does not say with which weights."""
+    return choice["method"] in ON_SAM and "weights" not in choice
 
 
 def _all_known(kind: str, wanted: Sequence[str], known: Sequence[str], where: str) -> None:

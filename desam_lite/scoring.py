@@ -10,12 +10,13 @@ import pandas as pd
 
 from desam_lite.embeddings import EmbeddingStore
 from desam_lite.errors import StudyError
+from desam_lite.geometry import to_slices
 from desam_lite.methods.base import Predictor
 from desam_lite.metrics import PROTOCOLS, score_case
+from desam_lite.nifti import read_label, write_mask
 from desam_lite.progress import track
 from desam_lite.slices import CaseSlices
 from desam_lite.tasks import Task
-from desam_lite.volumes import read_label, to_slices, write_mask
 
 
 def prediction_path(directory: Path, domain: str, case: str) -> Path:
@@ -64,7 +65,12 @@ def score_domains(
         prediction = _kept(path, slices)
         if prediction is None:
             stored = None if embeddings is None else partial(embeddings.load, domain, case)
-            prediction = np.stack([found.labels for found in predictor.predict(slices.images, stored)])
+            drawn = (
+                predictor.predict_oracle(slices.images, stored, slices.labels)
+                if predictor.oracle
+                else predictor.predict(slices.images, stored)
+            )
+            prediction = np.stack([found.labels for found in drawn])
             write_mask(path, prediction, slices.geometry)
         rows += _rows(slices, prediction, [organ.name for organ in task.manifest.organs])
     return pd.DataFrame(rows)

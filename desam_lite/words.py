@@ -9,7 +9,7 @@ import pandas as pd
 
 from desam_lite.results import METRICS
 from desam_lite.spec import RANDOM_WEIGHTS
-from desam_lite.style import UNITS
+from desam_lite.style import UNITS, is_oracle
 
 _MEASURED = ("mean", "low", "high", "seed_sd", "case_sd")
 _HEADINGS = {
@@ -45,7 +45,7 @@ def say_transfer(summary: pd.DataFrame, *, metric: str = "dice", control: str = 
     title, factor = UNITS[metric]
     rows = {(str(row["label"]), bool(row["in_domain"])): row for row in summary.to_dict("records")}
     both = [label for label, inside in rows if inside and (label, False) in rows]
-    learners = [label for label in both if label != control]
+    learners = [label for label in both if label != control and not is_oracle(label)]
     if not learners:
         return "There is no answer yet: no trained method has been scored both in and out of domain."
     lost = [_is_worse(rows[label, True]["mean"], rows[label, False], metric) for label in learners]

@@ -1,14 +1,19 @@
 """Fixtures shared by all test files."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from small_model import use_micro
 
-from desam_lite.volumes import Geometry, from_slices, write_mask, write_volume
+from desam_lite.embeddings import EmbeddingStore, fill_store
+from desam_lite.geometry import Geometry, from_slices
+from desam_lite.model import build_desam
+from desam_lite.nifti import write_mask, write_volume
+from desam_lite.tasks import Task, open_task
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -82,3 +87,25 @@ def write_tiny_task(folder: Path, cases: int = 4) -> tuple[Path, Path]:
 def tiny_task(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Manifest and data root of a two-domain task that trains in a second; do not change its files."""
     return write_tiny_task(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def micro() -> Iterator[None]:
+    """Make the backbone "micro", of a few thousand weights, known while the tests of a file run."""
+    with pytest.MonkeyPatch.context() as patch:
+        use_micro(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def task(tiny_task: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Task:
+    """The tiny task, checked and prepared."""
+    return open_task(*tiny_task, tmp_path_factory.mktemp("ws"), progress=False)
+
+
+@pytest.fixture(scope="module")
+def store(task: Task, micro: None, tmp_path_factory: pytest.TempPathFactory) -> EmbeddingStore:
+    """Embeddings of all cases of the tiny task under the backbone "micro"."""
+    filled = EmbeddingStore(tmp_path_factory.mktemp("maps"), task.slices, "micro", "none", "float32")
+    fill_store(filled, build_desam("micro"), progress=False)
+    return filled

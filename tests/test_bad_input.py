@@ -9,16 +9,18 @@ import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
+import psutil
 import pytest
 from small_task import LPS, SHAPE, image_data, label_data, save, save_case, write_manifest, write_task
 
 from desam_lite.errors import StudyError
 from desam_lite.index import build_index, list_faults, require_sound
 from desam_lite.manifest import load_manifest
-from desam_lite.volumes import read_image, read_label
+from desam_lite.nifti import read_image, read_label
 
 IMAGE, LABEL = "Case00.nii.gz", "Case00_segmentation.nii.gz"
 
@@ -89,9 +91,9 @@ def dangling_link(folder: Path) -> None:
     (folder / IMAGE).symlink_to("nowhere.nii.gz")
 
 
-def rgb(folder: Path) -> None:
+def rgb(folder: Path, name: str = IMAGE) -> None:
     voxels = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
-    nib.save(nib.Nifti1Image(voxels, LPS), folder / IMAGE)
+    nib.save(nib.Nifti1Image(voxels, LPS), folder / name)
 
 
 def two_files(folder: Path) -> None:
@@ -100,6 +102,29 @@ def two_files(folder: Path) -> None:
 
 def two_labels(folder: Path) -> None:
     save(folder / "Case00_segmentation.nii", label_data())
+
+
+def endless_link(folder: Path) -> None:
+    (folder / IMAGE).unlink()
+    (folder / IMAGE).symlink_to(IMAGE)
+
+
+def bomb(folder: Path) -> None:
+    """A file that is as large as its header says, once unpacked: 64 GB of zeros would be, were this not only its start."""
+    shape = (4000, 4000, 2000)
+    image = nib.Nifti1Image(np.broadcast_to(np.uint8(0), (1, 1, 1)), LPS)
+    image.header.set_data_shape(shape)
+    image.header.set_data_dtype(np.uint16)
+    packed = gzip.compress(image.header.binaryblock + b"\0" * 4)
+    (folder / IMAGE).write_bytes(packed + b"\0" * (64_000_000_000 // 1032))
+
+
+def second_organ(folder: Path) -> None:
+    save(folder / "Case00_spleen.nii.gz", label_data())
+
+
+def binary_255(folder: Path) -> None:
+    save(folder / LABEL, label_data() * 255)
 
 
 def same_scan_twice(folder: Path) -> None:
@@ -178,7 +203,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "header claims a huge size": (
         header(42, "<3h", 32000, 32000, 32000),
         "A/Case00",
-        r"is truncated \(1792 of 65536",
+        r"is truncated \(its header tells of 6.55e\+04 GB, too",
     ),
     "negative size": (header(42, "<h", -5), "A/Case00", r"not a NIfTI file|is truncated|has no voxels"),
     "unknown voxel type": (header(70, "<h", 999), "A/Case00", r"is not a NIfTI file"),
@@ -251,6 +276,37 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
         r"has two image files \(A/Case00.nii and A/Case00.nii.gz\): remove",
     ),
     "two labels for one case": (two_labels, "A/Case00", r"has two label files .*: remove one"),
+    "link to itself": (
+        endless_link,
+        "A/Case00",
+        r"cannot be read \(Too many .*\): check it and its permissions",
+    ),
+    "more than the memory": (
+        bomb,
+        "A/Case00",
+        r"unpacks to 64 GB but 1 GB of memory are free: crop the scan",
+    ),
+    "organ in a second file": (
+        second_organ,
+        "A/Case00_spleen",
+        r"has no label: .*Is it a second label of case Case00\? Then bring all organs into one file",
+    ),
+    "label of 0 and 255": (
+        binary_255,
+        "A/Case00",
+        r"does not know \(255\): .* for instance label_map: {255: 1}\.",
+    ),
+    "label in colours": (
+        lambda folder: rgb(folder, LABEL),
+        "A/Case00",
+        r"Case00_segmentation.nii.gz holds .* voxels, not grey levels",
+    ),
+    "label 4-D": (put(LABEL, np.stack([label_data()] * 2, -1)), "A/Case00", r"_segmentation.nii.gz is 4-D"),
+    "label unreadable as gzip": (
+        write(LABEL, b"\x1f\x8b" + b"\0" * 300),
+        "A/Case00",
+        r"_segmentation.nii.gz is truncated or damaged",
+    ),
     "one scan in two places": (
         same_scan_twice,
         "B/Case01",
@@ -264,8 +320,11 @@ def faults(manifest: Path, root: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_fault_is_one_line_that_names_the_case_and_the_next_step(name: str, tmp_path: Path) -> None:
+def test_fault_is_one_line_that_names_the_case_and_the_next_step(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     breaker, case, sentence = FAULTS[name]
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1e9))
     manifest, root = write_task(tmp_path)
     breaker(root / "A")
     found = faults(manifest, root)
@@ -316,7 +375,7 @@ def test_unreadable_file_is_named_with_its_permissions(
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     assert re.search(
-        r"A/Case00.nii.gz cannot be read \(Permission denied\): check its permissions",
+        r"A/Case00.nii.gz cannot be read \(Permission denied\): check it and its permissions",
         faults(manifest, root)[0],
     )
 
@@ -333,7 +392,8 @@ def test_empty_folder_tells_what_was_looked_for_and_how_to_get_it(tmp_path: Path
     manifest, _ = write_task(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(
-        StudyError, match=r"no case of 'tiny' .* \(looked for A/{case}.nii.gz\).* ask the maker"
+        StudyError,
+        match=r"no case of 'tiny' .* \(looked for A/{case}.nii.gz, found no file at all\).* ask the maker",
     ):
         faults(manifest, tmp_path / "empty")
 
@@ -371,6 +431,21 @@ def test_header_without_orientation_is_warned_of(tmp_path: Path) -> None:
     index = build_index(load_manifest(manifest), root, progress=False)
     assert list_faults(index) == []
     assert "gives no orientation" in list_faults(index, "warning")[0]
+
+
+@pytest.mark.parametrize(("turned", "warned"), [(False, False), (True, True)])
+def test_two_orientations_that_disagree_are_warned_of(turned: bool, warned: bool, tmp_path: Path) -> None:
+    manifest, root = write_task(tmp_path)
+    image = nib.load(root / "A" / IMAGE)
+    image = nib.Nifti1Image(np.asanyarray(image.dataobj), LPS)
+    image.set_qform(LPS @ np.diag([-1.0, 1, 1, 1]) if turned else LPS, code=1)
+    nib.save(image, root / "A" / IMAGE)
+    index = build_index(load_manifest(manifest), root, progress=False)
+    assert list_faults(index) == []
+    found = " ".join(list_faults(index, "warning"))
+    assert (
+        "A/Case00: image: its header gives two orientations (sform and qform) that disagree" in found
+    ) is warned
 
 
 def test_spacing_that_cannot_be_millimetres_is_warned_of(tmp_path: Path) -> None:

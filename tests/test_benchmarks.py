@@ -26,6 +26,19 @@ FIELDS = {
         "difference",
         "matrix_share",
     },
+    "phantoms": {
+        *(
+            "task",
+            "domain",
+            "slices",
+            "seconds",
+            "slowest",
+            "seconds_full_grid",
+            "ratio",
+            "peak_mb",
+            "different",
+        ),
+    },
     "training": {
         "backbone",
         "batch_size",

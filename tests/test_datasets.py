@@ -1,15 +1,12 @@
 """Training slices: which there are, that pictures, masks and embeddings of a batch belong together, wherever they are held."""
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
 import torch
-from small_model import use_micro
 
 from desam_lite.datasets import (
     Batch,
@@ -21,28 +18,13 @@ from desam_lite.datasets import (
     organ_maps,
     standardise,
 )
-from desam_lite.embeddings import EmbeddingStore, fill_store
+from desam_lite.embeddings import EmbeddingStore
 from desam_lite.errors import StudyError
 from desam_lite.framing import fit_square
-from desam_lite.model import Prompts, build_desam
-from desam_lite.tasks import Task, open_task
+from desam_lite.model import Prompts
+from desam_lite.tasks import Task
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def task(tiny_task: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Task:
-    return open_task(*tiny_task, tmp_path_factory.mktemp("ws"), progress=False)
-
-
-@pytest.fixture(scope="module")
-def store(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddingStore]:
-    """Embeddings of all cases under a backbone of a few thousand weights."""
-    with pytest.MonkeyPatch.context() as patch:
-        use_micro(patch)
-        filled = EmbeddingStore(tmp_path_factory.mktemp("maps"), task.slices, "micro", "none", "float32")
-        fill_store(filled, build_desam("micro"), progress=False)
-        yield filled
 
 
 def labels_of(task: Task, ref: SliceRef) -> np.ndarray:

@@ -15,7 +15,7 @@ from layout_files import (
     write_nnunet,
     write_saml,
 )
-from small_task import LPS, image_data, label_data, save, save_case
+from small_task import LPS, image_data, label_data, save, save_case, write_manifest
 
 from desam_lite.errors import StudyError
 from desam_lite.index import build_index, list_faults
@@ -82,6 +82,23 @@ def test_folder_per_domain_is_understood(image: str, label: str, tmp_path: Path)
     ]
     assert files(tmp_path / "out") == sorted([*names, "import.csv"])
     assert np.array_equal(np.asanyarray(nib.load(tmp_path / "out" / names[2]).dataobj), image_data(1))
+
+
+def test_names_in_any_script_stay_apart(tmp_path: Path) -> None:
+    for domain in ("東京 病院", "大阪 病院"):
+        for number, patient in enumerate(["患者 01", "患者 02"]):
+            save(tmp_path / "in" / domain / f"{patient}.NII.GZ".lower(), image_data(number))
+            save(tmp_path / "in" / domain / f"{patient}_mask.nii", label_data())
+    for path in (tmp_path / "in").rglob("*.nii.gz"):
+        path.rename(path.with_name(path.name.replace(".nii.gz", ".NII.GZ")))
+    summary = bring("folders", tmp_path / "in", tmp_path / "out")
+    assert summary.faults == () and summary.cases == {"大阪-病院": 2, "東京-病院": 2}
+    assert files(tmp_path / "out" / "東京-病院")[:2] == ["患者-01.nii.gz", "患者-01_segmentation.nii.gz"]
+    domains = {name: {"title": name} for name in summary.cases}
+    index = build_index(
+        load_manifest(write_manifest(tmp_path / "m.yaml", domains=domains)), tmp_path / "out", progress=False
+    )
+    assert len(index) == 4 and not [fault for fault in list_faults(index) if "bit by bit" not in fault]
 
 
 def test_real_promise12_folders_are_sites_d_and_e(realdata: Path, tmp_path: Path) -> None:

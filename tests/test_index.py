@@ -1,6 +1,8 @@
 import os
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pandas as pd
 import pytest
 from small_task import LPS, image_data, label_data, save, save_case, write_manifest, write_task
@@ -10,6 +12,7 @@ from desam_lite.errors import StudyError
 from desam_lite.files import sha256_file
 from desam_lite.index import build_index, index_hash, list_faults, natural, require_sound
 from desam_lite.manifest import Manifest, load_manifest
+from desam_lite.volumes import load_case
 
 
 @pytest.fixture
@@ -50,7 +53,7 @@ def test_index_tells_all_of_a_case(task: tuple[Manifest, Path]) -> None:
     assert row["bytes"] == sum(file.stat().st_size for file in files)
     assert [row["image_sha256"], row["label_sha256"]] == [sha256_file(file) for file in files]
     assert (row["shape"], row["spacing"], row["orientation"]) == ("6x10x12", "3x1x1", "LPS")
-    assert row["voxels_gland"] == label_data().sum()
+    assert row["voxels_gland"] == label_data().sum() and row["organs"] == "gland"
     assert row["fault"] == "" and row["warning"] == "" and row["patient"] == "Case00"
     require_sound(index)
 
@@ -71,6 +74,24 @@ def test_second_index_reads_nothing_and_is_equal(
     second = quiet(*task, cache=tmp_path / "index.csv")
     assert len(reads) == 4
     pd.testing.assert_frame_equal(first, second)
+
+
+def test_an_index_that_says_the_same_is_not_written_again(
+    task: tuple[Manifest, Path], tmp_path: Path
+) -> None:
+    manifest, root = task
+    cache = tmp_path / "index.csv"
+    label = root / "A" / "Case00_segmentation.nii.gz"
+    label.write_bytes(
+        label.read_bytes()[:40]
+    )  # faulty cases are looked at again each time, and found the same
+    quiet(manifest, root, cache)
+    before = cache.stat()
+    quiet(manifest, root, cache)
+    assert (cache.stat().st_ino, cache.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    save(root / "B" / "Case01.nii.gz", image_data(seed=99))
+    quiet(manifest, root, cache)
+    assert cache.stat().st_mtime_ns > before.st_mtime_ns
 
 
 def test_changed_file_is_read_again_and_only_it(
@@ -144,6 +165,45 @@ def test_index_hash_does_not_depend_on_where_the_data_lie(tmp_path: Path) -> Non
         index_hash(quiet(load_manifest(m), root)) for m, root in map(write_task, [tmp_path, tmp_path / "b"])
     ]
     assert hashes[0] == hashes[1]
+
+
+@pytest.mark.parametrize("end", [".NII.GZ", ".NII", ".Nii.gz"])
+def test_suffix_may_be_in_capitals(end: str, tmp_path: Path) -> None:
+    packed = ".nii.gz" if end.lower().endswith("gz") else ".nii"
+    for name, data in (("p1", image_data()), ("p1_segmentation", label_data())):
+        save(tmp_path / "data" / "A" / f"x{packed}", data).rename(tmp_path / "data" / "A" / f"{name}{end}")
+    manifest = load_manifest(write_manifest(tmp_path / "m.yaml", domains={"A": {"title": "A"}}))
+    index = quiet(manifest, tmp_path / "data")
+    assert index["case"].tolist() == ["p1"] and list_faults(index) == []
+
+
+def test_names_in_any_script_and_with_spaces_are_found(tmp_path: Path) -> None:
+    save_case(tmp_path / "data" / "東京", "患者 01", 0)
+    save_case(tmp_path / "data" / "Zürich", "Fall 01", 1)
+    domains = {"東京": {"title": "東京病院"}, "Zürich": {"title": "Zürich"}}
+    manifest = load_manifest(write_manifest(tmp_path / "m.yaml", domains=domains))
+    index = quiet(manifest, tmp_path / "data", tmp_path / "index.csv")
+    assert list_faults(index) == [] and index["case"].tolist() == ["患者 01", "Fall 01"]
+    pd.testing.assert_frame_equal(index, quiet(manifest, tmp_path / "data", tmp_path / "index.csv"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("float64", image_data() / 3),
+        ("big-endian", image_data().astype(">i2")),
+        ("unsigned", image_data().astype(np.uint16) + 40_000),
+    ],
+)
+def test_numbers_of_any_kind_are_read_as_they_are(kind: str, values: np.ndarray, tmp_path: Path) -> None:
+    header = nib.Nifti1Header(endianness=">" if kind == "big-endian" else "<")
+    header.set_data_dtype(values.dtype)
+    save_case(tmp_path / "data" / "A", "p1", 0)
+    nib.save(nib.Nifti1Image(values, LPS, header), tmp_path / "data" / "A" / "p1.nii.gz")
+    manifest = load_manifest(write_manifest(tmp_path / "m.yaml", domains={"A": {"title": "A"}}))
+    assert list_faults(quiet(manifest, tmp_path / "data")) == []
+    found = load_case(manifest, tmp_path / "data", quiet(manifest, tmp_path / "data").iloc[0])
+    np.testing.assert_array_equal(found.image, values.transpose(2, 1, 0).astype(np.float32))
 
 
 def test_half_written_files_are_not_cases(task: tuple[Manifest, Path]) -> None:

@@ -43,6 +43,17 @@ WRONG_VALUES: dict[str, tuple[dict[str, object], str]] = {
         {"organs": [{"name": "x", "label": 1}, {"name": "y", "label": 1}]},
         "organ label '1' is there twice",
     ),
+    "one colour twice": (
+        {"organs": [{"name": n, "label": i, "color": "#E69f00"} for i, n in enumerate("xy", 1)]},
+        "organ colour '#e69f00' is there twice",
+    ),
+    "domain with a space": ({"domains": {"North ward": {"title": "N"}}}, "no spaces"),
+    "label below zero": ({"organs": [{"name": "x", "label": -2}]}, "greater than or equal to 1"),
+    "window upside down": ({"intensity": {"window": [275, -125]}}, "must be below"),
+    "window of one value": ({"intensity": {"window": [5, 5]}}, "must be below"),
+    "window without end": ({"intensity": {"window": [0, float("inf")]}}, "finite number"),
+    "name that is a path": ({"name": "../x"}, "name"),
+    "pattern with a backslash": ({"image": "{domain}\\{case}.nii.gz"}, "no backslash"),
     "no colour": ({"organs": [{"name": "x", "label": 1, "color": "orange"}]}, "organs.0.color"),
     "pattern without {case}": ({"image": "{domain}/scan.nii.gz"}, "lacks {case}"),
     "pattern with another placeholder": ({"image": "{site}/{case}.nii.gz"}, "only {domain} and {case} exist"),
@@ -70,6 +81,9 @@ WRONG_VALUES: dict[str, tuple[dict[str, object], str]] = {
 
 # name of the case -> (text of the file, what the sentence must say)
 WRONG_TEXTS: dict[str, tuple[str, str]] = {
+    "indented by a tab": ("name: tiny\norgans:\n\t- {name: x, label: 1}", "is not plain YAML .*'\\\\t'"),
+    "only a word": ("tiny", "is not a mapping"),
+    "anchors that multiply": ("a: &a [1, 2]\nb: *a", "unknown key 'a'"),
     "bad YAML": ("name: [tiny\ntitle: x", "is not plain YAML"),
     "empty file": ("", "is not a mapping"),
     "a list": ("- 1\n- 2", "is not a mapping"),
@@ -168,6 +182,22 @@ def test_pattern_of_a_domain_replaces_that_of_the_task() -> None:
     manifest = Manifest.model_validate(description(domains=domains))
     assert manifest.pattern("A", "image") == "scans/A_{case}.nii"
     assert manifest.pattern("B", "image") == "B/{case}.nii.gz"
+
+
+def test_colours_left_out_are_none_of_those_chosen() -> None:
+    organs = [
+        {"name": "a", "label": 1},
+        {"name": "b", "label": 2, "color": PALETTE[0]},
+        {"name": "c", "label": 3},
+    ]
+    manifest = Manifest.model_validate(description(organs=organs))
+    assert [organ.color for organ in manifest.organs] == [PALETTE[1], PALETTE[0], PALETTE[2]]
+
+
+def test_manifest_saved_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    path = write_manifest(tmp_path / "tiny.yaml")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert load_manifest(path).name == "tiny"
 
 
 def test_organs_without_a_colour_get_distinct_ones() -> None:

@@ -1,7 +1,6 @@
 """The compared methods: what they learn from, what they predict, and the prompts DeSAM is trained with."""
 
 import json
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_model import use_micro
 
 from desam_lite.datasets import Batch, EmbeddingData, SliceData, list_slices
-from desam_lite.embeddings import EmbeddingStore, fill_store
+from desam_lite.embeddings import EmbeddingStore
 from desam_lite.inference import GridSettings, predict_slice
 from desam_lite.methods import METHODS, Method
 from desam_lite.methods.base import combine_organs, mask_loss
@@ -23,24 +21,10 @@ from desam_lite.methods.unet import UNetMethod
 from desam_lite.model import build_desam
 from desam_lite.slices import CaseSlices
 from desam_lite.spec import make_spec
-from desam_lite.tasks import Task, open_task
+from desam_lite.tasks import Task
 
 CPU = torch.device("cpu")
 GRID = GridSettings(points_per_side=2, iou_threshold=0.0, stability_threshold=0.0, min_area=20)
-
-
-@pytest.fixture(scope="module")
-def task(tiny_task: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Task:
-    return open_task(*tiny_task, tmp_path_factory.mktemp("ws"), progress=False)
-
-
-@pytest.fixture(scope="module")
-def store(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddingStore]:
-    with pytest.MonkeyPatch.context() as patch:
-        use_micro(patch)
-        filled = EmbeddingStore(tmp_path_factory.mktemp("maps"), task.slices, "micro", "none", "float32")
-        fill_store(filled, build_desam("micro"), progress=False)
-        yield filled
 
 
 def desam(mode: str = "points", variant: str = "desam", organs: int = 1, seed: int = 0) -> DeSAMMethod:

@@ -6,32 +6,19 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+from small_run import spec_for
 
 from desam_lite import parallel
 from desam_lite.errors import StudyError
 from desam_lite.parallel import default_jobs, execute_runs
 from desam_lite.runs import Run, execute_run
-from desam_lite.spec import RunSpec, make_spec
+from desam_lite.spec import RunSpec
 
 Place = tuple[Path, Path]
-TINY: dict[str, Any] = {
-    "method": "unet",
-    "unet_width": 4,
-    "unet_size": 32,
-    "epochs": 1,
-    "learning_rate": 1e-3,
-    "split": "70_10_20",
-    "train_slices": "all",
-}
-
-
-def spec_for(place: Place, **fields: Any) -> RunSpec:
-    return make_spec(manifest=place[0], data_root=place[1], source="A", **{**TINY, **fields})
 
 
 def test_runs_side_by_side_are_those_done_one_after_the_other(

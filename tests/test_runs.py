@@ -1,6 +1,7 @@
 """A run is done once, survives being killed at any moment, and says where its numbers come from."""
 
 import multiprocessing
+import re
 import signal
 import threading
 import time
@@ -12,34 +13,22 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from conftest import write_tiny_task
 from filelock import FileLock
+from small_run import spec_for
 
 from desam_lite.errors import StudyError
 from desam_lite.parallel import IMPORTED_ONCE
 from desam_lite.runs import Run, execute_run, find_run
-from desam_lite.spec import RunSpec, make_spec
+from desam_lite.spec import RunSpec
 from desam_lite.tasks import open_task
 
 Place = tuple[Path, Path]
-UNET: dict[str, Any] = {
-    "method": "unet",
-    "unet_width": 4,
-    "unet_size": 32,
-    "epochs": 3,
-    "learning_rate": 1e-3,
-    "split": "70_10_20",
-    "train_slices": "all",
-}
-DESAM: dict[str, Any] = {**UNET, "method": "desam", "epochs": 1}
-
-
-def spec_for(place: Place, **fields: Any) -> RunSpec:
-    return make_spec(manifest=place[0], data_root=place[1], source="A", **{**UNET, **fields})
 
 
 @pytest.fixture(scope="module")
 def finished(tiny_task: Place, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return execute_run(spec_for(tiny_task), tmp_path_factory.mktemp("ws"), progress=False)
+    return execute_run(spec_for(tiny_task, epochs=3), tmp_path_factory.mktemp("ws"), progress=False)
 
 
 def test_a_run_tests_the_held_out_source_cases_and_every_target_case(finished: Run) -> None:
@@ -50,6 +39,24 @@ def test_a_run_tests_the_held_out_source_cases_and_every_target_case(finished: R
     assert set(metrics.loc[metrics["in_domain"], "case"]) == held_out
     assert set(metrics.loc[~metrics["in_domain"], "case"]) == {"B0", "B1", "B2", "B3"}
     assert not trained_on & set(metrics["case"])
+
+
+@pytest.mark.parametrize("rule", ["published_90_10", "70_10_20"])
+def test_no_patient_is_both_learnt_from_and_tested_on(rule: str, tmp_path: Path) -> None:
+    """Three scans of each of five patients: what the run says of its split, and what it scored."""
+    manifest, root = write_tiny_task(tmp_path, cases=15)
+    for file in sorted((root / "A").iterdir()):
+        number, rest = re.match(r"A(\d+)(.*)", file.name).groups()
+        file.rename(file.with_name(f"p{int(number) % 5}-{int(number) // 5}{rest}"))
+    manifest.write_text(manifest.read_text() + "patient: '^(p[0-9]+)'\n")
+    run = execute_run(spec_for((manifest, root), method="prior", split=rule), tmp_path / "ws", progress=False)
+    split = pd.read_csv(run.directory / "split.csv").set_index("case")["part"]
+    patients = split.groupby(split.index.str[:2]).agg(set)
+    assert len(split) == 15 and (patients.str.len() == 1).all()
+    scored = run.metrics().query("target == 'A'")["case"].unique()
+    assert set(scored) == set(split.index[split == "test"]) and len(scored) == (
+        3 if rule == "70_10_20" else 0
+    )
 
 
 def test_metrics_have_one_row_per_case_organ_and_protocol(finished: Run) -> None:
@@ -160,7 +167,7 @@ def test_a_run_killed_twice_ends_in_the_same_metrics(tiny_task: Place, tmp_path:
 def test_a_half_written_prediction_or_checkpoint_is_never_taken_for_whole(
     tiny_task: Place, tmp_path: Path
 ) -> None:
-    run = execute_run(spec_for(tiny_task), tmp_path, progress=False)
+    run = execute_run(spec_for(tiny_task, epochs=3), tmp_path, progress=False)
     before = (run.directory / "metrics.csv").read_bytes()
     (run.directory / "done").unlink()
     prediction = run.directory / "predictions" / "B" / "B0.nii.gz"
@@ -207,6 +214,6 @@ def test_a_run_that_another_process_holds_is_waited_for(
 
 
 def test_where_embeddings_are_held_changes_no_number(tiny_task: Place, tmp_path: Path) -> None:
-    spec = spec_for(tiny_task, **{**DESAM, "prompt_mode": "box"})
+    spec = spec_for(tiny_task, method="desam", prompt_mode="box")
     runs = [execute_run(spec, tmp_path / p, placement=p, progress=False) for p in ("memory", "disk")]
     pd.testing.assert_frame_equal(runs[0].metrics(), runs[1].metrics())

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from small_task import image_data, label_data, save, write_manifest, write_task
 
 from desam_lite.errors import StudyError
-from desam_lite.index import build_index, list_faults
+from desam_lite.index import build_index
 from desam_lite.manifest import Intensity, load_manifest
 from desam_lite.slices import SliceStore, prepare_intensity, prepare_slices, select_slices, split_cases
 
@@ -228,28 +228,3 @@ def test_real_scan_is_prepared_with_full_contrast(realdata: Path, tmp_path: Path
         case = store.load(*pair)
         assert case.images.shape == (32, 128, 128) and 20 < case.images.mean() < 130
         assert set(np.unique(case.labels)) == {0, 1}
-
-
-def test_own_set_of_flat_files_needs_one_manifest_and_no_code(realdata: Path, tmp_path: Path) -> None:
-    """The spinal cord set: six sites in one folder, each subject its own domain, two visits of some."""
-    subjects = ["10062", "9418", "9584", "9604", "9669", "9709"]
-    manifest = write_manifest(
-        tmp_path / "spinalcord.yaml",
-        name="spinalcord",
-        organs=[{"name": "grey matter", "label": 1}],
-        domains={f"sub-{subject}": {"title": subject} for subject in subjects},
-        image="{domain}{case}_T2starw.nii.gz",
-        label="{domain}{case}_T2starw_gmseg-manual.nii.gz",
-    )
-    task = load_manifest(manifest)
-    index = build_index(task, realdata / "spinalcord", progress=False)
-    assert list_faults(index) == []
-    assert index.groupby("domain").size().to_dict() == {
-        f"sub-{subject}": 2 if subject in ("10062", "9709") else 1 for subject in subjects
-    }
-    store = prepare_slices(
-        task, realdata / "spinalcord", index[index["domain"] == "sub-9709"], tmp_path / "s", progress=False
-    )
-    for pair in store.cases():
-        case = store.load(*pair)
-        assert case.images.shape == (20, 192, 256) and 0 < (case.labels == 1).mean() < 0.01

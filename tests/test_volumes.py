@@ -11,18 +11,10 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 from small_task import LPS, description, image_data, label_data, save
 
 from desam_lite.errors import StudyError
-from desam_lite.geometry import same_grid
+from desam_lite.geometry import Geometry, from_slices, same_grid, to_slices
 from desam_lite.manifest import Manifest, load_manifest
-from desam_lite.volumes import (
-    Geometry,
-    from_slices,
-    load_case,
-    read_image,
-    read_label,
-    to_organ_ids,
-    to_slices,
-    write_mask,
-)
+from desam_lite.nifti import read_image, read_label, write_mask
+from desam_lite.volumes import load_case, to_organ_ids
 
 ORIENTATIONS = [
     np.array([[axis, flip] for axis, flip in zip(axes, flips, strict=True)])

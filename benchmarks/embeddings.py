@@ -1,0 +1,255 @@
+"""Bytes, writing, reading and decoding of stored embeddings, against the published way and against the machine's own file reads.
+
+    python benchmarks/embeddings.py           # minutes on any machine, no GPU is used; --quick: seconds
+
+Random numbers with the spread of features stand in for what the encoder gives; the note says how much either is compressed.
+"""
+
+import io
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, cast, get_args
+
+import numpy as np
+import torch
+from common import Options, read_options, write_result
+from tqdm import tqdm
+
+from desam_lite.embedding_files import Format
+from desam_lite.embeddings import EmbeddingStore
+from desam_lite.model import ImageEmbeddings, build_desam
+from desam_lite.sam import BACKBONES
+from desam_lite.slices import SliceStore
+
+NOTE = (
+    "Published way, written plainly: one compressed npz of float32 maps per slice (the public code's object arrays hold the "
+    "same bytes but need pickle; masks are left out on both sides). read: batches of 8 slices drawn over all cases, through "
+    "EmbeddingStore, into new memory; cold: after the files were dropped from the system's memory (posix_fadvise), with "
+    "checksums, as a first epoch; warm: again, as a second. raw: the same files from end to end in blocks of 8 MiB into one "
+    "buffer. raw_random: blocks of one slice in the order of the batches. Medians over rounds in which the kinds take turns. "
+    "decode: processor time from stored bits in memory to float32 maps, per slice; decode_gb_s: bits of that per second. "
+    "rms_error: of normal numbers, over their standard deviation. real_share: npz over float32 for features that sam_tiny "
+    "gives with random weights."
+)
+BATCH, CASES, BLOCK = 8, 4, 8 << 20
+
+
+class Layout(NamedTuple):
+    """Shapes of a slice's maps."""
+
+    backbone: str
+    width: int
+    neck: int
+    grid: int
+
+    def draw(self, count: int, generator: torch.Generator) -> ImageEmbeddings:
+        """Return random maps of some slices."""
+        sizes = (self.width, self.width, self.width, self.neck)
+        first, second, third, neck = (
+            torch.randn(count, size, self.grid, self.grid, generator=generator) for size in sizes
+        )
+        return ImageEmbeddings((first, second, third), neck)
+
+
+def main() -> None:
+    options = read_options(__doc__ or "")
+    sizes = {"sam_tiny": 16} if options.quick else {"sam_tiny": 512, "vit_b": 16}  # slices
+    rows = []
+    for backbone, count in sizes.items():
+        spec = BACKBONES[backbone]
+        layout = Layout(backbone, spec.width, spec.neck, spec.grid)
+        with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:  # /tmp may be memory
+            rows += _measure(layout, count, Path(folder), options)
+    write_result("embeddings", options, rows, note=NOTE, real_share=_real_share())
+
+
+def _measure(layout: Layout, count: int, folder: Path, options: Options) -> list[dict[str, Any]]:
+    rows = []
+    published = _published(layout, folder / "npz", max(1, count // 64))
+    for fmt in tqdm(get_args(Format), layout.backbone):
+        store, written = _fill(layout, fmt, count, folder)
+        files = [store.path("A", case) for _, case in store.slices.cases()]
+        size = sum(path.stat().st_size for path in files) / count
+        rows.append(
+            {
+                "backbone": layout.backbone,
+                "fmt": fmt,
+                "slices": count,
+                "bytes_per_slice": size,
+                "bytes_over_float32": size / published["float32_bytes"],
+                "bytes_over_npz": size / published["bytes"],
+                "ratio": published["bytes"] / size,
+                "write_mb_s": written,
+                **_reads(store, files, count, rounds=1 if options.quick else 3),
+                **_decode(store, count),
+                "rms_error": _error(layout, fmt),
+                "published_bytes_per_slice": published["bytes"],
+                "published_write_mb_s": published["write_mb_s"],
+                "published_decode_cpu_ms": published["decode_cpu_ms"],
+            }
+        )
+        for path in files:
+            path.unlink()
+    return rows
+
+
+class Cases:
+    """Stands in for the prepared slices of a task: cases by number."""
+
+    def cases(self) -> list[tuple[str, str]]:
+        """Return domain and name of each."""
+        return [("A", str(number)) for number in range(CASES)]
+
+    def key(self, domain: str, case: str) -> str:
+        """Return a name for the content of a case."""
+        return case
+
+
+def _fill(layout: Layout, fmt: Format, count: int, folder: Path) -> tuple[EmbeddingStore, float]:
+    """Write ``count`` slices; return the store, and the MB of it written per second (flushed to disk)."""
+    store = EmbeddingStore(folder, cast(SliceStore, Cases()), layout.backbone, "random", fmt)
+    batch = layout.draw(BATCH, torch.Generator().manual_seed(0))
+    each = count // CASES
+    start = time.perf_counter()
+    for domain, case in store.slices.cases():
+        store.write(
+            domain, case, (batch[torch.arange(min(BATCH, each - at))] for at in range(0, each, BATCH)), each
+        )
+    seconds = time.perf_counter() - start
+    return store, sum(store.path(*pair).stat().st_size for pair in store.slices.cases()) / seconds / 1e6
+
+
+def _published(layout: Layout, folder: Path, count: int) -> dict[str, float]:
+    """Write and read slices as the published recipe does."""
+    folder.mkdir()
+    maps = layout.draw(count, torch.Generator().manual_seed(0))
+    start = time.perf_counter()
+    for row in range(count):
+        one = maps[row]
+        arrays = {f"level{number}": level.numpy() for number, level in enumerate(one.levels)}
+        np.savez_compressed(folder / f"{row}.npz", neck=one.neck.numpy(), **arrays)
+    seconds = time.perf_counter() - start
+    size = sum(path.stat().st_size for path in folder.iterdir()) / count
+    contents = [io.BytesIO(path.read_bytes()) for path in folder.iterdir()]
+    before = time.process_time()
+    for content in contents:
+        with np.load(content) as file:
+            for name in file.files:
+                torch.from_numpy(file[name])
+    return {
+        "bytes": size,
+        "float32_bytes": 4 * sum(m[0].numel() for m in (*maps.levels, maps.neck)),
+        "write_mb_s": size * count / seconds / 1e6,
+        "decode_cpu_ms": (time.process_time() - before) / count * 1e3,
+    }
+
+
+def _reads(store: EmbeddingStore, files: list[Path], count: int, rounds: int) -> dict[str, float]:
+    """Return GB/s of reading, ours and raw, cold and warm; the kinds take turns, as the machine may slow down."""
+    each = count // CASES
+    rng = np.random.default_rng(0)
+    order = [("A", str(n // each), int(n % each)) for n in rng.permutation(each * CASES)]
+    total = sum(path.stat().st_size for path in files)
+    kinds: dict[str, Callable[[], None]] = {
+        "raw": lambda: _read_whole(files),
+        "raw_random": lambda: _read_blocks(store, order, total // len(order)),
+        "read": lambda: _read_batches(store, order),
+    }
+    seconds: dict[str, list[float]] = {f"{name}_{state}": [] for name in kinds for state in ("cold", "warm")}
+    for _ in range(rounds):
+        for name, call in kinds.items():
+            _forget(files)
+            for state in ("cold", "warm"):
+                start = time.perf_counter()
+                call()
+                seconds[f"{name}_{state}"].append(time.perf_counter() - start)
+    rates = {f"{name}_gb_s": total / statistics.median(taken) / 1e9 for name, taken in seconds.items()}
+    shares = {
+        f"{state}_share_of_{raw}": statistics.median(
+            r / o for r, o in zip(seconds[f"{raw}_{state}"], seconds[f"read_{state}"], strict=True)
+        )
+        for state in ("cold", "warm")
+        for raw in ("raw", "raw_random")
+    }
+    return {**rates, **shares}
+
+
+def _forget(files: list[Path]) -> None:
+    """Drop files from the system's memory; they must not be mapped, so a new time makes the store open them anew."""
+    from desam_lite.embedding_files import _open
+
+    _open.cache_clear()
+    for path in files:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _read_whole(files: list[Path]) -> None:
+    buffer = memoryview(bytearray(BLOCK))
+    for path in files:
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+
+
+def _read_blocks(store: EmbeddingStore, order: list[tuple[str, str, int]], size: int) -> None:
+    buffer = memoryview(bytearray(size))
+    opened = {case: store.path("A", case).open("rb", buffering=0) for _, case in store.slices.cases()}
+    for _, case, row in order:
+        opened[case].seek(row * size)
+        opened[case].readinto(buffer)
+    for file in opened.values():
+        file.close()
+
+
+def _read_batches(store: EmbeddingStore, order: list[tuple[str, str, int]]) -> None:
+    for start in range(0, len(order), BATCH):
+        store.read(order[start : start + BATCH])
+
+
+def _decode(store: EmbeddingStore, count: int) -> dict[str, float]:
+    """Return processor milliseconds per slice from stored bits in memory to float32 maps, and MB of bits that is per second."""
+    rows = range(min(BATCH, count // CASES))
+    stored = store.read([("A", "0", row) for row in rows])
+    times = []
+    for _ in range(7):
+        before = time.process_time()
+        stored.decode().to(dtype=torch.float32)
+        times.append((time.process_time() - before) / len(rows))
+    seconds = statistics.median(times)
+    return {
+        "decode_cpu_ms": seconds * 1e3,
+        "decode_gb_s": sum(bits[0].nbytes for bits in stored.bits.values()) / max(seconds, 1e-9) / 1e9,
+    }
+
+
+def _error(layout: Layout, fmt: Format) -> float:
+    from desam_lite.embedding_files import as_stored
+
+    maps = layout.draw(1, torch.Generator().manual_seed(1))
+    found = as_stored(maps, fmt)
+    return float((found.neck.float() - maps.neck).pow(2).mean().sqrt() / maps.neck.std())
+
+
+@torch.no_grad()
+def _real_share() -> float:
+    """Return how far npz compresses features that an encoder gives of a picture."""
+    model = build_desam("sam_tiny")
+    side = model.image_size
+    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    noise = torch.randn(3, side, side, generator=torch.Generator().manual_seed(0)) / 10
+    disc = ((x - side / 2) ** 2 + (y - side / 2) ** 2 < (side / 4) ** 2).float() + noise
+    maps = model.encode(disc[None])
+    packed = io.BytesIO()
+    named = {str(number): m[0].numpy() for number, m in enumerate((*maps.levels, maps.neck))}
+    np.savez_compressed(packed, **named)
+    return packed.tell() / sum(m.nbytes for m in named.values())
+
+
+if __name__ == "__main__":
+    main()
