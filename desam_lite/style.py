@@ -44,7 +44,7 @@ _LOOKS = {
     "RandConv": ("#56b4e9", "s"),
     "MixStyle": ("#117733", "D"),
     "CSDG": ("#999933", "P"),
-    "AdvBias": ("#000000", "X"),
+    "AdvBias": ("#000000", "<"),
     "MaxStyle": ("#332288", "h"),
     "DeSAM-B": ("#0072b2", "o"),
     "DeSAM-P": ("#009e73", "o"),

@@ -72,20 +72,37 @@ def test_all_that_is_random_comes_from_the_generators_of_the_slices(name: str) -
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
 def test_a_training_that_was_interrupted_goes_on_as_if_it_had_not(name: str, tmp_path: Path) -> None:
-    def rows(folder: Path, stop_after: int | None = None, precision: str | None = None) -> list[Any]:
-        settings = TrainSettings(epochs=3, batch_size=3, learning_rate=1e-3)
-        fabric = make_fabric("cpu", precision=precision)
-        loop = train(
-            build(name, width=4, augmentation="nnunet"), Slices(), Slices(2), settings, folder, fabric
-        )
+    def rows(folder: Path, stop_after: int | None = None) -> list[Any]:
+        settings = TrainSettings(epochs=2, batch_size=3, learning_rate=1e-3)
+        method = build(name, width=4, augmentation="nnunet")
+        loop = train(method, Slices(), Slices(2), settings, folder, make_fabric("cpu"))
         found = [next(loop) for _ in range(stop_after)] if stop_after else list(loop)
         return [(row["train_loss"], row["val_loss"]) for row in found]
 
     whole = rows(tmp_path / "whole")
     rows(tmp_path / "cut", stop_after=1)
     assert rows(tmp_path / "cut") == whole
-    mixed = rows(tmp_path / "mixed", precision="bf16-mixed")
-    assert np.array(mixed) == pytest.approx(np.array(whole), rel=0.1)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_mixed_precision_gives_nearly_the_same_losses(name: str, tmp_path: Path) -> None:
+    settings = TrainSettings(epochs=1, batch_size=4, learning_rate=1e-3)
+    (one,), (other,) = (
+        list(
+            train(
+                build(name, width=4),
+                Slices(),
+                Slices(2),
+                settings,
+                tmp_path / kind,
+                make_fabric("cpu", precision=kind),
+            )
+        )
+        for kind in ("32-true", "bf16-mixed")
+    )
+    assert [other["train_loss"], other["val_loss"]] == pytest.approx(
+        [one["train_loss"], one["val_loss"]], rel=0.05
+    )
 
 
 SCRIPT = """

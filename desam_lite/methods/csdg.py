@@ -71,7 +71,7 @@ class CSDG(UNetMethod):
         "this study's U-Net from random weights, not an EfficientNet-b2 U-Net trained on ImageNet",
         "no geometric or contrast augmentation before it, unless it is chosen for all methods",
         "kernel sizes are drawn for each slice, not once for a batch",
-        "control points make a whole spline of the log-free field, which is then brought to 0..1 as published",
+        "the blending map is the spline itself brought to 0..1; the public code takes its exponential first",
         "the divergence is taken in every pixel of every organ's map, not over classes",
         "the shared learning rate, schedule and number of epochs, not 2000 epochs with weight decay",
     )
