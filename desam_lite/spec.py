@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from desam_lite.errors import StudyError
 
 RANDOM_WEIGHTS = "random"
+SHIPPED_WEIGHTS = "shipped"
 
 MethodName = Literal["desam", "unet", "prior"]
 PromptMode = Literal["points", "box"]
@@ -40,7 +41,8 @@ class RunSpec(BaseModel):
         variant: Decoder variant of DeSAM.
         prompt_mode: DeSAM's prompt: a grid of points (P) or the whole image as box (B).
         backbone: The frozen encoder.
-        weights: Its weights: a checkpoint file, or "random" for seeded random ones.
+        weights: Its weights: a checkpoint file, "shipped" for those of `sam_tiny` that come with this package, or "random" for
+            seeded random ones.
         embedding_format: Number format of the stored embeddings.
         iou_loss: Distance of a point's predicted IoU from its target (1 in the organ, 0 outside): L1 or squared.
         iou_weight: Weight of that distance beside the mask loss.
