@@ -87,8 +87,8 @@ def build_desam(
         backbone: "sam_tiny", "vit_b", "vit_l" or "vit_h".
         variant: "desam", "no_iou_head", "no_fusion" or "pdmm_only".
         n_classes: K, organs drawn in one pass.
-        checkpoint: SAM's original weights, ours, or the published DeSAM's, with ``#sha256=HEX`` after the path where the
-            content must have that hash (`desam_lite.checkpoints.load_checkpoint`); None for random ones.
+        checkpoint: SAM's original weights, ours, the published DeSAM's, or "shipped" for `sam_tiny`'s; with ``#sha256=HEX``
+            after the path where the content must have that hash (`desam_lite.checkpoints.load_checkpoint`); None for random ones.
         seed: Names the decoder's initial weights. A random encoder is always the same one.
         device: Where the model goes.
 

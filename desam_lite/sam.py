@@ -58,13 +58,14 @@ class BackboneSpec:
 
 BACKBONES: dict[str, BackboneSpec] = {
     "sam_tiny": BackboneSpec(
-        128,
+        256,
         8,
         128,
         8,
         4,
         (1, 3, 5, 7),
         window=8,
+        neck=128,
         pdmm=(64, 32, 16),
         prim_heads=4,
         prim_mlp=512,

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from desam_lite.errors import StudyError
 
 RANDOM_WEIGHTS = "random"
+SHIPPED_WEIGHTS = "shipped"
 RANDOM_ENCODER = "random encoder"
 """What the label of a method says whose encoder has never been trained."""
 
@@ -91,7 +92,8 @@ class RunSpec(BaseModel):
         prompt_mode: The prompt of DeSAM and SAM: a grid of points (P) or the whole image as box (B). SAM may also get, as an
             oracle, the innermost point or the tight box of the reference.
         backbone: The frozen encoder.
-        weights: Its weights: a checkpoint file, or "random" for seeded random ones.
+        weights: Its weights: a checkpoint file, "shipped" for those of `sam_tiny` that come with this package, or "random" for
+            seeded random ones.
         embedding_format: Number format of the stored embeddings.
         iou_loss: Distance of a point's predicted IoU from its target (1 in the organ, 0 outside): L1 or squared.
         iou_weight: Weight of that distance beside the mask loss.

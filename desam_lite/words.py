@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from desam_lite.results import METRICS
-from desam_lite.spec import RANDOM_WEIGHTS
+from desam_lite.spec import RANDOM_WEIGHTS, SHIPPED_WEIGHTS
 from desam_lite.style import UNITS, is_oracle
 
 _MEASURED = ("mean", "low", "high", "seed_sd", "case_sd")
@@ -145,6 +145,10 @@ def say_caveats(task: "Task", specs: "Sequence[RunSpec]") -> str:
         if weights == RANDOM_WEIGHTS:
             reasons.append(
                 f"the encoder `{backbone}` has *random* weights at this stage, so it has never learnt to see"
+            )
+        elif weights == SHIPPED_WEIGHTS:
+            reasons.append(
+                f"the encoder `{backbone}` is a small stand-in for SAM, trained by this study on synthetic images"
             )
         elif backbone == "sam_tiny":
             reasons.append("the encoder `sam_tiny` is a small stand-in for SAM")

@@ -109,6 +109,11 @@ def test_facts_state_task_profile_sources_cases_seeds_and_protocol() -> None:
         (True, [spec(None, None)], "On this page the scans are synthetic."),
         (False, [spec()], "the encoder `sam_tiny` has *random* weights at this stage"),
         (False, [spec(weights="tiny.safetensors")], "the encoder `sam_tiny` is a small stand-in"),
+        (
+            False,
+            [spec(weights="shipped")],
+            "a small stand-in for SAM, trained by this study on synthetic images",
+        ),
         (False, [spec("vit_h", "sam_vit_h.pth")], "only where data, protocol and averaging are the same"),
     ],
 )
