@@ -9,6 +9,7 @@ chosen on a target.
 """
 
 import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -24,8 +25,9 @@ from desam_lite.framing import fit_square
 from desam_lite.manifest import known_manifests
 from desam_lite.model import build_desam
 from desam_lite.phantoms.making import make_task
-from desam_lite.pretrain import STEP, Pretraining, Recipe, to_pixels
+from desam_lite.pretrain import STEP, Pretraining, to_pixels
 from desam_lite.pretrain_probe import HELD_OUT_SEED, agreement, answer_all, probe
+from desam_lite.pretrain_recipe import Recipe
 from desam_lite.promptable import PromptableSAM
 from desam_lite.runs import execute_run
 from desam_lite.sam import get_backbone, preprocess
@@ -34,6 +36,7 @@ from desam_lite.spec import RANDOM_WEIGHTS, SHIPPED_WEIGHTS, make_spec
 from desam_lite.stream import draw_scenes, generator_at
 from desam_lite.stream_pictures import draw_pictures
 from desam_lite.tasks import Task, open_task
+from desam_lite.weights import find_weights, weights_sha256
 
 BACKBONE = "sam_tiny"
 Row = dict[str, Any]
@@ -75,6 +78,7 @@ def main() -> None:
     parser.add_argument("--real", type=Path)
     parser.add_argument("--parts", default="abcd")
     parser.add_argument("--workspace", type=Path)
+    parser.add_argument("--trained-at", default="A,UCL")
     parser.add_argument("--weights", default=SHIPPED_WEIGHTS)
     own, rest = parser.parse_known_args()
     sys.argv[1:] = rest
@@ -96,9 +100,23 @@ def main() -> None:
         if "c" in own.parts:
             rows += _label("pixels", linear(_raw, places, workspace, size))
         if "d" in own.parts:
+            wanted = own.trained_at.split(",")
+            places = [p._replace(sources=tuple(s for s in p.sources if s in wanted)) for p in places]
             for weights in (own.weights, RANDOM_WEIGHTS):
                 rows += _label(weights, trained(weights, places, workspace, size))
-        write_result("sam_tiny", options, rows, sizes=size._asdict(), parts=own.parts)
+        name = weights_sha256(find_weights(own.weights))
+        kept = [] if options.quick else _measured_before(options.out, name, own.parts)
+        rows = sorted([*kept, *rows], key=lambda row: str(row["part"]))
+        write_result("sam_tiny", options, rows, sizes=size._asdict(), weights_sha256=name)
+
+
+def _measured_before(folder: Path, name: str, parts: str) -> list[Row]:
+    """Return the rows of other parts that were measured earlier on the same weights."""
+    path = folder / "sam_tiny-cpu.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    if known.get("weights_sha256") != name:
+        return []
+    return [row for row in known["rows"] if row["part"] not in parts]
 
 
 def _label(weights: str, rows: Sequence[Row]) -> list[Row]:

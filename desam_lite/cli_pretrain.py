@@ -30,9 +30,9 @@ def pretrain(
     """
     import torch
 
-    from desam_lite.pretrain import Recipe
     from desam_lite.pretrain import pretrain as train
     from desam_lite.pretrain_card import write_weights
+    from desam_lite.pretrain_recipe import Recipe
 
     torch.set_num_threads(threads)
     given: dict[str, Any] = {"steps": steps, "decay": decay, "seed": seed}

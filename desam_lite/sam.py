@@ -30,7 +30,7 @@ class BackboneSpec:
         heads: Attention heads.
         global_blocks: Blocks that attend over the whole image; the first three give DeSAM's levels.
         window: Side of the attention window of the other blocks, in tokens.
-        neck: Channels of the neck's output.
+        neck: Channels of the neck's output: 256 in SAM, as shapes in this package say; `sam_tiny` has 128.
         pdmm: Channels of PDMM at one, two and four times the token grid.
         prim_heads: Heads of PRIM's attention.
         prim_mlp: Hidden channels of PRIM's token MLP.
@@ -69,7 +69,7 @@ BACKBONES: dict[str, BackboneSpec] = {
         pdmm=(64, 32, 16),
         prim_heads=4,
         prim_mlp=512,
-        prim_downsample=8,
+        prim_downsample=2,
     ),
     "vit_b": BackboneSpec(1024, 16, 768, 12, 12, (2, 5, 8, 11)),
     "vit_l": BackboneSpec(1024, 16, 1024, 24, 16, (5, 11, 17, 23)),

@@ -13,7 +13,7 @@ from torch.nn import functional
 from desam_lite.checkpoints import load_checkpoint
 from desam_lite.errors import StudyError
 from desam_lite.model import build_desam
-from desam_lite.pretrain import Pretraining, Recipe, pretrain
+from desam_lite.pretrain import Pretraining, pretrain
 from desam_lite.pretrain_losses import (
     border_targets,
     contrast_loss,
@@ -23,6 +23,7 @@ from desam_lite.pretrain_losses import (
 )
 from desam_lite.pretrain_probe import _filled, agreement, iou
 from desam_lite.pretrain_prompts import boxes_around, first_prompts, further_clicks, shake
+from desam_lite.pretrain_recipe import Recipe
 from desam_lite.promptable import INSIDE, NO_POINT, OUTSIDE
 from desam_lite.stream import generator_at
 

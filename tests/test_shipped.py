@@ -11,8 +11,9 @@ from desam_lite.checkpoints import random_weights
 from desam_lite.errors import StudyError
 from desam_lite.files import sha256_file
 from desam_lite.model import build_desam
-from desam_lite.pretrain import Pretraining, Recipe
+from desam_lite.pretrain import Pretraining
 from desam_lite.pretrain_probe import probe
+from desam_lite.pretrain_recipe import Recipe
 from desam_lite.promptable import PromptableSAM
 from desam_lite.sam import get_backbone
 from desam_lite.shipped import SHIPPED, SHIPPED_SHA256, shipped_card

@@ -12,7 +12,15 @@ from desam_lite.stream import AIR, FIRST_SHAPE, LABELS, SHAPES, draw_scenes, gen
 from desam_lite.stream_pictures import draw_pictures, flood, pick_objects
 
 CPU = torch.device("cpu")
-MODULES = ("stream", "stream_pictures", "pretrain", "pretrain_prompts", "pretrain_losses", "promptable")
+MODULES = (
+    "stream",
+    "stream_pictures",
+    "pretrain",
+    "pretrain_recipe",
+    "pretrain_prompts",
+    "pretrain_losses",
+    "promptable",
+)
 PRIVATE = ("phantoms", "volumes", "slices", "index", "manifest", "datasets", "tasks", "importing")
 
 

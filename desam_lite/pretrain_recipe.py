@@ -1,0 +1,57 @@
+"""How `sam_tiny` is trained: every choice that changes its weights, and how rate and size of the pictures go over the steps."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every choice that changes the weights.
+
+    Attributes:
+        backbone: What is trained.
+        steps: Optimiser steps altogether.
+        warmup: Steps over which the learning rate rises.
+        decay: Last steps, over which it falls to 0.
+        learning_rate: AdamW's in between.
+        weight_decay: AdamW's.
+        clip: Largest norm of the gradient.
+        objects: Prompts per picture.
+        sizes: Sides of the pictures, in pixels, small to large.
+        scenes: Scenes per step at each side; each is drawn under two contrasts.
+        shares: For the beginning, the middle and the end: how often each side comes.
+        contrast: Weight of the losses on features under two contrasts.
+        dense: Weight of the losses of borders and extents read off the tokens.
+        seed: Names initial weights and stream.
+    """
+
+    backbone: str = "sam_tiny"
+    steps: int = 20_000
+    warmup: int = 100
+    decay: int = 4_000
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    objects: int = 6
+    sizes: tuple[int, ...] = (64, 128, 256)
+    scenes: tuple[int, ...] = (4, 2, 1)
+    shares: tuple[tuple[float, ...], ...] = ((0.85, 0.15, 0.0), (0.35, 0.55, 0.1), (0.0, 0.5, 0.5))
+    contrast: float = 0.15
+    dense: float = 0.25
+    seed: int = 1
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        rise = min(1.0, (step + 1) / max(1, self.warmup))
+        fall = min(1.0, (self.steps - step) / max(1, self.decay))
+        return self.learning_rate * rise * max(0.0, fall)
+
+    def size(self, step: int, generator: torch.Generator) -> int:
+        """Return which of the sizes a step has: small ones first, large ones towards the end."""
+        phase = 2 * step / max(1, self.steps)
+        before = self.shares[min(int(phase), 1)]
+        after = self.shares[min(int(phase) + 1, 2)]
+        mixed = [(1 - phase % 1) * b + phase % 1 * a for b, a in zip(before, after, strict=True)]
+        weights = torch.tensor(mixed, device=generator.device)
+        return int(torch.multinomial(weights, 1, generator=generator))
