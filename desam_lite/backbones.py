@@ -4,9 +4,10 @@ from pathlib import Path
 
 import torch
 
-from desam_lite.checkpoints import check_checkpoint, load_checkpoint, random_weights
+from desam_lite.checkpoints import check_checkpoint, check_sam, load_checkpoint, load_sam, random_weights
+from desam_lite.coupled import CoupledSAM
 from desam_lite.embeddings import EmbeddingStore, fill_store
-from desam_lite.model import DeSAM, build_desam
+from desam_lite.model import FROZEN_SEED, DeSAM, build_desam
 from desam_lite.slices import SliceStore
 from desam_lite.spec import RANDOM_WEIGHTS, RunSpec
 from desam_lite.weights import find_weights, weights_sha256
@@ -33,8 +34,12 @@ def check_weights(spec: RunSpec, n_organs: int) -> None:
     weights = _file_of(spec)
     if spec.backbone is not None and weights is not None:
         with torch.device("meta"):
-            model = DeSAM(spec.backbone, spec.variant or "desam", n_organs)
-        check_checkpoint(model, weights)
+            model = DeSAM(spec.backbone, spec.variant, n_organs) if spec.variant else None
+            sam = CoupledSAM(spec.backbone, n_organs) if model is None else None
+        if model is not None:
+            check_checkpoint(model, weights)
+        if sam is not None:
+            check_sam(sam, weights)
 
 
 def build_model(spec: RunSpec, n_organs: int) -> DeSAM:
@@ -50,6 +55,22 @@ def build_model(spec: RunSpec, n_organs: int) -> DeSAM:
     weights = _file_of(spec)
     if weights is not None:
         load_checkpoint(model, weights, encoder=True)
+    return model
+
+
+def build_sam(spec: RunSpec, n_organs: int, *, seed: int | None = None) -> CoupledSAM:
+    """Build the SAM of a run, with its own decoder, filled as the specification says.
+
+    Without a checkpoint the decoder's weights are named by ``seed``, or by that of the encoders if there is none.
+
+    Raises:
+        StudyError: The weights cannot be read or do not fit.
+    """
+    assert spec.backbone is not None
+    model = CoupledSAM(spec.backbone, n_organs, FROZEN_SEED if seed is None else seed)
+    weights = _file_of(spec)
+    if weights is not None:
+        load_sam(model, weights)
     return model
 
 

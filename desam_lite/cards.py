@@ -23,18 +23,21 @@ class ModelCard:
         organs: Name -> colour, in the order of the ids 1..K.
         intensity: How the grey levels of a scan are prepared: as those of the source were.
         spec: How it was trained.
+        weights_hash: What names the frozen weights by content; empty for a method without.
     """
 
     title: str
     organs: Mapping[str, str]
     intensity: Intensity
     spec: RunSpec
+    weights_hash: str = ""
 
     @property
     def judges(self) -> bool:
         """Whether the model predicts the IoU of its masks, and was trained to."""
-        has_head = self.spec.variant in ("desam", "no_fusion")
-        return self.spec.method == "desam" and has_head and self.spec.prompt_mode == "points"
+        spec = self.spec
+        has_head = spec.method in ("sam_finetuned", "sam_zero_shot") or spec.variant in ("desam", "no_fusion")
+        return has_head and spec.prompt_mode == "points"
 
 
 def make_card(record: Mapping[str, Any], spec: RunSpec, manifest: Manifest) -> dict[str, Any]:
@@ -68,7 +71,10 @@ def read_card(directory: Path) -> ModelCard:
         colors = card.get("colors") or [PALETTE[n % len(PALETTE)] for n in range(len(organs))]
         spec = RunSpec(**run["identity"]["settings"], **run["files"])
         intensity = Intensity.model_validate(card["preparation"]["intensity"])
-        return ModelCard(str(card["title"]), dict(zip(organs, colors, strict=True)), intensity, spec)
+        named = dict(zip(organs, colors, strict=True))
+        return ModelCard(
+            str(card["title"]), named, intensity, spec, str(run["identity"].get("weights") or "")
+        )
     except OSError as error:
         raise StudyError(
             f"'{directory}' holds no {CARD}: give the folder of a finished run, as results/runs/NAME."

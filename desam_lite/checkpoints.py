@@ -15,9 +15,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from desam_lite.coupled import CoupledSAM
 from desam_lite.errors import StudyError
 from desam_lite.files import digest
 from desam_lite.model import FROZEN_SEED, DeSAM
+from desam_lite.prompted import PromptedSAM
 from desam_lite.sam import BACKBONES, get_backbone
 from desam_lite.spec import RANDOM_WEIGHTS
 from desam_lite.weights import find_weights, parse_weights, read_tensors, weights_sha256
@@ -57,6 +59,15 @@ _PRIM = rf"mask_decoder\.(transformer|iou_token|mask_tokens)\..+|{_IOU_HEAD}"
 # SAM's head judges four masks, ours K organs: where K is larger, SAM's rows are the first four.
 _SAM_MASKS = 4
 _IOU_ROWS = ("prim.iou_head.layers.2.weight", "prim.iou_head.layers.2.bias")
+_MASK_ROWS = tuple(
+    f"mask_decoder.{name}"
+    for name in (
+        "mask_tokens.weight",
+        "iou_prediction_head.layers.2.weight",
+        "iou_prediction_head.layers.2.bias",
+    )
+)
+_NOT_IN_SAM = rf"\.lora_|output_hypernetworks_mlps\.([{_SAM_MASKS}-9]|\d\d)"
 
 
 def load_checkpoint(model: DeSAM, path: Path | str, *, encoder: bool = False) -> None:
@@ -86,6 +97,34 @@ def check_checkpoint(model: DeSAM, path: Path | str) -> None:
         StudyError: As `load_checkpoint`.
     """
     _plan(model, path, True, ())
+
+
+def load_sam(model: CoupledSAM, path: Path | str) -> None:
+    """Fill SAM with its own decoder from SAM's checkpoint: both encoders and the mask decoder; what LoRA adds stays as it is.
+
+    Where K is larger than SAM's four masks, the further tokens and their networks stay as they were.
+
+    Raises:
+        StudyError: As `load_checkpoint`.
+    """
+    own = model.state_dict()
+    for name, value in _plan_sam(model, path).items():
+        own[name][: len(value)].copy_(value)
+
+
+def check_sam(model: CoupledSAM, path: Path | str) -> None:
+    """Check that a file holds SAM with its mask decoder and fits a model, as `check_checkpoint` does.
+
+    Raises:
+        StudyError: As `load_checkpoint`.
+    """
+    _plan_sam(model, path)
+
+
+def _plan_sam(model: CoupledSAM, text: Path | str) -> dict[str, torch.Tensor]:
+    path = find_weights(text)
+    own = {name: name for name in model.state_dict() if not re.search(_NOT_IN_SAM, name)}
+    return _fit(model, path, read_tensors(path), own, fewer_rows=_MASK_ROWS)
 
 
 def random_weights(backbone: str) -> str:
@@ -151,28 +190,44 @@ def _plan_own(
 
 def _frozen(model: DeSAM, path: Path, card: "_Card", outer: tuple[Path, ...]) -> dict[str, torch.Tensor]:
     """Return the frozen tensors that a card names; none for the random ones, which every model is built with."""
-    if card.weights == RANDOM_WEIGHTS:
-        if card.weights_hash != random_weights(model.backbone):
-            raise StudyError(
-                f"'{path}' was trained on the random {model.backbone} of another version of this package: "
-                "use that version, or train again."
-            )
+    place = frozen_file(path, model.backbone, card.weights, card.weights_hash)
+    if place is None:
         return {}
-    named, _ = parse_weights(card.weights)
-    for place in (named, path.parent / named.name):
-        if place.is_file() and weights_sha256(place).startswith(card.weights_hash):
-            break
-    else:
-        raise StudyError(
-            f"'{path}' was trained on the frozen weights '{named}' (SHA-256 {card.weights_hash}...), which are not there: "
-            "put that file there, or beside it."
-        )
     if path.resolve() in outer:
         raise StudyError(
             f"the card of '{path}' names the file itself as its frozen weights: restore the card."
         )
     plan = _plan(model, place, True, (*outer, path.resolve()))
     return {name: value for name, value in plan.items() if name.split(".")[0] in _FROZEN}
+
+
+def frozen_file(path: Path, backbone: str, weights: str, weights_hash: str) -> Path | None:
+    """Return where the frozen weights are that a run was trained on; None for the random ones.
+
+    Args:
+        path: What the run saved, for messages; the weights may have moved beside it.
+        backbone: Name of the backbone.
+        weights: What its card names.
+        weights_hash: The first digits of their SHA-256, or `random_weights`.
+
+    Raises:
+        StudyError: They are not there, or not what they were.
+    """
+    if weights == RANDOM_WEIGHTS:
+        if weights_hash != random_weights(backbone):
+            raise StudyError(
+                f"'{path}' was trained on the random {backbone} of another version of this package: "
+                "use that version, or train again."
+            )
+        return None
+    named, _ = parse_weights(weights)
+    for place in (named, path.parent / named.name):
+        if place.is_file() and weights_sha256(place).startswith(weights_hash):
+            return place
+    raise StudyError(
+        f"'{path}' was trained on the frozen weights '{named}' (SHA-256 {weights_hash}...), which are not there: "
+        "put that file there, or beside it."
+    )
 
 
 @dataclass(frozen=True)
@@ -219,7 +274,7 @@ def _published_name(ours: str) -> str:
 
 
 def _fit(
-    model: DeSAM,
+    model: PromptedSAM,
     path: Path,
     tensors: Mapping[str, torch.Tensor],
     names: Mapping[str, str],
@@ -271,13 +326,13 @@ def _unused(model: DeSAM) -> str:
     return _UNUSED if model.prim.iou_head is not None else f"{_UNUSED}|{_IOU_HEAD}"
 
 
-def _misfit(model: DeSAM, path: Path, tensors: Mapping[str, torch.Tensor], fault: str) -> StudyError:
+def _misfit(model: PromptedSAM, path: Path, tensors: Mapping[str, torch.Tensor], fault: str) -> StudyError:
     """Return the error that says what does not fit and, where it shows, which backbone the file is of."""
     actual = _recognise(tensors)
     if actual is not None and actual != model.backbone:
         advice = f"that is a {actual}, the run asks for {model.backbone}: set backbone={actual}"
     else:
-        advice = f"a {model.backbone} with decoder variant {model.variant} for {model.n_classes} organ(s) is asked for"
+        advice = f"a {model.title} is asked for"
     return StudyError(f"the weights file '{path}' {fault}: {advice}.")
 
 

@@ -1,7 +1,7 @@
 """``desam-lite data``: make, check, list and look at the data of a task."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,16 +28,42 @@ def make(
     cases: Annotated[int, typer.Option(min=1, help="Cases per domain.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal data.")] = 0,
     domain: Annotated[list[str] | None, typer.Option(help="Only this domain; may be given again.")] = None,
+    towards: Annotated[str | None, typer.Option(help="Domain that --dial leads to.")] = None,
+    dial: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="One factor of the shift as name=position, for instance noise=0.5: 0 leaves it, 1 makes it that of "
+            "--towards. May be given again."
+        ),
+    ] = None,
 ) -> None:
     """Make a synthetic task; what is there already is kept, so an interrupted run goes on.
 
+    Cases beyond --cases that an earlier call made are removed. With --dial the same patients are taken once more, with some of
+    the scanner's settings moved: give such data a folder of their own.
+
     Example: desam-lite data make phantom_prostate --out data/phantom_prostate --cases 10 --seed 0
+    Example: desam-lite data make phantom_prostate --out data/noisy --domain A --towards B --dial noise=0.5
     """
     from desam_lite.phantoms import make_task
 
-    folder = out or Path("data") / task
-    make_task(task, folder, cases=cases, seed=seed, domains=domain or None)
-    typer.echo(f"{task}: {cases} cases per domain, seed {seed}, in {folder}")
+    folder = out or Path("data") / (task if not dial else f"{task}_dialled")
+    moved: dict[str, Any] = {"towards": towards, "dials": _positions(dial or [])} if dial or towards else {}
+    removed = make_task(task, folder, cases=cases, seed=seed, domains=domain or None, **moved)
+    also = f"; {removed} more of an earlier call removed" if removed else ""
+    typer.echo(f"{task}: {cases} cases per domain, seed {seed}, in {folder}{also}")
+
+
+def _positions(pairs: list[str]) -> dict[str, float]:
+    """Turn ``name=position`` texts into dials."""
+    found: dict[str, float] = {}
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        try:
+            found[name] = float(text)
+        except ValueError as error:
+            raise StudyError(f"--dial {pair}: write name=position, for instance noise=0.5.") from error
+    return found
 
 
 @app.command("import")

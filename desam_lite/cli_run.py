@@ -28,7 +28,11 @@ def run(
     source: Annotated[str, typer.Option(help="Domain to train on.")],
     data: DataOption = None,
     method: Annotated[
-        str, typer.Option(help="prior, unet, desam_b (whole box) or desam_p (points).")
+        str,
+        typer.Option(
+            help="prior, unet, unet_light, unet_aug, randconv, mixstyle, csdg, advbias, maxstyle, "
+            "desam_b (whole box) or desam_p (points)."
+        ),
     ] = "desam_p",
     seed: Annotated[int, typer.Option(min=0, help="Names every random draw.")] = 0,
     profile: Annotated[str, typer.Option(help="Settings to start from: smoke, teach or paper.")] = "teach",

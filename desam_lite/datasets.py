@@ -1,8 +1,8 @@
 """Training slices in memory: from prepared cases and stored embeddings to the batches a method's loss takes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from desam_lite.embeddings import EmbeddingStore
 from desam_lite.errors import StudyError
 from desam_lite.framing import fit_square, scaled_size
 from desam_lite.model import ImageEmbeddings, Prompts
+from desam_lite.sam import preprocess
 from desam_lite.slices import CaseSlices, SliceStore, select_slices
 
 SliceRule = Literal["all", "foreground", "published"]
@@ -28,10 +29,12 @@ class Batch:
         cases: The case id of each of the B slices.
         masks: ``(B, K, h, w)`` float, 0 or 1: one map per organ, on the grid of the method's output.
         sizes: Height and width of each slice on that grid, in pixels; right and below of it is padding.
-        images: ``(B, 1, S, S)`` float, standardised per volume; None for methods on embeddings.
+        images: ``(B, 1, S, S)`` float, standardised per volume, or ``(B, 3, S, S)`` as SAM's encoder takes them; None for
+            methods on embeddings.
         embeddings: The frozen encoder's maps, batch B; None for methods on slices.
         prompts: One prompt per slice; None where the method takes none.
         iou_targets: ``(B, K)`` float: what the IoU head should say of each prompt; None without prompts.
+        drawn: What else a method has drawn at random for the slices, by its names: floats ``(B, ...)``.
     """
 
     cases: tuple[str, ...]
@@ -41,6 +44,7 @@ class Batch:
     embeddings: ImageEmbeddings | None = None
     prompts: Prompts | None = None
     iou_targets: torch.Tensor | None = None
+    drawn: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on ``device``, in float32."""
@@ -51,7 +55,8 @@ class Batch:
         names = ("masks", "images", "embeddings", "iou_targets")
         moved = {name: move(getattr(self, name)) for name in names}
         prompts = None if self.prompts is None else self.prompts.to(device)
-        return replace(self, **moved, prompts=prompts)
+        drawn = {name: move(value) for name, value in self.drawn.items()}
+        return replace(self, **moved, prompts=prompts, drawn=drawn)
 
 
 class TrainingData(ABC):
@@ -133,6 +138,39 @@ class SliceData(TrainingData):
         return Batch(cases, self.masks[rows], sizes, images=self.images[rows])
 
 
+class PixelData(TrainingData):
+    """Slices for methods that run SAM's encoder themselves: kept as grey levels, brought to SAM's square when asked for.
+
+    Args:
+        store: The prepared slices.
+        refs: Which of them.
+        n_organs: K.
+        size: Side of the mask targets, in pixels.
+        square: Side of the model's input square, in pixels.
+    """
+
+    def __init__(self, store: SliceStore, refs: Sequence[SliceRef], n_organs: int, *, size: int, square: int):
+        self.refs, self.square = _by_case(refs), square
+        self.images: list[torch.Tensor] = []  # (H, W) uint8
+        masks = []
+        self.sizes: list[tuple[int, int]] = []
+        for case in _load_cases(store, self.refs):
+            rows = [r.row for r in self.refs if (r.domain, r.case) == (case.domain, case.case)]
+            self.images += list(torch.from_numpy(case.images[rows]))
+            masks.append(_mask_targets(case.labels[rows], n_organs, square, size))
+            self.sizes += [_framed_size(case, size)] * len(rows)
+        self.masks = torch.cat(masks)
+
+    def __len__(self) -> int:
+        return len(self.refs)
+
+    def batch(self, rows: npt.NDArray[np.int64]) -> Batch:
+        """Return the slices at these positions, with ``images`` ``(B, 3, S, S)`` as SAM takes them and ``masks``."""
+        cases, sizes = tuple(self.refs[r].case for r in rows), tuple(self.sizes[r] for r in rows)
+        pixels = torch.cat([preprocess(self.images[r][None], self.square) for r in rows])
+        return Batch(cases, self.masks[rows], sizes, images=pixels)
+
+
 class EmbeddingData(TrainingData):
     """Slices for methods on the frozen encoder's maps.
 
@@ -165,8 +203,7 @@ class EmbeddingData(TrainingData):
         self.sizes: list[tuple[int, int]] = []
         for case in _load_cases(store.slices, self.refs):
             rows = [r.row for r in self.refs if (r.domain, r.case) == (case.domain, case.case)]
-            framed = fit_square(organ_maps(case.labels[rows], n_organs), square, nearest=True)
-            masks.append(torch.nn.functional.interpolate(framed, (size, size), mode="nearest-exact"))
+            masks.append(_mask_targets(case.labels[rows], n_organs, square, size))
             self.sizes += [_framed_size(case, size)] * len(rows)
         self.masks = torch.cat(masks)
         self.placement = self._choose(device) if placement == "auto" else placement
@@ -198,6 +235,12 @@ class EmbeddingData(TrainingData):
     def _hold(self, device: torch.device) -> ImageEmbeddings:
         whole = self._read(self.refs)
         return whole.to(device=device) if self.placement == "device" else whole
+
+
+def _mask_targets(labels: npt.NDArray[np.uint8], n_organs: int, square: int, size: int) -> torch.Tensor:
+    """Bring organ ids ``(B, H, W)`` to SAM's square and that to its mask maps: ``(B, K, size, size)``."""
+    framed = fit_square(organ_maps(labels, n_organs), square, nearest=True)
+    return torch.nn.functional.interpolate(framed, (size, size), mode="nearest-exact")
 
 
 def _framed_size(case: CaseSlices, side: int) -> tuple[int, int]:

@@ -24,8 +24,8 @@ from desam_lite.embedding_files import (
 )
 from desam_lite.errors import StudyError
 from desam_lite.files import digest
-from desam_lite.model import DeSAM, ImageEmbeddings
 from desam_lite.progress import track
+from desam_lite.prompted import ImageEmbeddings, PromptedSAM
 from desam_lite.sam import preprocess
 from desam_lite.slices import SliceStore
 
@@ -138,7 +138,7 @@ def _refuse(domain: str, case: str, error: DamagedFileError) -> StudyError:
 
 
 def fill_store(
-    store: EmbeddingStore, model: DeSAM, *, batch_size: int = AT_ONCE, progress: bool = True
+    store: EmbeddingStore, model: PromptedSAM, *, batch_size: int = AT_ONCE, progress: bool = True
 ) -> None:
     """Compute what is missing in ``store``; whole files are left alone, and a second process waits rather than repeats.
 
@@ -164,7 +164,7 @@ def fill_store(
             store.write(domain, case, maps, len(images))
 
 
-def encode_on_demand(model: DeSAM, images: npt.NDArray[np.uint8], fmt: Format) -> ReadEmbeddings:
+def encode_on_demand(model: PromptedSAM, images: npt.NDArray[np.uint8], fmt: Format) -> ReadEmbeddings:
     """Return what computes the embeddings of a scan's slices when they are asked for; nothing is kept.
 
     Args:
@@ -180,7 +180,7 @@ def encode_on_demand(model: DeSAM, images: npt.NDArray[np.uint8], fmt: Format) -
 
 
 def _encode_case(
-    model: DeSAM, images: torch.Tensor, batch_size: int, fmt: Format, of: str
+    model: PromptedSAM, images: torch.Tensor, batch_size: int, fmt: Format, of: str
 ) -> Iterator[ImageEmbeddings]:
     """Encode the slices ``(Z, H, W)`` uint8 of a case, some at once."""
     for chunk in torch.split(images, batch_size):
@@ -188,7 +188,7 @@ def _encode_case(
 
 
 @torch.no_grad()
-def _encode(model: DeSAM, images: torch.Tensor, fmt: Format, of: str) -> ImageEmbeddings:
+def _encode(model: PromptedSAM, images: torch.Tensor, fmt: Format, of: str) -> ImageEmbeddings:
     """Encode slices ``(B, H, W)`` uint8 on the model's device, as a store of the format would give them."""
     device = next(model.parameters()).device
     maps = as_stored(model.encode(preprocess(images.to(device), model.image_size)), fmt)

@@ -6,6 +6,8 @@ in the processor's cache. Tokens that only pad a window are never multiplied by 
 portions.
 """
 
+from collections.abc import Callable
+
 import torch
 from segment_anything.modeling.image_encoder import Attention, Block, get_rel_pos
 from torch.nn import functional
@@ -33,7 +35,53 @@ def run_block(block: Block, tokens: torch.Tensor) -> torch.Tensor:
     return flat.view(tokens.shape)
 
 
-def _attention(attention: Attention, tokens: torch.Tensor, window: int) -> torch.Tensor:
+def run_block_for_training(block: Block, tokens: torch.Tensor) -> torch.Tensor:
+    """Run one transformer block with gradients, on a map that may be smaller than the encoder was built for.
+
+    Where the map is smaller, the relative positions of its own distances are used, none between them.
+
+    Args:
+        block: A block of SAM's encoder.
+        tokens: ``(B, h, w, C)``.
+
+    Returns:
+        ``(B, h, w, C)``.
+    """
+    joined = tokens + _attention(block.attn, block.norm1(tokens), block.window_size, _attend_for_training)
+    result: torch.Tensor = joined + block.mlp(block.norm2(joined))
+    return result
+
+
+def _attend_for_training(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rel_pos_h: torch.Tensor, rel_pos_w: torch.Tensor
+) -> torch.Tensor:
+    """As `_attend`, written out: torch's fused attention has no gradient for its bias."""
+    height, width, channels = q.shape[1:]
+    by_row, by_column = (
+        get_rel_pos(n, n, _nearest_distances(r, n)).to(q.dtype)
+        for n, r in ((height, rel_pos_h), (width, rel_pos_w))
+    )
+    down = torch.einsum("ghwc,hkc->ghwk", q, by_row).flatten(1, 2)  # (G, h w, h)
+    across = torch.einsum("ghwc,wkc->ghwk", q, by_column).flatten(1, 2)  # (G, h w, w)
+    keys, values = k.flatten(1, 2), v.flatten(1, 2)
+    scores = (q.flatten(1, 2) * channels**-0.5) @ keys.mT  # (G, h w, h w)
+    scores = scores.unflatten(2, (height, width)) + down[..., None] + across[..., None, :]
+    found: torch.Tensor = (scores.flatten(2).softmax(-1) @ values).view(q.shape)
+    return found
+
+
+def _nearest_distances(relative: torch.Tensor, tokens: int) -> torch.Tensor:
+    """Cut relative positions ``(2 N - 1, c)`` of N tokens to those of fewer: ``(2 n - 1, c)`` from the middle."""
+    spare = len(relative) // 2 + 1 - tokens
+    return relative[spare : len(relative) - spare] if spare > 0 else relative
+
+
+_Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def _attention(
+    attention: Attention, tokens: torch.Tensor, window: int, attend: _Attend | None = None
+) -> torch.Tensor:
     """Attend within windows of ``window`` x ``window`` tokens, or over the whole map if 0: ``(B, h, w, C)`` in and out."""
     batch, height, width, _ = tokens.shape
     rows, columns = (window, window) if window else (height, width)
@@ -47,7 +95,7 @@ def _attention(attention: Attention, tokens: torch.Tensor, window: int) -> torch
     heads = attention.num_heads
     split = qkv.view(batch, down, rows, across, columns, 3, heads, -1).permute(5, 0, 1, 3, 6, 2, 4, 7)
     q, k, v = split.reshape(3, -1, rows, columns, split.shape[-1])  # (B windows heads, rows, columns, c)
-    found = _attend(q, k, v, attention.rel_pos_h, attention.rel_pos_w)
+    found = (attend or _attend)(q, k, v, attention.rel_pos_h, attention.rel_pos_w)
     joined = found.view(batch, down, across, heads, rows, columns, -1).permute(0, 1, 4, 2, 5, 3, 6)
     maps = joined.reshape(batch, down * rows, across * columns, -1)
     projected: torch.Tensor = attention.proj(maps[:, :height, :width])

@@ -5,6 +5,7 @@ Each figure has a sibling, named ``*_alt``, that says in words what is in it, fr
 """
 
 import math
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,19 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from desam_lite.style import NO_RUNS, UNITS, WIDTH, legend, method_color, nothing, styled
+from desam_lite.style import (
+    NO_RUNS,
+    UNITS,
+    WIDTH,
+    legend,
+    method_color,
+    method_marker,
+    nothing,
+    oracle_note,
+    styled,
+)
+
+_NAME = 16  # characters of a method's name on one line, so that the axis keeps its room
 
 
 def heatmaps(matrices: Mapping[str, pd.DataFrame], *, metric: str = "dice") -> Figure:
@@ -118,18 +131,19 @@ def averages(summary: pd.DataFrame, cells: pd.DataFrame, *, metric: str = "dice"
     title, factor = UNITS[metric]
     labels = list(dict.fromkeys(summary["label"]))
     with styled():
-        figure = Figure((WIDTH, 1.25 + 0.62 * len(labels)), layout="constrained")
+        figure = Figure((WIDTH, 1.4 + 0.62 * len(labels)), layout="constrained")
         ax = figure.subplots()
         for row, label in enumerate(labels):
             _method_row(
                 ax, row, label, summary[summary["label"] == label], cells[cells["label"] == label], factor
             )
-        ax.set_yticks(range(len(labels)), labels)
+        ax.set_yticks(range(len(labels)), [textwrap.fill(label, _NAME) for label in labels])
         for tick, label in zip(ax.get_yticklabels(), labels, strict=True):
             tick.set(color=method_color(label), fontweight="bold")
         ax.set_ylim(len(labels) - 0.45, -0.6)
         ax.set_xlim(left=0, right=100 if metric == "dice" else None)
-        ax.set_xlabel(f"{title}: mean and 95 % interval; small dots: one source on one target")
+        note = oracle_note(labels)
+        ax.set_xlabel(f"{title}: mean and 95 % interval\nsmall dots: one source on one target{note}")
         ax.grid(axis="x")
         ax.spines["left"].set_visible(False)
         ax.tick_params(axis="y", length=0)
@@ -155,10 +169,10 @@ def averages_alt(summary: pd.DataFrame, *, metric: str = "dice") -> str:
 def _method_row(
     ax: Axes, row: int, label: str, summary: pd.DataFrame, cells: pd.DataFrame, factor: float
 ) -> None:
-    color = method_color(label)
+    color, marker = method_color(label), method_marker(label)
     for inside, height in ((True, row - 0.14), (False, row + 0.14)):
         small = cells[cells["in_domain"] == inside]["mean"].to_numpy(float) * factor
-        ax.plot(small, np.full(len(small), height), "o", ms=3.2, color=color, alpha=0.28, mew=0)
+        ax.plot(small, np.full(len(small), height), marker, ms=3.2, color=color, alpha=0.28, mew=0)
         for _, one in summary[summary["in_domain"] == inside].iterrows():
             ax.plot(
                 [one["low"] * factor, one["high"] * factor],
@@ -168,7 +182,7 @@ def _method_row(
                 solid_capstyle="butt",
             )
             face = color if inside else "white"
-            ax.plot(one["mean"] * factor, height, "o", ms=6.5, color=color, mfc=face, mew=1.8)
+            ax.plot(one["mean"] * factor, height, marker, ms=6.5, color=color, mfc=face, mew=1.8)
             ax.text(
                 1.01,
                 height,

@@ -5,19 +5,18 @@ masks are then drawn in descending score until one is good enough: the same mask
 a fraction of the work.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import ndimage
 
-from desam_lite.decoder import Context
 from desam_lite.framing import scaled_size, unfit_square
-from desam_lite.model import DeSAM, ImageEmbeddings, Prompts
 from desam_lite.prompt_scores import SCORED_AT_ONCE
+from desam_lite.prompted import ImageEmbeddings, PromptedSAM, Prompts
 
 PromptMode = Literal["points", "box"]
 _AREA_SIDE = 256  # minimal areas are given in pixels of a slice of this side, as in the public code
@@ -79,7 +78,7 @@ def point_grid(points_per_side: int, width: float, height: float) -> torch.Tenso
 
 @torch.no_grad()
 def predict_slice(
-    model: DeSAM,
+    model: PromptedSAM,
     embeddings: ImageEmbeddings,
     mode: PromptMode,
     original_size: tuple[int, int],
@@ -107,12 +106,44 @@ def predict_slice(
     if mode == "box":
         return finder.single(Prompts.whole_image())
     height, width = scaled_size(original_size, model.image_size)
-    if model.prim is None or model.prim.iou_head is None:
+    if model.judge is None:
         centre = torch.tensor([[width / 2, height / 2]]) if points is None else points[:1]
         return finder.single(_as_prompts(centre))
     if points is None:
         points = point_grid(settings.points_per_side, width, height)
     return finder.best_of(points)
+
+
+@torch.no_grad()
+def predict_prompted(
+    model: PromptedSAM,
+    embeddings: ImageEmbeddings,
+    prompts: Sequence[Prompts | None],
+    original_size: tuple[int, int],
+    settings: GridSettings | None = None,
+) -> Prediction:
+    """Draw every organ in one slice with a prompt of its own.
+
+    Args:
+        model: In evaluation mode.
+        embeddings: Of this slice, batch 1.
+        prompts: K times one prompt; None where an organ is not to be drawn.
+        original_size: Height and width of the slice, in pixels.
+        settings: Gives the smallest area of holes and islands.
+
+    Returns:
+        Probability, mask and predicted IoU per organ, on the grid of the slice.
+    """
+    finder = _Finder(
+        model, embeddings, model.read_context(embeddings), original_size, settings or GridSettings()
+    )
+    drawn = [None if prompt is None else finder.single(prompt) for prompt in prompts]
+    empty = np.zeros(original_size)
+    return Prediction(
+        np.stack([empty if d is None else d.probability[k] for k, d in enumerate(drawn)]).astype(np.float32),
+        np.stack([empty if d is None else d.mask[k] for k, d in enumerate(drawn)]).astype(bool),
+        np.array([0 if d is None else d.iou[k] for k, d in enumerate(drawn)], np.float32),
+    )
 
 
 def _as_prompts(points: torch.Tensor) -> Prompts:
@@ -123,9 +154,9 @@ def _as_prompts(points: torch.Tensor) -> Prompts:
 class _Finder:
     """One slice with everything that its prompts share."""
 
-    model: DeSAM
+    model: PromptedSAM
     embeddings: ImageEmbeddings
-    context: Context
+    context: Any
     size: tuple[int, int]
     settings: GridSettings
 
@@ -135,7 +166,7 @@ class _Finder:
         logits = self._on_slice(out.mask_logits)[0]
         masks = np.stack([self._clean(organ > 0) for organ in logits])
         iou = np.full(len(masks), np.nan) if out.iou is None else out.iou[0].cpu().numpy()
-        return Prediction(_sigmoid(logits), masks, iou.astype(np.float32))
+        return Prediction(sigmoid(logits), masks, iou.astype(np.float32))
 
     def best_of(self, points: torch.Tensor) -> Prediction:
         """Score all points, then draw in descending score, for each organ until a mask is stable."""
@@ -158,7 +189,7 @@ class _Finder:
             mask = self._clean(logits > 0)
             if mask.any():
                 score = np.array([scores[kept[rank]]], np.float32)
-                return Prediction(_sigmoid(logits)[None], mask[None], score)
+                return Prediction(sigmoid(logits)[None], mask[None], score)
         empty = np.zeros((1, *self.size))
         return Prediction(empty.astype(np.float32), empty.astype(bool), np.zeros(1, np.float32))
 
@@ -182,7 +213,8 @@ class _Finder:
         return remove_small(mask, self.settings.min_area * scale * scale)
 
 
-def _sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Turn logits into probabilities."""
     return np.asarray(1 / (1 + np.exp(-np.clip(logits, -60, 60))), dtype=np.float32)
 
 

@@ -26,10 +26,14 @@ from desam_lite.tasks import Task, open_task
 IMPORTED_ONCE = [
     "desam_lite.parallel",
     "desam_lite.methods.desam",
+    "desam_lite.methods.samed",
     "desam_lite.methods.unet",
+    "desam_lite.methods.maxstyle",
+    "desam_lite.methods.csdg",
     "lightning_fabric",
     "monai.metrics.utils",
     "monai.networks.nets.dynunet",
+    "monai.transforms",
 ]
 """What a run imports, some of it on its way."""
 
@@ -92,7 +96,7 @@ def _embed_once(
     wanted = {
         (*_place(run.spec), run.spec.backbone, run.spec.weights, run.spec.embedding_format): run.spec
         for run in runs
-        if run.spec.backbone is not None
+        if run.spec.embedding_format is not None
     }
     for spec in wanted.values():
         open_embeddings(spec, tasks[_place(spec)].slices, workspace, device, progress=progress)

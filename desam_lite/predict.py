@@ -17,7 +17,6 @@ from desam_lite.errors import StudyError
 from desam_lite.geometry import Geometry, to_slices
 from desam_lite.methods import TrainedModel
 from desam_lite.methods.base import SlicePrediction
-from desam_lite.methods.desam import DeSAMMethod
 from desam_lite.nifti import read_image
 from desam_lite.progress import track
 from desam_lite.slices import prepare_intensity
@@ -76,13 +75,18 @@ def predict_scan(
         The organs; `desam_lite.volumes.write_mask` brings them to the scan's grid.
 
     Raises:
-        StudyError: The file is not one 3-D scan.
+        StudyError: The file is not one 3-D scan, or the model is an oracle.
     """
+    if model.predictor.oracle:
+        raise StudyError(
+            f"{model.card.spec.label} takes its prompts from the reference and cannot draw into a scan that has none: "
+            "use a model with prompt_mode points or box."
+        )
     found, card = read_image(scan), model.card
     images = prepare_intensity(to_slices(found.data, found.geometry), card.intensity)
     maps = None
-    if isinstance(model.predictor, DeSAMMethod):
-        maps = encode_on_demand(model.predictor.model, images, card.spec.embedding_format or "float16")
+    if model.predictor.encoder is not None:
+        maps = encode_on_demand(model.predictor.encoder, images, card.spec.embedding_format or "float16")
     drawn = model.predictor.predict(images, maps)
     bar = track(drawn, f"predicting {Path(scan).name}", total=len(images), enabled=progress)
     kept = [_without_probability(one) if not probability else one for one in bar]
@@ -108,7 +112,7 @@ def require_judgement(card: ModelCard) -> None:
     """
     if not card.judges:
         raise StudyError(
-            f"{card.spec.label} does not judge its masks: scores are given by DeSAM-P with an IoU head only."
+            f"{card.spec.label} does not judge its masks: scores are given by models asked with points that have an IoU head."
         )
 
 

@@ -1,6 +1,6 @@
 """How much work is done: `smoke` for CI, `teach` for a laptop, `paper` for real data on a GPU."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +8,32 @@ from pydantic import BaseModel, ConfigDict
 
 from desam_lite.errors import StudyError
 from desam_lite.manifest import load_manifest
-from desam_lite.spec import RANDOM_WEIGHTS, RunSpec, make_spec
+from desam_lite.spec import CONVOLUTIONAL, ON_SAM, RANDOM_WEIGHTS, RunSpec, make_spec
 
 METHOD_CHOICES: dict[str, dict[str, str]] = {
     "prior": {"method": "prior"},
     "unet": {"method": "unet"},
+    "unet_light": {"method": "unet", "augmentation": "light"},
+    "unet_aug": {"method": "unet", "augmentation": "nnunet"},
+    "randconv": {"method": "randconv"},
+    "mixstyle": {"method": "mixstyle"},
+    "csdg": {"method": "csdg"},
+    "advbias": {"method": "advbias"},
+    "maxstyle": {"method": "maxstyle"},
     "desam_b": {"method": "desam", "prompt_mode": "box"},
     "desam_p": {"method": "desam", "prompt_mode": "points"},
+    "pdmm_only": {"method": "desam", "prompt_mode": "box", "variant": "pdmm_only"},
+    "desam_p_no_iou_head": {"method": "desam", "prompt_mode": "points", "variant": "no_iou_head"},
+    "desam_p_no_fusion": {"method": "desam", "prompt_mode": "points", "variant": "no_fusion"},
+    "desam_b_random": {"method": "desam", "prompt_mode": "box", "weights": RANDOM_WEIGHTS},
+    "sam_grid": {"method": "sam_zero_shot", "prompt_mode": "points"},
+    "sam_box": {"method": "sam_zero_shot", "prompt_mode": "box"},
+    "sam_point_oracle": {"method": "sam_zero_shot", "prompt_mode": "point_oracle"},
+    "sam_box_oracle": {"method": "sam_zero_shot", "prompt_mode": "box_oracle"},
+    "sam_finetuned_b": {"method": "sam_finetuned", "prompt_mode": "box"},
+    "sam_finetuned_p": {"method": "sam_finetuned", "prompt_mode": "points"},
+    "sam_finetuned_oracle": {"method": "sam_finetuned", "prompt_mode": "box_oracle"},
+    "samed": {"method": "samed"},
 }
 """The names a notebook's ``methods`` parameter takes, and what they mean in a specification."""
 
@@ -26,10 +45,12 @@ class Profile(BaseModel):
         name: Its name.
         cases: Synthetic cases made per domain.
         sources: How many of a task's domains are trained on; None for all.
+        few: How many are, where the question is not about hospitals.
         seeds: One run each.
         common: Settings of every run.
         per_method: Settings of the runs of one method of `METHOD_CHOICES`.
         needs_weights: Whether the frozen encoder must be given as a file.
+        methods: Names of `METHOD_CHOICES` that are run when none are named.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,10 +58,12 @@ class Profile(BaseModel):
     name: str
     cases: int
     sources: int | None
+    few: int
     seeds: tuple[int, ...]
     common: dict[str, Any]
     per_method: dict[str, dict[str, Any]]
     needs_weights: bool = False
+    methods: tuple[str, ...] = ("prior", "unet", "desam_b", "desam_p")
 
 
 # The recipe for a decoder on an untrained encoder, chosen on validation cases of three sources (A, D, E). The published
@@ -61,11 +84,14 @@ _TINY: dict[str, Any] = {
     "unet_size": 64,
 }
 
+_ON_UNET = [name for name, choice in METHOD_CHOICES.items() if choice["method"] in CONVOLUTIONAL]
+
 PROFILES = {
     "smoke": Profile(
         name="smoke",
         cases=4,
         sources=2,
+        few=1,
         seeds=(0,),
         common={**_TINY, "epochs": 1, "unet_width": 4, "points_per_side": 3, "learning_rate": 1e-3},
         per_method={},
@@ -74,17 +100,19 @@ PROFILES = {
         name="teach",
         cases=8,
         sources=None,
+        few=2,
         seeds=(0, 1),
         common={**_TINY, "epochs": 20, "points_per_side": 5, "learning_rate": 1e-3},
-        per_method={"unet": {"learning_rate": 1.5e-3}},
+        per_method={name: {"learning_rate": 1.5e-3} for name in _ON_UNET},
     ),
     "paper": Profile(
         name="paper",
         cases=30,
         sources=None,
+        few=6,
         seeds=(0, 1, 2),
         common={"backbone": "vit_h", "precision": "bf16-mixed", "epochs": 50, "learning_rate": 1e-4},
-        per_method={"unet": {"learning_rate": 3e-4}},
+        per_method={name: {"learning_rate": 3e-4} for name in _ON_UNET},
         needs_weights=True,
     ),
 }
@@ -118,12 +146,12 @@ def plan_domain_splits(
         manifest: The task's manifest file.
         data_root: Folder with its data.
         sources: Domains to train on; empty for the profile's.
-        methods: Names of `METHOD_CHOICES`; empty for all.
+        methods: Names of `METHOD_CHOICES`; empty for the profile's.
         seeds: Empty for the profile's.
-        **settings: Fields of `RunSpec` to set for every run, over the profile's.
+        **settings: Fields of `RunSpec` to set for every run, over the profile's but not over what makes a method what it is.
 
     Returns:
-        Specifications, in the order source, method, seed.
+        Specifications, in the order source, method, seed; one that two names mean is there once.
 
     Raises:
         StudyError: A domain, method or setting does not exist, or the profile needs the encoder's weights and has none.
@@ -132,26 +160,32 @@ def plan_domain_splits(
     domains = list(task.domains)
     chosen = list(sources) or domains[: profile.sources]
     _all_known("domain", chosen, domains, f"the manifest {manifest}")
-    names = list(methods) or list(METHOD_CHOICES)
+    names = list(methods) or list(profile.methods)
     _all_known("method", names, list(METHOD_CHOICES), "this experiment")
-    desam = any(METHOD_CHOICES[name]["method"] == "desam" for name in names)
-    if profile.needs_weights and desam and "weights" not in settings:
+    asked = any(_needs_weights(METHOD_CHOICES[name]) for name in names)
+    if profile.needs_weights and asked and "weights" not in settings:
         raise StudyError(
             f"profile {profile.name} needs SAM's own weights: pass weights=PATH of its checkpoint, "
             f"or weights={RANDOM_WEIGHTS} to see what an untrained encoder gives."
         )
-    return [
+    planned = [
         make_spec(
             manifest=Path(manifest),
             data_root=Path(data_root),
             source=source,
             seed=seed,
-            **{**profile.common, **profile.per_method.get(name, {}), **METHOD_CHOICES[name], **settings},
+            **{**profile.common, **profile.per_method.get(name, {}), **settings, **METHOD_CHOICES[name]},
         )
         for source in chosen
         for name in names
         for seed in (tuple(seeds) or profile.seeds)
     ]
+    return list(dict.fromkeys(planned))
+
+
+def _needs_weights(choice: Mapping[str, str]) -> bool:
+    """Whether a method has an encoder and does not say with which weights."""
+    return choice["method"] in ON_SAM and "weights" not in choice
 
 
 def _all_known(kind: str, wanted: Sequence[str], known: Sequence[str], where: str) -> None:

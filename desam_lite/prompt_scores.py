@@ -8,21 +8,43 @@ per slice. What remains for a prompt are products with its few rows, where `PRIM
 even the norm's variance needs no more. The result is that of `PRIM.forward` but for rounding.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock
 from torch import nn
 
-from desam_lite.decoder import PRIM
-
 SCORED_AT_ONCE = 8
 """Prompts whose intermediate results fill about 30 MB with SAM's ViTs."""
 
 
+class Judge(Protocol):
+    """What predicts the IoU of a prompt: PRIM, or SAM's own mask decoder under the same names."""
+
+    @property
+    def transformer(self) -> Any:
+        """SAM's two-way transformer."""
+
+    @property
+    def iou_token(self) -> nn.Embedding:
+        """``(1, 256)``."""
+
+    @property
+    def mask_tokens(self) -> nn.Embedding:
+        """``(4, 256)``, or more."""
+
+    @property
+    def iou_head(self) -> Any:
+        """From the updated IoU token to predicted IoUs."""
+
+    @property
+    def n_classes(self) -> int:
+        """How many of these count, from the first."""
+
+
 @torch.no_grad()
 def score_many(
-    prim: PRIM,
+    judge: Judge,
     neck: torch.Tensor,
     position: torch.Tensor,
     sparse: torch.Tensor,
@@ -32,7 +54,7 @@ def score_many(
     """Predict the IoU of B prompts on one slice, without gradients.
 
     Args:
-        prim: With an IoU head.
+        judge: With an IoU head.
         neck: ``(1, 256, h, w)``.
         position: ``(1, 256, h, w)``, SAM's positional encoding.
         sparse: ``(B, N, 256)`` prompt tokens.
@@ -43,8 +65,8 @@ def score_many(
         ``(B, K)``.
     """
     image, where = (m.flatten(2)[0].T for m in (neck + dense, position))  # (h w, 256)
-    writers, last = _share(prim, image, where)
-    return torch.cat([_score(prim, writers, last, chunk) for chunk in torch.split(sparse, batch)])
+    writers, last = _share(judge, image, where)
+    return torch.cat([_score(judge, writers, last, chunk) for chunk in torch.split(sparse, batch)])
 
 
 class _Seen(NamedTuple):
@@ -97,7 +119,7 @@ class _Writer(NamedTuple):
     square: torch.Tensor
 
 
-def _share(prim: PRIM, image: torch.Tensor, where: torch.Tensor) -> tuple[list[_Writer], _Reader]:
+def _share(judge: Judge, image: torch.Tensor, where: torch.Tensor) -> tuple[list[_Writer], _Reader]:
     """Compute what does not depend on the prompt, from image and positions ``(h w, 256)``.
 
     A norm first takes the mean over channels off; that of a sum is the sum of that of its parts.
@@ -105,7 +127,7 @@ def _share(prim: PRIM, image: torch.Tensor, where: torch.Tensor) -> tuple[list[_
     base, constant = image, torch.zeros_like(image[0])
     directions: list[torch.Tensor] = []
     writers = []
-    for layer in prim.transformer.layers:
+    for layer in judge.transformer.layers:
         reader = _share_reader(layer.cross_attn_token_to_image, base, constant, where)
         attention = layer.cross_attn_image_to_token
         queries = _see(attention.q_proj, attention, base, where + constant)
@@ -117,7 +139,7 @@ def _share(prim: PRIM, image: torch.Tensor, where: torch.Tensor) -> tuple[list[_
         writers.append(_Writer(layer, reader, queries, directions, crosses, base.square().mean(1)))
         base, constant = base * layer.norm4.weight, layer.norm4.bias
         directions = [d * layer.norm4.weight for d in directions]
-    return writers, _share_reader(prim.transformer.final_attn_token_to_image, base, constant, where)
+    return writers, _share_reader(judge.transformer.final_attn_token_to_image, base, constant, where)
 
 
 def _share_reader(
@@ -163,11 +185,10 @@ class _Image(NamedTuple):
     values: list[torch.Tensor]
 
 
-def _score(prim: PRIM, writers: list[_Writer], last: _Reader, sparse: torch.Tensor) -> torch.Tensor:
+def _score(judge: Judge, writers: list[_Writer], last: _Reader, sparse: torch.Tensor) -> torch.Tensor:
     """Score prompts ``(B, N, 256)``; returns ``(B, K)``."""
-    assert prim.iou_head is not None
     count, pixels = len(sparse), last.base.shape[1]
-    own = torch.cat([prim.iou_token.weight, prim.mask_tokens.weight]).expand(count, -1, -1)
+    own = torch.cat([judge.iou_token.weight, judge.mask_tokens.weight]).expand(count, -1, -1)
     start = torch.cat([own, sparse], dim=1)  # (B, T, 256)
     queries = start
     image = _Image(
@@ -179,10 +200,10 @@ def _score(prim: PRIM, writers: list[_Writer], last: _Reader, sparse: torch.Tens
     for writer in writers:
         queries, image = _two_way(writer, queries, image, start)
     first = queries[:, :1]  # the IoU token alone is asked for
-    attention = prim.transformer.final_attn_token_to_image
+    attention = judge.transformer.final_attn_token_to_image
     first = first + _read(last, attention, first + start[:, :1], image)
-    token = prim.transformer.norm_final_attn(first)[:, 0]
-    scores: torch.Tensor = prim.iou_head(token)[:, : prim.n_classes]
+    token = judge.transformer.norm_final_attn(first)[:, 0]
+    scores: torch.Tensor = judge.iou_head(token)[:, : judge.n_classes]
     return scores
 
 

@@ -212,6 +212,27 @@ def pick_case(scores: pd.DataFrame, rule: CaseRule) -> pd.Series:
     return worst_first.iloc[place]
 
 
+def most_different(scores: pd.DataFrame, first: str, second: str) -> pd.Series:
+    """Choose the case on which two methods differ most, whichever of them is better there.
+
+    Args:
+        scores: Of the domains to choose from.
+        first: Label of one method.
+        second: Label of the other.
+
+    Returns:
+        Its source, target, seed and case, with the difference as ``value``; of equal ones the first in their order.
+
+    Raises:
+        StudyError: The two have no case in common.
+    """
+    both = paired_differences(scores, first, second).dropna(subset="value")
+    if both.empty:
+        raise StudyError(f"'{first}' and '{second}' have no scored case in common: finish their runs first.")
+    ordered = both.sort_values(["source", "target", "case", "seed"], kind="stable")
+    return ordered.iloc[int(ordered["value"].abs().to_numpy().argmax())]
+
+
 class _Cube(NamedTuple):
     """Scores as an array, NaN where there is none.
 

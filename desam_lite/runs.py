@@ -24,7 +24,7 @@ from tqdm import tqdm
 from desam_lite import provenance
 from desam_lite.backbones import check_weights, open_embeddings, weights_hash
 from desam_lite.cards import make_card
-from desam_lite.datasets import EmbeddingData, Placement, SliceData, TrainingData, list_slices
+from desam_lite.datasets import EmbeddingData, PixelData, Placement, SliceData, TrainingData, list_slices
 from desam_lite.embeddings import EmbeddingStore
 from desam_lite.errors import StudyError
 from desam_lite.files import atomic_path, digest, write_json, write_text
@@ -212,9 +212,19 @@ def _work(run: Run, task: Task, workspace: Path, means: _Means) -> None:
     _write_csv(scores, folder / "metrics.csv")
     predictor.save(folder, make_card(record, spec, task.manifest))
     took = {"training": (trained - start) / 60, "scoring": (time.perf_counter() - trained) / 60}
-    write_json(folder / "run.json", {**record, "minutes": took, "peak_memory": provenance.peak_memory()})
+    costs = {
+        "minutes": took,
+        "peak_memory": provenance.peak_memory(),
+        "trained_parameters": _trained(predictor),
+    }
+    write_json(folder / "run.json", {**record, **costs})
     write_text(folder / "done", f"{datetime.datetime.now(datetime.UTC).isoformat()}\n")
     (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _trained(predictor: Predictor) -> int:
+    """Return how many numbers the training has set; 0 for what is not trained by steps."""
+    return sum(p.numel() for p in predictor.parameters()) if isinstance(predictor, Method) else 0
 
 
 def _split(spec: RunSpec, task: Task) -> Mapping[str, str]:
@@ -225,7 +235,7 @@ def _split(spec: RunSpec, task: Task) -> Mapping[str, str]:
 
 def _embeddings(run: Run, task: Task, workspace: Path | str, means: _Means) -> EmbeddingStore | None:
     """Return the embeddings the run needs, computing what is missing; None for a method on slices."""
-    if run.spec.backbone is None:
+    if run.spec.embedding_format is None:
         return None
     device = means.fabric.device
     return open_embeddings(run.spec, task.slices, Path(workspace), device, progress=means.progress)
@@ -244,6 +254,7 @@ def _learn(
     cases = [task.slices.load(source, case) for case in chosen["train"]]
     predictor = METHODS[spec.method](spec, len(task.manifest.organs), cases)
     if not isinstance(predictor, Method):
+        predictor.to(means.fabric.device)
         return predictor
     data = {part: _data(predictor, spec, task, names, embeddings, means) for part, names in chosen.items()}
     rows = []
@@ -266,9 +277,11 @@ def _data(
     assert spec.train_slices is not None
     refs = list_slices(task.slices, spec.source, cases, spec.train_slices)
     n_organs = len(task.manifest.organs)
+    sizes = {"size": method.mask_size, "square": method.input_size}
+    if method.inputs == "pixels":
+        return PixelData(task.slices, refs, n_organs, **sizes)
     if embeddings is None:
         return SliceData(task.slices, refs, n_organs, method.input_size)
-    sizes = {"size": method.mask_size, "square": method.input_size}
     device = means.fabric.device
     return EmbeddingData(embeddings, refs, n_organs, **sizes, device=device, placement=means.placement)
 

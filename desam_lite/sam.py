@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from segment_anything.modeling import ImageEncoderViT, PromptEncoder
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import nn
 
 from desam_lite.encoder import run_block
@@ -58,13 +58,14 @@ class BackboneSpec:
 
 BACKBONES: dict[str, BackboneSpec] = {
     "sam_tiny": BackboneSpec(
-        128,
+        256,
         8,
         128,
         8,
         4,
         (1, 3, 5, 7),
         window=8,
+        neck=128,
         pdmm=(64, 32, 16),
         prim_heads=4,
         prim_mlp=512,
@@ -113,6 +114,18 @@ def build_prompt_encoder(spec: BackboneSpec) -> PromptEncoder:
         input_image_size=(spec.image_size, spec.image_size),
         mask_in_chans=16,
     )
+
+
+def build_mask_decoder(spec: BackboneSpec, masks: int = 4) -> MaskDecoder:
+    """Return SAM's own mask decoder at this size, with random weights and a token for each of ``masks`` masks."""
+    transformer = TwoWayTransformer(
+        depth=2,
+        embedding_dim=spec.neck,
+        mlp_dim=spec.prim_mlp,
+        num_heads=spec.prim_heads,
+        attention_downsample_rate=spec.prim_downsample,
+    )
+    return MaskDecoder(transformer_dim=spec.neck, transformer=transformer, num_multimask_outputs=masks - 1)
 
 
 @torch.no_grad()

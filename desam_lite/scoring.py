@@ -65,7 +65,12 @@ def score_domains(
         prediction = _kept(path, slices)
         if prediction is None:
             stored = None if embeddings is None else partial(embeddings.load, domain, case)
-            prediction = np.stack([found.labels for found in predictor.predict(slices.images, stored)])
+            drawn = (
+                predictor.predict_oracle(slices.images, stored, slices.labels)
+                if predictor.oracle
+                else predictor.predict(slices.images, stored)
+            )
+            prediction = np.stack([found.labels for found in drawn])
             write_mask(path, prediction, slices.geometry)
         rows += _rows(slices, prediction, [organ.name for organ in task.manifest.organs])
     return pd.DataFrame(rows)

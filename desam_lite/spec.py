@@ -9,20 +9,71 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from desam_lite.errors import StudyError
 
 RANDOM_WEIGHTS = "random"
+SHIPPED_WEIGHTS = "shipped"
+RANDOM_ENCODER = "random encoder"
+"""What the label of a method says whose encoder has never been trained."""
 
-MethodName = Literal["desam", "unet", "prior"]
-PromptMode = Literal["points", "box"]
+MethodName = Literal[
+    "desam",
+    "unet",
+    "randconv",
+    "mixstyle",
+    "csdg",
+    "advbias",
+    "maxstyle",
+    "prior",
+    "sam_zero_shot",
+    "sam_finetuned",
+    "samed",
+]
+PromptMode = Literal["points", "box", "point_oracle", "box_oracle"]
 Variant = Literal["desam", "no_iou_head", "no_fusion", "pdmm_only"]
 
-_LABELS = {"unet": "U-Net", "prior": "Prior"}
-_MODES = {"points": "P", "box": "B"}
-_ONLY_FOR = {
-    "desam": (
-        *("variant", "prompt_mode", "backbone", "weights", "embedding_format"),
-        *("iou_loss", "iou_weight", "points_per_side", "iou_threshold", "stability_threshold", "min_area"),
-    ),
-    "unet": ("unet_width", "unet_size"),
+CONVOLUTIONAL = ("unet", "randconv", "mixstyle", "csdg", "advbias", "maxstyle")
+"""The methods on the U-Net; they see slices and share its settings."""
+
+_LABELS = {
+    "unet": "U-Net",
+    "randconv": "RandConv",
+    "mixstyle": "MixStyle",
+    "csdg": "CSDG",
+    "advbias": "AdvBias",
+    "maxstyle": "MaxStyle",
+    "prior": "Prior",
+    "samed": "SAMed",
+    "desam": "DeSAM",
+    "sam_finetuned": "Tuned SAM",
 }
+_AUGMENTED = {"light": " + light aug.", "nnunet": " + nnU-Net aug."}
+_VARIANTS = {
+    "desam": "{}",
+    "no_iou_head": "{} without IoU head",
+    "no_fusion": "{} without fusion",
+    "pdmm_only": "PDMM alone",
+}
+_MODES = {"points": "-P", "box": "-B", "box_oracle": " tight box (oracle)"}
+_SAM_MODES = {
+    "points": "SAM grid",
+    "box": "SAM box",
+    "point_oracle": "SAM point (oracle)",
+    "box_oracle": "SAM tight box (oracle)",
+}
+_PROMPTS = {"desam": ("points", "box"), "sam_finetuned": tuple(_MODES), "sam_zero_shot": tuple(_SAM_MODES)}
+_ON_EMBEDDINGS = ("desam", "sam_finetuned", "sam_zero_shot")
+ON_SAM = (*_ON_EMBEDDINGS, "samed")
+"""The methods with an encoder that may have SAM's weights."""
+
+_ONLY_FOR = {
+    ("desam",): ("variant",),
+    ("desam", "sam_finetuned"): ("iou_loss", "iou_weight", "min_area"),
+    _ON_EMBEDDINGS: (
+        *("prompt_mode", "embedding_format", "points_per_side", "iou_threshold", "stability_threshold"),
+    ),
+    ON_SAM: ("backbone", "weights"),
+    ("samed",): ("lora_rank",),
+    CONVOLUTIONAL: ("unet_width", "unet_size", "augmentation"),
+}
+_UNTRAINED = ("prior", "sam_zero_shot")
 _TRAINING = ("epochs", "batch_size", "learning_rate", "clip", "precision", "train_slices")
 
 
@@ -38,9 +89,11 @@ class RunSpec(BaseModel):
         source: Domain trained on.
         method: What is compared.
         variant: Decoder variant of DeSAM.
-        prompt_mode: DeSAM's prompt: a grid of points (P) or the whole image as box (B).
+        prompt_mode: The prompt of DeSAM and SAM: a grid of points (P) or the whole image as box (B). SAM may also get, as an
+            oracle, the innermost point or the tight box of the reference.
         backbone: The frozen encoder.
-        weights: Its weights: a checkpoint file, or "random" for seeded random ones.
+        weights: Its weights: a checkpoint file, "shipped" for those of `sam_tiny` that come with this package, or "random" for
+            seeded random ones.
         embedding_format: Number format of the stored embeddings.
         iou_loss: Distance of a point's predicted IoU from its target (1 in the organ, 0 outside): L1 or squared.
         iou_weight: Weight of that distance beside the mask loss.
@@ -48,8 +101,10 @@ class RunSpec(BaseModel):
         iou_threshold: Smallest predicted IoU of a point that is kept.
         stability_threshold: Smallest stability score (IoU of the mask at logits +1 and -1) of a mask that is kept.
         min_area: Holes and islands smaller than this are removed, in pixels of a 256 x 256 slice.
+        lora_rank: Rank of SAMed's changes of the encoder.
         unet_width: Channels of the U-Net's finest level.
         unet_size: Side of the U-Net's input square, in pixels.
+        augmentation: What is done to its training slices at random: nothing, "light" (grey levels only) or as much as nnU-Net.
         seed: Names initial weights, split, order, prompts.
         split: How the source's cases are divided.
         train_slices: Which slices are trained on.
@@ -77,8 +132,10 @@ class RunSpec(BaseModel):
     iou_threshold: float | None = Field(default=0.5, ge=0, le=1)
     stability_threshold: float | None = Field(default=0.6, ge=0, le=1)
     min_area: int | None = Field(default=1000, ge=0)
+    lora_rank: int | None = Field(default=4, ge=1)
     unet_width: int | None = Field(default=32, ge=1)
     unet_size: int | None = Field(default=256, ge=16)
+    augmentation: Literal["none", "light", "nnunet"] | None = "none"
     seed: int = Field(default=0, ge=0, lt=2**63)
     split: Literal["published_90_10", "70_10_20"] = "published_90_10"
     train_slices: Literal["all", "foreground", "published"] | None = "published"
@@ -99,15 +156,22 @@ class RunSpec(BaseModel):
         missing = [name for name, value in values.items() if value is None and name not in _unused(values)]
         if missing:
             raise ValueError(f"method '{self.method}' needs a value for {', '.join(missing)}")
+        known = _PROMPTS.get(self.method, (self.prompt_mode,))
+        if self.prompt_mode not in known:
+            raise ValueError(f"method '{self.method}' takes prompt_mode {', '.join(map(str, known))}")
         return self
 
     @property
     def label(self) -> str:
         """The method's name as tables and figures show it."""
-        if self.method != "desam":
-            return _LABELS[self.method]
-        name = f"DeSAM-{_MODES[self.prompt_mode or 'points']}"
-        return name if self.variant == "desam" else f"{name} ({self.variant})"
+        mode = self.prompt_mode or ""
+        name = (
+            _SAM_MODES[mode]
+            if self.method == "sam_zero_shot"
+            else _LABELS[self.method] + _MODES.get(mode, "") + _AUGMENTED.get(self.augmentation or "", "")
+        )
+        name = _VARIANTS[self.variant or "desam"].format(name)
+        return f"{name}, {RANDOM_ENCODER}" if self.weights == RANDOM_WEIGHTS else name
 
     def settings(self) -> dict[str, Any]:
         """Return what names the run: all fields but where the files lie; data and weights enter by their content."""
@@ -117,10 +181,11 @@ class RunSpec(BaseModel):
 def _unused(values: Mapping[str, Any]) -> list[str]:
     """Return the settings that a run with these values does not use."""
     method = values.get("method")
-    unused = [name for owner, names in _ONLY_FOR.items() if owner != method for name in names]
-    if method == "prior":
+    unused = [name for owners, names in _ONLY_FOR.items() if method not in owners for name in names]
+    if method in _UNTRAINED:
         unused += _TRAINING
-    if values.get("variant", "desam") == "pdmm_only" or values.get("prompt_mode", "points") == "box":
+    without_prim = method == "desam" and values.get("variant", "desam") == "pdmm_only"
+    if without_prim or values.get("prompt_mode", "points") != "points":
         unused += ("iou_loss", "iou_weight", "points_per_side", "iou_threshold", "stability_threshold")
     return unused
 

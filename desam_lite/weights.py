@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 
 from desam_lite.errors import StudyError
 from desam_lite.public_weights import PUBLIC
+from desam_lite.shipped import SHIPPED, SHIPPED_SHA256
+from desam_lite.spec import SHIPPED_WEIGHTS
 
 _HASH_MARK = "#sha256="
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -32,6 +34,8 @@ _GLOBAL = re.compile(r"GLOBAL (\S+)")
 def parse_weights(text: Path | str) -> tuple[Path, str | None]:
     """Split the setting ``weights`` into the file and the SHA-256 its content must have, if one is stated.
 
+    "shipped" is the file that comes with this package, whose SHA-256 is in the code.
+
     >>> parse_weights("sam.pth")
     (PosixPath('sam.pth'), None)
     >>> parse_weights("sam.pth#sha256=" + "0f" * 32)[1][:8]
@@ -40,6 +44,8 @@ def parse_weights(text: Path | str) -> tuple[Path, str | None]:
     Raises:
         StudyError: What is stated is no SHA-256.
     """
+    if str(text) == SHIPPED_WEIGHTS:
+        return SHIPPED, SHIPPED_SHA256
     name, mark, stated = str(text).partition(_HASH_MARK)
     if mark and not _SHA256.fullmatch(stated.lower()):
         raise StudyError(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from desam_lite.results import METRICS
-from desam_lite.spec import RANDOM_WEIGHTS
-from desam_lite.style import UNITS
+from desam_lite.spec import RANDOM_WEIGHTS, SHIPPED_WEIGHTS
+from desam_lite.style import UNITS, is_oracle
 
 _MEASURED = ("mean", "low", "high", "seed_sd", "case_sd")
 _HEADINGS = {
@@ -45,7 +45,7 @@ def say_transfer(summary: pd.DataFrame, *, metric: str = "dice", control: str = 
     title, factor = UNITS[metric]
     rows = {(str(row["label"]), bool(row["in_domain"])): row for row in summary.to_dict("records")}
     both = [label for label, inside in rows if inside and (label, False) in rows]
-    learners = [label for label in both if label != control]
+    learners = [label for label in both if label != control and not is_oracle(label)]
     if not learners:
         return "There is no answer yet: no trained method has been scored both in and out of domain."
     lost = [_is_worse(rows[label, True]["mean"], rows[label, False], metric) for label in learners]
@@ -60,6 +60,41 @@ def say_transfer(summary: pd.DataFrame, *, metric: str = "dice", control: str = 
             f". The average mask, drawn without looking at the scan, has {shown[control, False]} there"
         )
     return f"{sentence}."
+
+
+def say_parts(differences: pd.DataFrame, *, metric: str = "dice") -> str:
+    """Answer in one sentence whether a whole is better than what is left when parts are taken away.
+
+    Args:
+        differences: Of `results.compare`, the whole first.
+        metric: What they are differences of.
+
+    Returns:
+        A sentence in Markdown about what was seen out of domain. A difference counts if its interval excludes zero.
+    """
+    title, factor = UNITS[metric]
+    sign = 1 if METRICS[metric] else -1
+    away = differences[~differences["in_domain"].astype(bool)].dropna(subset="mean")
+    if away.empty:
+        return "There is no answer yet: no two decoders have been scored on the same cases out of domain."
+    better = sign * away[["low", "high"]].to_numpy(float)
+    helped, hurt = (better > 0).all(axis=1), (better < 0).all(axis=1)
+    verdict = (
+        "Every part that was taken away was missed"
+        if helped.all()
+        else "Some parts make a difference"
+        if helped.any() or hurt.any()
+        else "No part was seen to make a difference beyond chance"
+    )
+    each = [
+        f"{row['first']} against {row['second']} {row['mean'] * factor:+.1f} ({_between(row, factor)})"
+        for row in away.to_dict("records")
+    ]
+    return f"**{verdict}**: out of domain, the difference in {title} is {', '.join(each)}."
+
+
+def _between(row: Mapping[Any, Any], factor: float) -> str:
+    return f"{row['low'] * factor:+.1f} to {row['high'] * factor:+.1f}"
 
 
 def _is_worse(home: float, away: Mapping[Any, Any], metric: str) -> bool:
@@ -110,6 +145,10 @@ def say_caveats(task: "Task", specs: "Sequence[RunSpec]") -> str:
         if weights == RANDOM_WEIGHTS:
             reasons.append(
                 f"the encoder `{backbone}` has *random* weights at this stage, so it has never learnt to see"
+            )
+        elif weights == SHIPPED_WEIGHTS:
+            reasons.append(
+                f"the encoder `{backbone}` is a small stand-in for SAM, trained by this study on synthetic images"
             )
         elif backbone == "sam_tiny":
             reasons.append("the encoder `sam_tiny` is a small stand-in for SAM")

@@ -27,6 +27,23 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "min_area": 1,
     },
     "box": {"method": "desam", "backbone": "micro", "prompt_mode": "box", "min_area": 1},
+    "tuned box": {"method": "sam_finetuned", "backbone": "micro", "prompt_mode": "box", "min_area": 1},
+    "tuned points": {
+        "method": "sam_finetuned",
+        "backbone": "micro",
+        "points_per_side": 3,
+        "iou_threshold": 0.0,
+        "stability_threshold": 0.0,
+        "min_area": 1,
+    },
+    "samed": {"method": "samed", "backbone": "micro"},
+    "grid": {
+        "method": "sam_zero_shot",
+        "backbone": "micro",
+        "points_per_side": 3,
+        "iou_threshold": 0.0,
+        "stability_threshold": 0.0,
+    },
 }
 
 

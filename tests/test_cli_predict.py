@@ -10,6 +10,8 @@ import pytest
 from conftest import complaint
 from saved_model import save_model
 
+from desam_lite.tasks import open_task
+
 Place = tuple[Path, Path]
 
 
@@ -61,6 +63,18 @@ def test_a_scan_gets_its_mask_and_what_else_is_asked_for(
     scores = pd.read_csv(tmp_path / "s.csv")
     assert len(scores) == 6 and scores["predicted_iou"].notna().all()
     assert (tmp_path / "p.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("name", ["tuned box", "samed", "grid"])
+def test_a_method_on_sam_predicts_a_new_scan_too(name: str, run, tiny_task: Place, tmp_path: Path) -> None:
+    case = open_task(*tiny_task, tmp_path, progress=False).slices.load("A", "A0")
+    model = save_model(tmp_path / "model", name, tiny_task, [case])
+    scan = tiny_task[1] / "B" / "B0.nii.gz"
+    code, _, err = run(
+        "predict", scan, "--model", model, "--out", tmp_path / "m.nii.gz", "--accelerator", "cpu"
+    )
+    assert code == 0, err
+    assert nib.load(tmp_path / "m.nii.gz").shape == nib.load(scan).shape
 
 
 def test_of_a_folder_every_sound_scan_is_predicted_and_every_fault_listed(

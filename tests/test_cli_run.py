@@ -1,8 +1,9 @@
 """``desam-lite run``, ``execute`` and ``check-book`` as a shell sees them."""
 
+import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import nbformat
 import pandas as pd
@@ -10,9 +11,11 @@ import pytest
 from conftest import complaint
 from nbformat.v4 import new_code_cell, new_notebook
 
+from desam_lite import cli_run
 from desam_lite.cli_run import parse_assignments
 from desam_lite.errors import StudyError
 from desam_lite.files import sha256_file
+from desam_lite.profiles import METHOD_CHOICES
 
 Place = tuple[Path, Path]
 UNET = ["--method", "unet", "--profile", "smoke", "--set", "epochs=1", "--set", "unet_size=32"]
@@ -43,6 +46,11 @@ def test_a_run_prints_the_dice_of_every_target_and_is_not_repeated(
     assert again[:2] == (0, out)
     assert "training" not in again[2]
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+
+
+def test_the_help_names_every_method() -> None:
+    option = get_type_hints(cli_run.run, include_extras=True)["method"].__metadata__[0]
+    assert set(METHOD_CHOICES) <= set(re.findall(r"\w+", option.help))
 
 
 def test_data_are_looked_for_by_the_name_of_the_task(

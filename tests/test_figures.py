@@ -7,6 +7,8 @@ from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 
 from desam_lite import figures, pictures, style
+from desam_lite.profiles import METHOD_CHOICES
+from desam_lite.spec import make_spec
 
 ORGANS = {"prostate": "#e69f00"}
 
@@ -94,6 +96,17 @@ def test_averages_draw_every_mean_and_interval() -> None:
     assert texts(figure) == ["91", "50", "40"]
     intervals = [tuple(line.get_xdata()) for line in figure.axes[0].lines if line.get_linestyle() == "-"]
     assert (88.0, 94.0) in intervals
+
+
+def test_long_names_leave_the_axis_its_room() -> None:
+    long = {"label": "DeSAM-P without the head that judges"}
+    frame = summary().assign(**long).iloc[:1]
+    figure = figures.averages(frame, frame.assign(source="A", target="B"))
+    figure.draw_without_rendering()
+    (ax,) = figure.axes
+    label = ax.xaxis.label.get_window_extent()
+    assert label.x0 >= 0
+    assert label.x1 <= figure.bbox.width
 
 
 def test_averages_alt_text_gives_every_mean_with_its_interval() -> None:
@@ -186,6 +199,12 @@ def test_no_finished_run_is_said_rather_than_failed_on(figure: Figure, alt: str)
 def test_a_method_has_one_colour_and_known_ones_differ() -> None:
     known = ["Prior", "U-Net", "DeSAM-B", "DeSAM-P"]
     assert len({style.method_color(label) for label in known}) == 4
+    known += [
+        make_spec(manifest=".", data_root=".", source="A", **choice).label
+        for choice in METHOD_CHOICES.values()
+    ]
+    looks = {(style.method_color(label), style.method_marker(label)) for label in known}
+    assert len(looks) == len(set(known))
     assert style.method_color("nnU-Net") == style.method_color("nnU-Net")
 
 

@@ -1,7 +1,6 @@
 """Prediction keeps the best stable prompt, draws as few masks as it can, and comes back on the grid of the slice."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -28,7 +27,7 @@ class Drawer:
 
     def __init__(self, scores: dict[int, float], maps: dict[int, torch.Tensor]):
         self.scores, self.maps, self.drawn = scores, maps, []
-        self.image_size, self.n_classes, self.prim = SIDE, 1, SimpleNamespace(iou_head=True)
+        self.image_size, self.n_classes, self.judge = SIDE, 1, object()
 
     def read_context(self, embeddings: ImageEmbeddings) -> None:
         return None

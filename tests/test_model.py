@@ -161,7 +161,7 @@ def test_scores_without_masks_are_those_with_masks() -> None:
 
 @pytest.mark.parametrize("variant", ["no_iou_head", "pdmm_only"])
 def test_a_variant_without_iou_head_cannot_score(variant: Variant) -> None:
-    with pytest.raises(ValueError, match=f"variant {variant} has no IoU head"):
+    with pytest.raises(ValueError, match=f"variant {variant} .*has no IoU head"):
         build_desam("micro", variant).score_prompts(random_embeddings(), points())
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from desam_lite.phantoms import PROSTATE_SITES, make_case
 from desam_lite.phantoms.fields import Field
 from desam_lite.phantoms.pelvis import Patient, draw_patient, paint_pelvis
 from desam_lite.phantoms.tissues import TISSUES
@@ -73,3 +74,10 @@ def test_patients_differ_and_a_balloon_flattens_the_gland() -> None:
     assert shape[1] < 0.85 * shape[0]
     assert all(p.balloon == 0 for p in free)
     assert all(18 <= p.balloon <= 25 for p in pressed)
+
+
+def test_every_site_scans_the_whole_gland() -> None:
+    for site in PROSTATE_SITES.values():
+        for seed in range(12):
+            label = make_case(site, np.random.default_rng(seed), matrix=16).label
+            assert label.any() and not label[0].any() and not label[-1].any()

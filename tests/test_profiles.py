@@ -26,7 +26,7 @@ def test_a_profile_is_every_source_method_and_seed(name: str) -> None:
     assert [(s.source, s.method, s.prompt_mode, s.seed) for s in specs] == [
         (source, choice["method"], choice.get("prompt_mode"), seed)
         for source in sources
-        for choice in METHOD_CHOICES.values()
+        for choice in (METHOD_CHOICES[method] for method in profile.methods)
         for seed in profile.seeds
     ]
     assert len(set(specs_hash(specs))) == len(specs)
@@ -38,7 +38,8 @@ def specs_hash(specs: list[Any]) -> list[str]:
 
 
 def test_what_is_chosen_is_all_that_is_run() -> None:
-    specs = plan("teach", sources=["F", "B"], methods=["unet", "desam_b"], seeds=[4, 5])
+    methods = {"methods": ["unet", "desam_b"], "weights": "sam.pth"}
+    specs = plan("teach", sources=["F", "B"], seeds=[4, 5], **methods)
     assert [(s.source, s.label, s.seed) for s in specs] == [
         (source, label, seed) for source in "FB" for label in ("U-Net", "DeSAM-B") for seed in (4, 5)
     ]
@@ -47,6 +48,24 @@ def test_what_is_chosen_is_all_that_is_run() -> None:
 def test_settings_given_win_over_those_of_the_profile() -> None:
     assert {s.epochs for s in plan("teach", methods=["unet", "desam_p"], epochs=2)} == {2}
     assert {s.unet_width for s in plan("paper", methods=["unet"], unet_width=5)} == {5}
+
+
+def test_a_control_keeps_what_makes_it_one() -> None:
+    both = {"methods": ["desam_b", "desam_b_random"], "sources": ["A"], "seeds": [0]}
+    seen, control = plan("teach", weights="sam.pth", **both)
+    assert (seen.label, control.label) == ("DeSAM-B", "DeSAM-B, random encoder")
+    assert {**seen.settings(), "weights": 0} == {**control.settings(), "weights": 0}
+    assert plan("teach", weights="random", **both) == [control]  # the same run is not done twice
+
+
+@pytest.mark.parametrize("name", METHOD_CHOICES)
+def test_the_paper_profile_knows_every_method(name: str) -> None:
+    spec = plan("paper", methods=[name], weights="sam_vit_h.pth", sources=["A"], seeds=[0])[0]
+    choice = METHOD_CHOICES[name]
+    assert {key: getattr(spec, key) for key in choice} == choice
+    if spec.backbone is not None and "weights" not in choice:
+        with pytest.raises(StudyError, match="profile paper needs SAM's own weights"):
+            plan("paper", methods=[name])
 
 
 def test_smoke_is_less_work_than_teach() -> None:
@@ -74,7 +93,7 @@ def test_the_paper_profile_asks_for_weights_where_there_is_an_encoder() -> None:
     ("chosen", "words"),
     [
         ({"sources": ["A", "Z"]}, "has no domain 'Z': choose from A, B, C, D, E, F"),
-        ({"methods": ["sam"]}, "has no method 'sam': choose from prior, unet, desam_b, desam_p"),
+        ({"methods": ["sam"]}, "has no method 'sam': choose from prior, unet, .*desam_b, desam_p"),
         ({"epochs": -1}, "run setting 'epochs' = -1"),
         ({"colour": 1}, "run setting 'colour' = 1"),
     ],

@@ -241,3 +241,21 @@ def test_nothing_to_pick_from_is_said() -> None:
         results.pick_case(results.scores(pd.DataFrame()), "worst")
     with pytest.raises(StudyError, match="case rule 'nicest'"):
         results.pick_case(UNEVEN, "nicest")  # type: ignore[arg-type]
+
+
+def test_the_case_two_methods_differ_on_most_may_favour_either() -> None:
+    scores = rows(
+        ("one", "A", "B", 0, "1", 0.9),
+        ("two", "A", "B", 0, "1", 0.8),
+        ("one", "A", "B", 0, "2", 0.2),
+        ("two", "A", "B", 0, "2", 0.6),
+        ("two", "A", "B", 0, "3", 0.0),
+    )
+    row = results.most_different(scores, "one", "two")
+    assert (row["case"], round(row["value"], 6)) == ("2", -0.4)
+    assert results.most_different(scores, "two", "one")["case"] == "2"
+
+
+def test_methods_without_a_common_case_cannot_differ() -> None:
+    with pytest.raises(StudyError, match="'one' and 'three' have no scored case in common"):
+        results.most_different(rows(("one", "A", "B", 0, "1", 0.9)), "one", "three")

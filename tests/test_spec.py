@@ -46,9 +46,30 @@ def test_defaults_are_those_of_the_public_code() -> None:
 
 
 def test_labels_are_the_names_of_tables() -> None:
-    assert make_spec(**WHERE, method="desam", prompt_mode="box").label == "DeSAM-B"
-    assert make_spec(**WHERE, method="desam", variant="no_fusion").label == "DeSAM-P (no_fusion)"
+    seen = {"method": "desam", "weights": "sam.pth"}
+    assert make_spec(**WHERE, **seen, prompt_mode="box").label == "DeSAM-B"
+    assert make_spec(**WHERE, **seen, variant="no_fusion").label == "DeSAM-P without fusion"
+    assert make_spec(**WHERE, **seen, variant="pdmm_only").label == "PDMM alone"
+    tuned = {"method": "sam_finetuned", "weights": "sam.pth"}
+    assert make_spec(**WHERE, **tuned, prompt_mode="box").label == "Tuned SAM-B"
+    assert make_spec(**WHERE, method="samed", weights="sam.pth").label == "SAMed"
     assert make_spec(**WHERE, method="unet").label == "U-Net"
+    assert make_spec(**WHERE, method="unet", augmentation="nnunet").label == "U-Net + nnU-Net aug."
+    assert make_spec(**WHERE, method="csdg").label == "CSDG"
+
+
+@pytest.mark.parametrize("method", ["desam", "sam_finetuned", "sam_zero_shot", "samed"])
+def test_a_random_encoder_is_named_in_the_label(method: str) -> None:
+    labels = [make_spec(**WHERE, method=method, weights=w).label for w in ("sam.pth", "random")]
+    assert labels[1] == f"{labels[0]}, random encoder"
+
+
+def test_what_is_not_trained_has_no_settings_of_training() -> None:
+    grid = make_spec(**WHERE, method="sam_zero_shot", epochs=3)
+    assert grid == make_spec(**WHERE, method="sam_zero_shot", epochs=4, iou_weight=2.0, min_area=1)
+    assert grid != make_spec(**WHERE, method="sam_zero_shot", points_per_side=4)
+    samed = make_spec(**WHERE, method="samed", prompt_mode="box", embedding_format="float32")
+    assert samed == make_spec(**WHERE, method="samed") != make_spec(**WHERE, method="samed", lora_rank=2)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +77,7 @@ def test_labels_are_the_names_of_tables() -> None:
     [
         ({"epochs": 0}, "setting 'epochs' = 0: .* greater than or equal to 1"),
         ({"learning_rte": 1}, "setting 'learning_rte' = 1: Extra inputs are not permitted"),
-        ({"method": "nnunet"}, "setting 'method' = 'nnunet': .* 'desam', 'unet' or 'prior'"),
+        ({"method": "nnunet"}, "setting 'method' = 'nnunet': .* 'desam', 'unet'"),
         ({"seed": 2**64}, "setting 'seed'"),
         ({"epochs": None}, "^method 'unet' needs a value for epochs; .* explained in desam_lite/spec.py"),
         ({"method": "desam", "prompt_mode": None, "weights": None}, "needs a value for prompt_mode, weights"),

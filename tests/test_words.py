@@ -109,6 +109,11 @@ def test_facts_state_task_profile_sources_cases_seeds_and_protocol() -> None:
         (True, [spec(None, None)], "On this page the scans are synthetic."),
         (False, [spec()], "the encoder `sam_tiny` has *random* weights at this stage"),
         (False, [spec(weights="tiny.safetensors")], "the encoder `sam_tiny` is a small stand-in"),
+        (
+            False,
+            [spec(weights="shipped")],
+            "a small stand-in for SAM, trained by this study on synthetic images",
+        ),
         (False, [spec("vit_h", "sam_vit_h.pth")], "only where data, protocol and averaging are the same"),
     ],
 )
@@ -181,3 +186,38 @@ def test_departures_from_the_public_code_are_all_named() -> None:
 def test_settings_of_other_methods_are_no_departures() -> None:
     unet = make_spec(manifest="m.yaml", data_root=".", source="A", method="unet", epochs=3)
     assert "instead" not in words.say_settings([unet])
+
+
+def differences(*rows: tuple[str, bool, float, float, float]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=["second", "in_domain", "mean", "low", "high"])
+    return frame.assign(first="Whole")
+
+
+def test_parts_count_when_the_interval_excludes_zero() -> None:
+    said = words.say_parts(
+        differences(("A", False, 0.05, 0.01, 0.09), ("B", False, -0.02, -0.04, 0.03), ("B", True, 9, 9, 9))
+    )
+    assert said == (
+        "**Some parts make a difference**: out of domain, the difference in Dice (%) is "
+        "Whole against A +5.0 (+1.0 to +9.0), Whole against B -2.0 (-4.0 to +3.0)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "metric", "verdict"),
+    [
+        (0.01, 0.05, "dice", "Every part that was taken away was missed"),
+        (-5.0, -1.0, "hd95", "Every part that was taken away was missed"),
+        (-0.05, -0.01, "dice", "Some parts make a difference"),
+        (-0.05, 0.05, "dice", "No part was seen to make a difference beyond chance"),
+    ],
+)
+def test_the_verdict_on_parts_follows_the_interval(
+    low: float, high: float, metric: str, verdict: str
+) -> None:
+    said = words.say_parts(differences(("A", False, (low + high) / 2, low, high)), metric=metric)
+    assert said.startswith(f"**{verdict}**")
+
+
+def test_without_common_cases_nothing_is_said_of_parts() -> None:
+    assert "no answer yet" in words.say_parts(differences(("A", False, np.nan, np.nan, np.nan)))

@@ -17,6 +17,7 @@ from desam_lite.datasets import Batch
 from desam_lite.embeddings import ReadEmbeddings
 from desam_lite.errors import StudyError
 from desam_lite.files import atomic_path, write_json
+from desam_lite.prompted import PromptedSAM
 from desam_lite.weights import find_weights, read_tensors
 
 
@@ -36,7 +37,23 @@ class SlicePrediction:
 
 
 class Predictor(ABC):
-    """Anything that draws organs into a scan, trained or not."""
+    """Anything that draws organs into a scan, trained or not.
+
+    Attributes:
+        paper: Key in ``book/references.bib`` of what it implements; empty for what is of this study.
+        defaults_from: Where the values of its settings come from.
+        differs: What is not as in the paper or its public code, a sentence each.
+        oracle: Whether its prompts are made from the reference it is scored against: an upper bound, not a competitor. It is
+            then asked by `predict_oracle` and cannot draw into a new scan.
+        encoder: What embeds the slices it is asked about; None for methods that see the slices themselves.
+    """
+
+    paper: ClassVar[str] = ""
+    defaults_from: ClassVar[str] = ""
+    differs: ClassVar[tuple[str, ...]] = ()
+
+    oracle: bool = False
+    encoder: PromptedSAM | None = None
 
     @abstractmethod
     def predict(
@@ -52,25 +69,55 @@ class Predictor(ABC):
             Z predictions, from the lowest slice to the highest.
         """
 
+    def predict_oracle(
+        self,
+        images: npt.NDArray[np.uint8],
+        embeddings: ReadEmbeddings | None,
+        reference: npt.NDArray[np.uint8],
+    ) -> Iterator[SlicePrediction]:
+        """Draw the organs as `predict` does, prompted by the reference labels ``(Z, H, W)``; for oracles alone.
+
+        Raises:
+            TypeError: It is none.
+        """
+        raise TypeError(f"{type(self).__name__} is no oracle: it sees no reference")
+
+    def to(self, device: torch.device | str) -> None:
+        """Move what it computes with to a device."""
+        if self.encoder is not None:
+            self.encoder.to(device)
+
     @abstractmethod
     def save(self, directory: Path, card: dict[str, Any]) -> None:
         """Write what a later prediction needs as ``model.safetensors`` and ``model.json`` (the card)."""
+
+    def load(self, directory: Path) -> None:
+        """Take over what `save` wrote, and the frozen weights that the card names.
+
+        Raises:
+            StudyError: A file is missing, damaged, or of something else.
+        """
+        raise NotImplementedError
 
 
 class Method(Predictor):
     """What is trained and compared: a network with its loss and its way to predict.
 
     Attributes:
-        inputs: Whether `Batch.images` or `Batch.embeddings` is filled.
+        inputs: Whether `Batch.images` is filled, with standardised "slices" or SAM's "pixels", or `Batch.embeddings` is.
         input_size: Side of the square a slice is fitted to, in pixels.
         mask_size: Side of the maps the loss compares, in pixels.
         module: The network; its ``forward`` is what the training loop wraps for devices and precision.
     """
 
-    inputs: ClassVar[Literal["slices", "embeddings"]]
+    inputs: ClassVar[Literal["slices", "pixels", "embeddings"]]
     input_size: int
     mask_size: int
     module: nn.Module
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the network to a device."""
+        self.module.to(device)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield what the optimiser trains."""

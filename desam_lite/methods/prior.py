@@ -43,33 +43,42 @@ class Prior(Predictor):
         """Average the labels of the training cases of the source, ``n_organs`` of them.
 
         The threshold is the one of the highest mean Dice on those same cases, so the control is as strong as position allows.
+        Without any case it expects nothing anywhere, until `load` tells it more.
         """
+        if not cases:
+            return cls(np.zeros((_GRID[0], n_organs, *_GRID[1:]), np.float32), [0.5] * n_organs)
         maps = [_resize(organ_maps(case.labels, n_organs).numpy(), _GRID) for case in cases]
         stack = np.stack(maps)  # (cases, Z, K, H, W)
         mean = stack.mean(axis=0)
         return cls(mean, [_best_threshold(stack[:, :, k] > 0.5, mean[:, k]) for k in range(n_organs)])
 
-    @classmethod
-    def load(cls, directory: Path, n_organs: int) -> Self:
+    def load(self, directory: Path) -> None:
         """Read what `save` wrote.
 
         Raises:
             StudyError: The file is missing, damaged, or of something else.
         """
         tensors = read_tensors(find_weights(directory / TENSORS))
-        z, y, x = _GRID
-        expected = {"mean": torch.Size((z, n_organs, y, x)), "thresholds": torch.Size((n_organs,))}
+        expected = {"mean": torch.Size(self.mean.shape), "thresholds": torch.Size((len(self.thresholds),))}
         require_shapes(directory, tensors, expected)
-        return cls(tensors["mean"].numpy(), tensors["thresholds"].tolist())
+        self.mean, self.thresholds = tensors["mean"].numpy(), tensors["thresholds"].tolist()
 
     def predict(
         self, images: npt.NDArray[np.uint8], embeddings: ReadEmbeddings | None
     ) -> Iterator[SlicePrediction]:
         """Draw the thresholded mean label on the grid of the scan."""
         unjudged = np.full(len(self.thresholds), np.nan, np.float32)
-        cut = np.asarray(self.thresholds, dtype=np.float32)[:, None, None]
-        for probability in _resize(self.mean, images.shape):
-            yield SlicePrediction(combine_organs(probability - cut + 0.5), probability, unjudged)
+        for probability in self.maps(images.shape):
+            yield SlicePrediction(combine_organs(probability - self.cut + 0.5), probability, unjudged)
+
+    def maps(self, grid: tuple[int, ...]) -> npt.NDArray[np.float32]:
+        """Return the mean label on the grid ``(Z, H, W)`` of a scan: ``(Z, K, H, W)``."""
+        return _resize(self.mean, grid)
+
+    @property
+    def cut(self) -> npt.NDArray[np.float32]:
+        """The threshold of each organ's map, ``(K, 1, 1)``."""
+        return np.asarray(self.thresholds, dtype=np.float32)[:, None, None]
 
     def save(self, directory: Path, card: dict[str, Any]) -> None:
         """Write the mean label ``(Z, K, H, W)`` and the threshold of each organ."""

@@ -1,6 +1,8 @@
-"""A plain 2-D U-Net: what a hospital would train without any thought of the next hospital."""
+"""A plain 2-D U-Net, what a hospital would train without any thought of the next hospital; other methods build on it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +13,11 @@ from desam_lite.datasets import Batch, standardise
 from desam_lite.embeddings import ReadEmbeddings
 from desam_lite.errors import StudyError
 from desam_lite.framing import fit_square, unfit_square
+from desam_lite.methods.augmentation import Augmentation
+from desam_lite.methods.augmentation import augment as _augment
 from desam_lite.methods.base import Method, SlicePrediction, combine_organs, mask_loss
+
+Alter = Callable[[int, torch.Tensor], torch.Tensor]
 
 
 def build_unet(n_organs: int, width: int, size: int, seed: int) -> nn.Module:
@@ -55,24 +61,82 @@ def build_unet(n_organs: int, width: int, size: int, seed: int) -> nn.Module:
     return network
 
 
+def encode(network: Any, images: torch.Tensor, alter: Alter | None = None) -> list[torch.Tensor]:
+    """Return the maps of all levels of a network of `build_unet`, finest first.
+
+    Args:
+        network: The U-Net.
+        images: ``(B, 1, S, S)``.
+        alter: Called with the level (0 is the finest) and its map; what it returns goes on, down and across.
+    """
+    maps, current = [], images
+    for level, block in enumerate([network.input_block, *network.downsamples, network.bottleneck]):
+        current = block(current)
+        current = current if alter is None else alter(level, current)
+        maps.append(current)
+    return maps
+
+
+def decode(network: Any, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the logits ``(B, K, S, S)`` from the maps that `encode` gave."""
+    current = maps[-1]
+    for block, across in zip(network.upsamples, reversed(maps[:-1]), strict=True):
+        current = block(current, across)
+    logits: torch.Tensor = network.output_block(current)
+    return logits
+
+
 class UNetMethod(Method):
-    """A plain 2-D U-Net without any means of generalization (empirical risk minimisation).
+    """A plain 2-D U-Net without any means of generalization but its augmentation (empirical risk minimisation).
 
     Args:
         n_organs: K.
         width: Channels of the finest level.
         size: Side of the input square, in pixels.
         seed: Names the initial weights.
+        augmentation: What is done to the training slices.
+
+    Attributes:
+        network: What predicts; part of `module`, or `module` itself.
     """
 
     inputs = "slices"
+    paper: ClassVar[str] = "nnunet"
+    defaults_from: ClassVar[str] = (
+        "nnU-Net's rules for a 2-D network and its default augmentation (public code, version 2)"
+    )
+    differs: ClassVar[tuple[str, ...]] = (
+        "Adam with the rate, length and batch all methods of this study share, not SGD over 1000 epochs of 250 steps",
+        "one map per organ with a sigmoid, no deep supervision, no test-time mirroring, no ensemble of five folds",
+        "whole slices scaled to one square, not patches on a common spacing with a third of them on an organ",
+    )
 
-    def __init__(self, n_organs: int, width: int, size: int, seed: int):
+    def __init__(self, n_organs: int, width: int, size: int, seed: int, augmentation: Augmentation = "none"):
         self.input_size = self.mask_size = size
-        self.module = build_unet(n_organs, width, size, seed)
+        self.augmentation = augmentation
+        self.network = build_unet(n_organs, width, size, seed)
+        self.module = self.network
+
+    def prepare(self, batch: Batch, generators: Sequence[np.random.Generator], *, augment: bool) -> Batch:
+        """Augment the training slices, then let the method draw what it needs; validation sees slices as they are."""
+        if not augment:
+            return batch
+        batch = _augment(batch, generators, self.augmentation)
+        drawn = [self.draw(generator) for generator in generators]
+        names = drawn[0] if drawn else {}
+        stacked = {n: torch.from_numpy(np.stack([d[n] for d in drawn]).astype(np.float32)) for n in names}
+        return replace(batch, drawn=stacked)
+
+    def draw(self, generator: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
+        """Return what the loss needs at random for one slice; the loss itself draws nothing."""
+        return {}
 
     def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
         """Return Dice plus cross-entropy, the loss all methods share."""
+        return self.validation_loss(module, batch)
+
+    def validation_loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
+        """Return Dice plus cross-entropy of the slices as they are: one rule selects the epoch of every method."""
         return mask_loss(module(batch.images), batch.masks)
 
     @torch.no_grad()
@@ -84,7 +148,7 @@ class UNetMethod(Method):
         device = next(self.module.parameters()).device
         size = (images.shape[1], images.shape[2])
         for chunk in torch.split(torch.from_numpy(standardise(images))[:, None], 8):
-            logits = self.module(fit_square(chunk.to(device), self.input_size))
+            logits = self.network(fit_square(chunk.to(device), self.input_size))
             for probability in unfit_square(logits, size).sigmoid().cpu().numpy():
                 unjudged = np.full(len(probability), np.nan, np.float32)
                 yield SlicePrediction(combine_organs(probability), probability, unjudged)

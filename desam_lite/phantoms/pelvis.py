@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from desam_lite.phantoms.fields import Field, ellipsoid, smooth_field
+from desam_lite.phantoms.painting import Canvas, TissueMap
 from desam_lite.phantoms.tissues import TISSUES
 
 _ID = {name: number for number, name in enumerate(TISSUES)}
-TissueMap = npt.NDArray[np.uint8]
 _SCANNED = (160.0, 160.0, 80.0)  # what any scan shows at most, from the origin along x, y, z, in mm
 _WARP_REACH = 12.0  # how far, in mm, the warp may carry a structure out of its box
 
@@ -54,16 +54,21 @@ class Patient:
     seed: int
 
 
-def draw_patient(rng: np.random.Generator, *, balloon: bool) -> Patient:
-    """Draw a patient; with a balloon the gland is flattened from behind and pushed to the front."""
+def draw_patient(rng: np.random.Generator, *, balloon: float) -> Patient:
+    """Draw a patient; the more a balloon in the rectum is filled, the more the gland is flattened and pushed to the front.
+
+    Args:
+        rng: Names the patient, whatever the balloon.
+        balloon: Filling of the balloon of an endorectal coil, 0 (none) to 1.
+    """
     size = rng.uniform(0.8, 1.3)
-    flat = rng.uniform(0.72, 0.86) if balloon else 1.0
+    flat = 1 + balloon * (rng.uniform(0.72, 0.86) - 1)
     gland = (
         24 * size * rng.uniform(0.9, 1.12) / np.sqrt(flat),
         17.5 * size * rng.uniform(0.85, 1.15) * flat,
         20 * size * rng.uniform(0.85, 1.15),
     )
-    forward = rng.uniform(4, 12) if balloon else 0.0
+    forward = balloon * rng.uniform(4, 12)
     return Patient(
         gland=gland,
         place=(rng.normal(0, 3), rng.normal(0, 6) - forward, rng.normal(0, 4)),
@@ -73,7 +78,7 @@ def draw_patient(rng: np.random.Generator, *, balloon: bool) -> Patient:
         rectum=rng.uniform(9, 19),
         rectum_side=rng.normal(0, 4),
         content=str(rng.choice(["gas", "stool", "gel"], p=[0.45, 0.4, 0.15])),
-        balloon=rng.uniform(18, 25) if balloon else 0.0,
+        balloon=balloon * rng.uniform(18, 25),
         bladder=rng.uniform(0.1, 1.0),
         fat=rng.uniform(0.75, 1.3),
         build=rng.uniform(0.92, 1.1),
@@ -113,39 +118,12 @@ def _warped(axes: Sequence[Field], rng: np.random.Generator) -> list[Field]:
     return warped
 
 
-class _Painter:
+class _Painter(Canvas):
     """Paints structures over each other, from the skin inwards."""
 
     def __init__(self, patient: Patient, axes: Sequence[Field], where: list[Field], rng: np.random.Generator):
-        self.patient, self.axes, self.where, self.rng = patient, axes, where, rng
-        self.tissue = np.full(where[0].shape, _ID["fat"], np.uint8)
-
-    def _fill(self, inside: npt.NDArray[np.bool_], tissue: str) -> None:
-        self.tissue[inside] = _ID[tissue]
-
-    def _box(self, centre: Sequence[float], reach: Sequence[float]) -> tuple[slice, slice, slice]:
-        """Return the part of the grid within ``reach`` mm of a point: small structures are painted there alone."""
-        box = []
-        for axis, middle, far in zip(reversed(self.axes), reversed(centre), reversed(reach), strict=True):
-            near = np.flatnonzero(np.abs(axis.ravel() - middle) <= far + _WARP_REACH)
-            box.append(slice(near[0], near[-1] + 1) if len(near) else slice(0, 0))
-        return box[0], box[1], box[2]
-
-    def _solid(
-        self,
-        centre: Sequence[float],
-        radii: Sequence[float],
-        tissues: Sequence[tuple[str, float]],
-        *,
-        tilt: float = 0.0,
-        power: float = 2.0,
-    ) -> None:
-        """Paint an ellipsoid as shells from the outside in: each tissue with its depth below the surface in mm."""
-        wide = max(r for r in radii[:2])
-        box = self._box(centre, (wide, wide, radii[2]) if tilt else radii)
-        shape = ellipsoid([w[box] for w in self.where], centre, radii, tilt=tilt, power=power)
-        for tissue, depth in tissues:
-            self.tissue[box][shape < 1 - depth / min(radii)] = _ID[tissue]
+        super().__init__(_ID, axes, where, "fat", reach=_WARP_REACH)
+        self.patient, self.rng = patient, rng
 
     def _at(self, x: float, y: float, z: float) -> tuple[float, float, float]:
         """Move a point of the average skeleton to this patient's."""
@@ -156,8 +134,8 @@ class _Painter:
         """Outline, skin, and the fibrous strands that run through the fat."""
         size = self.patient.build
         outline = ellipsoid(self.where, (0, 12, 0), (185 * size, 118 * size, np.inf), power=2.6)
-        self._fill(outline > 0.985, "skin")
-        self._fill(outline > 1, "air")
+        self.fill(outline > 0.985, "skin")
+        self.fill(outline > 1, "air")
 
     def skeleton(self) -> None:
         """Pubic bones with the symphysis, ischium and femoral head on each side, the coccyx."""
@@ -166,11 +144,11 @@ class _Painter:
             self._bone(self._at(side * 24, -54, 2), (25 * size, 12 * size, 24), side * 0.42)
             self._bone(self._at(side * 78, 18, 0), (17 * size, 34 * size, 60), side * -0.25)
             self._bone(self._at(side * 98, -18, 28), (24 * size, 24 * size, 26), 0)
-        self._solid(self._at(0, -52, 2), (3.2, 13, 22), [("cartilage", 0)])
+        self.solid(self._at(0, -52, 2), (3.2, 13, 22), [("cartilage", 0)])
         self._bone(self._at(0, 92, 10), (14 * size, 9 * size, 40), 0)
 
     def _bone(self, centre: Sequence[float], radii: Sequence[float], tilt: float) -> None:
-        self._solid(centre, radii, [("cortical bone", 0), ("marrow", 2.6)], tilt=tilt, power=2.4)
+        self.solid(centre, radii, [("cortical bone", 0), ("marrow", 2.6)], tilt=tilt, power=2.4)
 
     def muscles(self) -> None:
         """Obturator internus and externus, levator ani, gluteus, pectineus."""
@@ -183,10 +161,10 @@ class _Painter:
             self._muscle(self._at(side * 108, 22, -8), (14 * size, 20 * size, 40), 0)
         sling = ellipsoid(self.where, (0, 20, -14), (31 * fat**0.5, 42, 46), power=2.2)
         behind = self.where[1] > -14
-        self._fill((sling < 1) & (sling > 0.87) & behind, "muscle")
+        self.fill((sling < 1) & (sling > 0.87) & behind, "muscle")
 
     def _muscle(self, centre: Sequence[float], radii: Sequence[float], tilt: float) -> None:
-        self._solid(centre, radii, [("muscle", 0)], tilt=tilt, power=2.3)
+        self.solid(centre, radii, [("muscle", 0)], tilt=tilt, power=2.3)
 
     def bladder(self) -> None:
         """Urine in a wall, above and before the prostate; the seminal vesicles behind it."""
@@ -194,10 +172,10 @@ class _Painter:
         full = self.patient.bladder
         radii = (22 + 18 * full, 16 + 14 * full, 12 + 14 * full)
         middle = (x, y - 10, z + gland[2] + radii[2] - 4)
-        self._solid(middle, radii, [("bladder wall", -3.5), ("urine", 0)], power=2.2)
+        self.solid(middle, radii, [("bladder wall", -3.5), ("urine", 0)], power=2.2)
         for side in (-1, 1):
             centre = (x + side * 0.62 * gland[0], y + 0.72 * gland[1], z + gland[2] + 3)
-            self._solid(centre, (0.66 * gland[0], 5.5, 7.5), [("seminal vesicle", 0)], tilt=side * -0.2)
+            self.solid(centre, (0.66 * gland[0], 5.5, 7.5), [("seminal vesicle", 0)], tilt=side * -0.2)
 
     def vessels(self) -> None:
         """Veins before and beside the gland, bundles at its back corners, larger vessels at the pelvic wall."""
@@ -212,13 +190,13 @@ class _Painter:
             )
             radii = (*self.rng.uniform(0.9, 2.6, 2), self.rng.uniform(4, 14))
             kind = "vein" if self.rng.random() < 0.75 else "artery"
-            self._solid(centre, radii, [(kind, 0)], tilt=self.rng.uniform(0, np.pi))
+            self.solid(centre, radii, [(kind, 0)], tilt=self.rng.uniform(0, np.pi))
 
     def prostate(self) -> npt.NDArray[np.bool_]:
         """The gland with its zones, nodules, stroma, urethra and capsule; returns where it is."""
         patient = self.patient
         gland, centre = patient.gland, patient.place
-        box = self._box(centre, (max(gland[:2]), max(gland[:2]), gland[2]))
+        box = self.box(centre, (max(gland[:2]), max(gland[:2]), gland[2]))
         whole = np.zeros(self.tissue.shape, bool)
         whole[box] = _Gland(patient, self.tissue[box], [w[box] for w in self.where], self.rng).paint()
         return whole
@@ -239,8 +217,8 @@ class _Painter:
         )
         shape = ellipsoid((across, along, z), (0, 0, 0), (radius * 1.12, radius, np.inf))
         inside = shape < 1
-        self._fill(inside, "rectal wall")
-        self._fill(shape < 1 - 3.2 / radius, patient.content)
+        self.fill(inside, "rectal wall")
+        self.fill(shape < 1 - 3.2 / radius, patient.content)
         return np.asarray(inside)
 
     def _balloon(self, x: float, y: float) -> npt.NDArray[np.bool_]:
@@ -250,10 +228,10 @@ class _Painter:
         shape = ellipsoid(self.where, (x, middle, 4), (radius * 1.1, radius, 62), power=2.1)
         wall = 1 + 2.4 / radius
         inside = shape < wall
-        self._fill(inside, "rectal wall")
-        self._fill(shape < 1, "balloon")
+        self.fill(inside, "rectal wall")
+        self.fill(shape < 1, "balloon")
         loop = ellipsoid(self.where, (x, middle - radius * 0.55, 4), (radius * 0.75, 2.0, 40))
-        self._fill(loop < 1, "gel")
+        self.fill(loop < 1, "gel")
         return np.asarray(inside)
 
 

@@ -1,28 +1,17 @@
-"""From a tissue map to a picture: spin-echo contrast, coils, bias field, point spread, noise and artefacts.
+"""From a tissue map to a picture: spin-echo contrast, coils, bias field, point spread, noise and artefacts."""
 
-Every factor of the shift between two scanners is one dial: 0 leaves it as at the first, 1 makes it that of the second.
-"""
-
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
 from desam_lite.phantoms.fields import Field, smooth_noise
-from desam_lite.phantoms.tissues import TISSUES
+from desam_lite.phantoms.tissues import TISSUES, Tissue
 
-DIALS: dict[str, tuple[str, ...]] = {
-    "contrast": ("field_strength", "repetition", "echo", "gamma"),
-    "noise": ("noise",),
-    "bias": ("bias",),
-    "coil": ("endorectal", "surface"),
-    "resolution": ("blur", "thickness"),
-    "field_of_view": ("field_of_view",),
-    "artefact": ("ghost",),
-}
-"""Each dial and the settings it moves."""
+_SAMPLED = 0.55  # part of the phase-encoding lines that a strongly truncated acquisition keeps
 
 
 @dataclass(frozen=True)
@@ -41,7 +30,9 @@ class Scanner:
         blur: Standard deviation of the point spread in the plane, mm.
         thickness: Distance between slices, mm; slices average over it.
         field_of_view: Side of the square slice, mm.
+        coverage: Height of the scanned slab, mm.
         ghost: Strength of motion ghosts along the phase direction (x), as a part of the signal.
+        gibbs: Strength of truncation (Gibbs) ringing, 0 to 1.
     """
 
     field_strength: float
@@ -55,36 +46,20 @@ class Scanner:
     blur: float
     thickness: float
     field_of_view: float
+    coverage: float
     ghost: float
+    gibbs: float
 
-
-def mix(first: Scanner, second: Scanner, dials: Mapping[str, float]) -> Scanner:
-    """Return the first scanner with some factors moved towards the second.
-
-    Args:
-        first: Where every dial at 0 is.
-        second: Where every dial at 1 is.
-        dials: Name of `DIALS` to a position from 0 to 1; dials left out stay at 0.
-
-    Raises:
-        ValueError: There is no such dial.
-    """
-    unknown = sorted(set(dials) - set(DIALS))
-    if unknown:
-        raise ValueError(f"there is no dial '{unknown[0]}': choose from {', '.join(DIALS)}")
-    moved = {}
-    for dial, position in dials.items():
-        for name in DIALS[dial]:
-            start, end = getattr(first, name), getattr(second, name)
-            moved[name] = start + position * (end - start)
-    return replace(first, **moved)
-
-
-def jitter(scanner: Scanner, rng: np.random.Generator, amount: float = 0.06) -> Scanner:
-    """Return the scanner as set up for one patient: every setting but the field strength varies a little."""
-    names = [f.name for f in fields(Scanner) if f.name not in ("field_strength", "thickness")]
-    changed = {name: getattr(scanner, name) * float(np.exp(rng.normal(0, amount))) for name in names}
-    return replace(scanner, **changed)
+    DIALS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "contrast": ("field_strength", "repetition", "echo", "gamma"),
+        "noise": ("noise",),
+        "bias": ("bias",),
+        "coil": ("endorectal", "surface"),
+        "resolution": ("blur", "thickness"),
+        "field_of_view": ("field_of_view", "coverage"),
+        "artefact": ("ghost", "gibbs"),
+    }
+    FIXED: ClassVar[tuple[str, ...]] = ("field_strength", "thickness")
 
 
 def expose(
@@ -110,15 +85,17 @@ def expose(
     """
     factor = tissue.shape[1] // axes[1].size
     fine = (spacing[0], spacing[1] / factor, spacing[2] / factor)
-    signal = _signals(scanner)[tissue] * _texture(tissue, fine, rng)
+    signals = relaxation_signal(TISSUES.values(), scanner)
+    signal = signals[tissue] * _texture(tissue, fine, rng)
     sigma = [0.35 * scanner.thickness / fine[0], scanner.blur / fine[1], scanner.blur / fine[2]]
     signal = average(ndimage.gaussian_filter(signal, sigma), factor)
-    muscle = float(_signals(scanner)[list(TISSUES).index("muscle")])
+    muscle = float(signals[list(TISSUES).index("muscle")])
     received = signal * _sensitivity(scanner, axes, coil) * _bias(scanner, signal.shape, spacing, rng)
     if scanner.ghost > 0:
         received = received + scanner.ghost * np.roll(received, signal.shape[2] // 5, axis=2)
+    received = ring(received, scanner.gibbs)
     noise = scanner.noise * muscle * rng.standard_normal((2, *signal.shape), dtype=np.float32)
-    magnitude = np.hypot(received + noise[0], noise[1])
+    magnitude = np.sqrt((received + noise[0]).astype(np.float64) ** 2 + noise[1] ** 2)
     top = max(float(np.percentile(magnitude, 99.9)), 1e-12)  # not 0, where all is air
     return np.asarray(top * (magnitude / top) ** scanner.gamma, dtype=np.float32)
 
@@ -130,15 +107,40 @@ def average(fine: npt.NDArray[np.generic], factor: int) -> Field:
     return np.asarray(blocks.mean(axis=(2, 4), dtype=np.float32))
 
 
-def _signals(scanner: Scanner) -> Field:
+class Relaxing(Protocol):
+    """The settings that a spin echo's contrast depends on."""
+
+    @property
+    def field_strength(self) -> float:
+        """Tesla."""
+
+    @property
+    def repetition(self) -> float:
+        """TR, ms."""
+
+    @property
+    def echo(self) -> float:
+        """TE, ms."""
+
+
+def relaxation_signal(tissues: Iterable[Tissue], scanner: Relaxing) -> Field:
     """Return each tissue's spin-echo signal: PD (1 - exp(-TR / T1)) exp(-TE / T2), relaxation times between 1.5 and 3 T."""
     part = np.clip((scanner.field_strength - 1.5) / 1.5, 0, 1)
     values = []
-    for tissue in TISSUES.values():
+    for tissue in tissues:
         t1 = tissue.t1[0] + part * (tissue.t1[1] - tissue.t1[0])
         t2 = tissue.t2[0] + part * (tissue.t2[1] - tissue.t2[0])
         values.append(tissue.density * (1 - np.exp(-scanner.repetition / t1)) * np.exp(-scanner.echo / t2))
     return np.asarray(values, dtype=np.float32)
+
+
+def ring(picture: Field, strength: float) -> Field:
+    """Let edges ring along y: the outer phase-encoding lines of ``(Z, H, W)`` are lost by ``strength``, 0 to 1."""
+    if strength <= 0:
+        return picture
+    lines = np.fft.rfft(picture.astype(np.float64), axis=1)
+    lines[:, round(_SAMPLED * lines.shape[1]) :] *= 1 - min(strength, 1)
+    return np.asarray(np.fft.irfft(lines, picture.shape[1], axis=1), dtype=np.float32)
 
 
 def _texture(tissue: npt.NDArray[np.uint8], spacing: Sequence[float], rng: np.random.Generator) -> Field:
@@ -157,7 +159,7 @@ def _sensitivity(scanner: Scanner, axes: Sequence[Field], coil: tuple[float, flo
     from_skin = np.clip((118 - np.abs(y - 12)) / 118, 0, 1)
     surface = 1 - scanner.surface * 0.55 * from_skin
     distance = np.sqrt((x - coil[0]) ** 2 + (y - coil[1]) ** 2 + (0.6 * (z - coil[2])) ** 2)
-    near = 5.5 / (1 + (distance / 23.0) ** 2.6) + 0.12
+    near = 5.5 / (1 + (distance / 23.0).astype(np.float64) ** 2.6) + 0.12
     blend = (1 - scanner.endorectal) * surface + scanner.endorectal * near
     return np.asarray(blend, dtype=np.float32)
 
@@ -166,4 +168,4 @@ def _bias(
     scanner: Scanner, shape: tuple[int, ...], spacing: Sequence[float], rng: np.random.Generator
 ) -> Field:
     field = smooth_noise(shape, [120 / s for s in spacing], rng)
-    return np.asarray(np.exp(scanner.bias * field), dtype=np.float32)
+    return np.asarray(np.exp(scanner.bias * field.astype(np.float64)), dtype=np.float32)

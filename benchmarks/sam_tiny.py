@@ -1,0 +1,324 @@
+"""What the shipped weights of sam_tiny are worth, beside a random encoder of the same shape and beside the pixels themselves.
+
+    python benchmarks/sam_tiny.py                # held-out stream and phantoms; --quick: seconds
+    python benchmarks/sam_tiny.py --real FOLDER  # and real scans: FOLDER/prostate, FOLDER/abdomen
+
+(a) IoU and Dice of answers to a tight box, a point and clicks, (b) whether tokens of one region find one another under another
+contrast, (c) a linear probe on tokens, trained at one site and tested at the others, (d) DeSAM trained at one site. Nothing is
+chosen on a target.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from common import read_options, write_result
+from torch.nn import functional
+
+from desam_lite.framing import fit_square
+from desam_lite.manifest import known_manifests
+from desam_lite.model import build_desam
+from desam_lite.phantoms.making import make_task
+from desam_lite.pretrain import STEP, Pretraining, Recipe, to_pixels
+from desam_lite.pretrain_probe import HELD_OUT_SEED, agreement, answer_all, probe
+from desam_lite.promptable import PromptableSAM
+from desam_lite.runs import execute_run
+from desam_lite.sam import get_backbone, preprocess
+from desam_lite.slices import CaseSlices
+from desam_lite.spec import RANDOM_WEIGHTS, SHIPPED_WEIGHTS, make_spec
+from desam_lite.stream import draw_scenes, generator_at
+from desam_lite.stream_pictures import draw_pictures
+from desam_lite.tasks import Task, open_task
+
+BACKBONE = "sam_tiny"
+Row = dict[str, Any]
+ABDOMEN = """name: abdomen_real
+title: Real abdomen
+organs:
+  - {name: liver, label: 1, color: "#e69f00"}
+  - {name: right kidney, label: 2, color: "#56b4e9"}
+  - {name: left kidney, label: 3, color: "#009e73"}
+  - {name: spleen, label: 4, color: "#cc79a7"}
+image: "{domain}/{case}.nii.gz"
+label: "{domain}/{case}_segmentation.nii.gz"
+domains:
+  MR: {title: MR, intensity: {percentiles: [0, 99.5]}}
+  CT: {title: CT, intensity: {window: [-125, 275]}}
+"""
+
+
+class Size(NamedTuple):
+    """How much is measured: held-out batches, cases per domain, slices per case and organ, epochs of DeSAM, seeds."""
+
+    batches: int = 8
+    cases: int = 6
+    slices: int = 4
+    epochs: int = 10
+    seeds: tuple[int, ...] = (0,)
+
+
+class Place(NamedTuple):
+    """A task on disk: its manifest, its data, the domains DeSAM is trained at."""
+
+    manifest: Path
+    data: Path
+    sources: tuple[str, ...]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--real", type=Path)
+    parser.add_argument("--parts", default="abcd")
+    parser.add_argument("--workspace", type=Path)
+    parser.add_argument("--weights", default=SHIPPED_WEIGHTS)
+    own, rest = parser.parse_known_args()
+    sys.argv[1:] = rest
+    options = read_options(__doc__ or "")
+    size = Size(1, 2, 1, 1) if options.quick else Size()
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = own.workspace or Path(folder)
+        places = list(_places(workspace, own.real, 1 if options.quick else 4))
+        rows: list[Row] = []
+        for weights in (own.weights, RANDOM_WEIGHTS):
+            if "a" in own.parts:
+                rows += _label(weights, answers(_promptable(weights), places, workspace, size))
+            if "b" in own.parts:
+                rows += _label(weights, contrasts(_encoder(weights), size))
+            if "c" in own.parts:
+                rows += _label(weights, linear(_encoder(weights), places, workspace, size))
+        if "b" in own.parts:
+            rows += _label("pixels", contrasts(_raw, size))
+        if "c" in own.parts:
+            rows += _label("pixels", linear(_raw, places, workspace, size))
+        if "d" in own.parts:
+            for weights in (own.weights, RANDOM_WEIGHTS):
+                rows += _label(weights, trained(weights, places, workspace, size))
+        write_result("sam_tiny", options, rows, sizes=size._asdict(), parts=own.parts)
+
+
+def _label(weights: str, rows: Sequence[Row]) -> list[Row]:
+    for row in rows:
+        print(weights, row, flush=True)
+    return [{"weights": weights, **row} for row in rows]
+
+
+def _places(workspace: Path, real: Path | None, cases: int) -> Iterator[Place]:
+    known = known_manifests()
+    make_task("phantom_prostate", workspace / "phantoms", cases=cases, seed=9, progress=False)
+    yield Place(known["phantom_prostate"], workspace / "phantoms", ("A",))
+    if real is not None:
+        yield Place(known["promise12_small"], real / "prostate", ("UCL",))
+        (workspace / "abdomen_real.yaml").write_text(ABDOMEN)
+        yield Place(workspace / "abdomen_real.yaml", real / "abdomen", ())
+
+
+def _promptable(weights: str) -> PromptableSAM:
+    run = Pretraining(Recipe(BACKBONE), torch.device("cpu"))
+    if weights != RANDOM_WEIGHTS:
+        run.begin_with(weights)
+    return run.model.eval()
+
+
+Encoder = Callable[[torch.Tensor], list[torch.Tensor]]
+
+
+def _encoder(weights: str) -> Encoder:
+    model = build_desam(BACKBONE, checkpoint=None if weights == RANDOM_WEIGHTS else weights)
+
+    def encode(pixels: torch.Tensor) -> list[torch.Tensor]:
+        found = model.encode(pixels)
+        return [*found.levels, found.neck]
+
+    return encode
+
+
+def _raw(pixels: torch.Tensor) -> list[torch.Tensor]:
+    """Return the pixels of every patch as its features."""
+    return [functional.pixel_unshuffle(pixels[:, :1], get_backbone(BACKBONE).patch)]
+
+
+def answers(model: PromptableSAM, places: Sequence[Place], workspace: Path, size: Size) -> list[Row]:
+    """(a) How well prompts are answered: IoU on the held-out stream, Dice on each organ of each domain."""
+    side = get_backbone(BACKBONE).image_size
+    held_out = probe(model, side, batches=size.batches)
+    rows: list[Row] = [
+        {"part": "a", "data": "held-out stream", "measure": f"IoU {k}", "value": v}
+        for k, v in held_out.items()
+        if k != "contrast"
+    ]
+    for place in places:
+        task = open_task(place.manifest, place.data, workspace, progress=False)
+        for domain in task.manifest.domains:
+            for number, organ in enumerate(task.manifest.organs, 1):
+                found = _answers_on(model, _cases(task, domain, size.cases), number, size.slices)
+                rows += [
+                    {
+                        "part": "a",
+                        "data": f"{task.manifest.name} {domain} {organ.name}",
+                        "measure": f"Dice {k}",
+                        "value": v,
+                    }
+                    for k, v in found.items()
+                ]
+    return rows
+
+
+def _cases(task: Task, domain: str, most: int) -> list[CaseSlices]:
+    return [task.slices.load(domain, case) for case in task.cases(domain)[:most]]
+
+
+@torch.no_grad()
+def _answers_on(
+    model: PromptableSAM, cases: Sequence[CaseSlices], organ: int, slices: int
+) -> dict[str, float]:
+    side, found = get_backbone(BACKBONE).image_size, {}
+    for number, case in enumerate(cases):
+        chosen = _slices_of(case, organ, slices)
+        if not len(chosen):
+            continue
+        pixels = preprocess(torch.from_numpy(case.images[chosen]), side)
+        wanted = torch.from_numpy(case.labels[chosen] == organ)[:, None].float()
+        masks = fit_square(wanted, side // STEP, nearest=True) > 0.5
+        generator = generator_at(HELD_OUT_SEED, number, torch.device("cpu"))
+        parts = answer_all(model, model.see(pixels).neck, masks, STEP, generator)
+        for name, iou in parts.items():
+            found.setdefault(name, []).append(2 * iou.flatten() / (1 + iou.flatten()))
+    return {name: float(torch.cat(values).mean()) for name, values in found.items()}
+
+
+def _slices_of(case: CaseSlices, organ: int, most: int) -> np.ndarray[Any, Any]:
+    """Return slices spread over those that hold at least a quarter of the organ's largest area."""
+    areas = (case.labels == organ).sum((1, 2))
+    there = np.flatnonzero(areas > max(50, areas.max() / 4))
+    return there[np.linspace(0, len(there) - 1, min(most, len(there))).astype(int)] if len(there) else there
+
+
+@torch.no_grad()
+def contrasts(encode: Encoder, size: Size) -> list[Row]:
+    """(b) Share of tokens whose most similar one, elsewhere under another contrast, is of the same region."""
+    spec = get_backbone(BACKBONE)
+    scores: dict[int, list[torch.Tensor]] = {}
+    for number in range(size.batches):
+        generator = generator_at(HELD_OUT_SEED, 1000 + number, torch.device("cpu"))
+        scenes = draw_scenes(4, spec.image_size, generator)
+        one, other = (encode(to_pixels(draw_pictures(scenes, generator))) for _ in range(2))
+        for level, (a, b) in enumerate(zip(one, other, strict=True)):
+            scores.setdefault(level, []).append(agreement(a, b, scenes.labels, spec.patch))
+    names = ("level 1", "level 2", "level 3", "neck") if len(scores) == 4 else ("pixels",)
+    return [
+        {
+            "part": "b",
+            "data": "held-out stream",
+            "measure": f"agreement {names[k]}",
+            "value": float(torch.cat(v).mean()),
+        }
+        for k, v in scores.items()
+    ]
+
+
+def linear(encode: Encoder, places: Sequence[Place], workspace: Path, size: Size) -> list[Row]:
+    """(c) Dice on tokens of a linear probe trained on half the cases of a site, at the other half and at the other sites."""
+    rows = []
+    for place in places:
+        task = open_task(place.manifest, place.data, workspace, progress=False)
+        if len(task.manifest.organs) > 1:
+            continue
+        tokens = {
+            domain: [_tokens(encode, case, size.slices) for case in _cases(task, domain, size.cases)]
+            for domain in task.manifest.domains
+        }
+        inside, outside = [], []
+        for source, cases in tokens.items():
+            half = max(1, len(cases) // 2)
+            fitted = _fit(cases[:half])
+            inside += [_dice(fitted, case) for case in cases[half:]]
+            outside += [_dice(fitted, case) for d, others in tokens.items() if d != source for case in others]
+        for where, values in (("in domain", inside), ("out of domain", outside)):
+            if values:
+                rows.append(
+                    {
+                        "part": "c",
+                        "data": task.manifest.name,
+                        "measure": f"Dice {where}",
+                        "value": float(np.mean(values)),
+                    }
+                )
+    return rows
+
+
+@torch.no_grad()
+def _tokens(encode: Encoder, case: CaseSlices, slices: int) -> tuple[torch.Tensor, torch.Tensor]:
+    spec = get_backbone(BACKBONE)
+    chosen = _slices_of(case, 1, slices)
+    maps = torch.cat(encode(preprocess(torch.from_numpy(case.images[chosen]), spec.image_size)), dim=1)
+    wanted = fit_square(torch.from_numpy(case.labels[chosen] == 1)[:, None].float(), spec.grid) > 0.5
+    return maps.permute(0, 2, 3, 1).flatten(0, 2), wanted.flatten()
+
+
+def _fit(cases: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, ...]:
+    """Return mean, scale, ridge weights and the threshold that is best on the cases themselves."""
+    x = torch.cat([tokens for tokens, _ in cases]).double()
+    y = torch.cat([wanted for _, wanted in cases])
+    mean, scale = x.mean(0), x.std(0) + 1e-6
+    z = torch.cat([(x - mean) / scale, torch.ones(len(x), 1, dtype=x.dtype)], dim=1)
+    ridge = 1e-2 * len(z) * torch.eye(z.shape[1], dtype=z.dtype)
+    weights = torch.linalg.solve(z.T @ z + ridge, z.T @ y.double())
+    scores = z @ weights
+    tried = torch.quantile(scores, torch.linspace(0.5, 0.999, 60, dtype=z.dtype))
+    best = max(tried.tolist(), key=lambda t: _overlap(scores > t, y))
+    return mean, scale, weights, torch.tensor(best)
+
+
+def _dice(fitted: tuple[torch.Tensor, ...], case: tuple[torch.Tensor, torch.Tensor]) -> float:
+    mean, scale, weights, threshold = fitted
+    z = (case[0].double() - mean) / scale
+    return _overlap(z @ weights[:-1] + weights[-1] > threshold, case[1])
+
+
+def _overlap(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float(2 * (found & wanted).sum() / (found.sum() + wanted.sum()).clamp(min=1))
+
+
+def trained(weights: str, places: Sequence[Place], workspace: Path, size: Size) -> list[Row]:
+    """(d) Dice per volume of DeSAM-B and -P trained at one site, there and at the others."""
+    from desam_lite.profiles import PROFILES
+
+    rows = []
+    for place in places:
+        for source in place.sources:
+            for mode in ("box", "points"):
+                frames = []
+                for seed in size.seeds:
+                    settings = {**PROFILES["teach"].common, "epochs": size.epochs, "weights": weights}
+                    where = {
+                        "manifest": place.manifest,
+                        "data_root": place.data,
+                        "source": source,
+                        "seed": seed,
+                    }
+                    spec = make_spec(**where, method="desam", prompt_mode=mode, **settings)
+                    frames.append(execute_run(spec, workspace, accelerator="cpu", progress=False).metrics())
+                for frame in frames:
+                    frame = frame[frame["protocol"] == "whole_volume"]
+                    for inside, dice in frame.groupby("in_domain")["dice"].mean().items():
+                        where_ = "in domain" if inside else "out of domain"
+                        name = f"DeSAM-{'B' if mode == 'box' else 'P'} Dice {where_}"
+                        seed = int(frame["seed"].iloc[0])
+                        rows.append(
+                            {
+                                "part": "d",
+                                "data": f"{frame['task'].iloc[0]} from {source}",
+                                "measure": f"{name}, seed {seed}",
+                                "value": float(dice),
+                            }
+                        )
+    return rows
+
+
+if __name__ == "__main__":
+    main()

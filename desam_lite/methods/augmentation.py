@@ -1,0 +1,153 @@
+"""What is done at random to a training slice before any method sees it: nothing, a little, or as much as nnU-Net does.
+
+Every number is drawn from the slice's own generator, so that an interrupted training continues with the same pictures; MONAI and
+torch do the arithmetic.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from desam_lite.datasets import Batch
+
+Augmentation = Literal["none", "light", "nnunet"]
+Change = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
+
+AUGMENTATIONS: dict[Augmentation, str] = {
+    "none": "the slices as they are",
+    "light": "grey levels only, with nnU-Net's probabilities and ranges: noise, brightness, contrast, gamma",
+    "nnunet": "what nnU-Net does to a 2-D slice by default: rotation by any angle, scaling, noise, blur, brightness, "
+    "contrast, low resolution, gamma also of the inverted picture, mirroring along both axes",
+}
+"""What each choice does, for tables."""
+
+# nnU-Net 2's default trainer (nnUNetTrainer.get_training_transforms), whose default has no elastic deformation. Blur and
+# low resolution are drawn for the slice (0.2 and 0.25) and then for each channel (0.5): here there is one channel.
+P_ROTATION, P_SCALING, P_NOISE, P_BLUR, P_BRIGHTNESS = 0.2, 0.2, 0.1, 0.2 * 0.5, 0.15
+P_CONTRAST, P_LOW_RESOLUTION, P_INVERTED_GAMMA, P_GAMMA, P_MIRROR = 0.15, 0.25 * 0.5, 0.1, 0.3, 0.5
+ROTATION = (-math.pi, math.pi)  # of a slice that is not much longer than wide; else 15 degrees
+SCALING, NOISE_SD, BLUR_SIGMA = (0.7, 1.4), (0.0, 0.1), (0.5, 1.0)
+BRIGHTNESS, CONTRAST, GAMMA, LOW_RESOLUTION = (0.75, 1.25), (0.75, 1.25), (0.7, 1.5), (0.5, 1.0)
+
+
+def augment(batch: Batch, generators: Sequence[np.random.Generator], kind: Augmentation) -> Batch:
+    """Return the batch with images ``(B, 1, S, S)`` and masks ``(B, K, S, S)`` changed, each slice by its own generator."""
+    if kind == "none" or batch.images is None:
+        return batch
+    pairs = [
+        _augment_slice(image, masks, rng, kind)
+        for image, masks, rng in zip(batch.images, batch.masks, generators, strict=True)
+    ]
+    images, masks = (torch.stack(parts) for parts in zip(*pairs, strict=True))
+    return replace(batch, images=images, masks=masks)
+
+
+def _augment_slice(
+    image: torch.Tensor, masks: torch.Tensor, rng: np.random.Generator, kind: Augmentation
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if kind == "light":
+        return _apply(image, rng, _GREY), masks
+    image, masks = _turn_and_scale(image, masks, rng)
+    image = _apply(image, rng, _FULL)
+    axes = [axis for axis in (-2, -1) if rng.random() < P_MIRROR]
+    return image.flip(axes), masks.flip(axes)
+
+
+def _apply(
+    image: torch.Tensor, rng: np.random.Generator, changes: Sequence[tuple[float, Change]]
+) -> torch.Tensor:
+    for probability, change in changes:
+        if rng.random() < probability:
+            image = change(image, rng)
+    return image
+
+
+def _turn_and_scale(
+    image: torch.Tensor, masks: torch.Tensor, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rotate and scale about the centre of the square; what comes in from outside is 0, as the padding is."""
+    angle = rng.uniform(*ROTATION) if rng.random() < P_ROTATION else 0.0
+    scale = rng.uniform(*SCALING) if rng.random() < P_SCALING else 1.0
+    if angle == 0.0 and scale == 1.0:
+        return image, masks
+    cos, sin = scale * math.cos(angle), scale * math.sin(angle)
+    both = torch.cat([image, masks])[None]
+    theta = torch.tensor([[[cos, -sin, 0.0], [sin, cos, 0.0]]])
+    grid = functional.affine_grid(theta, list(both.shape), align_corners=False)
+    moved = functional.grid_sample(both, grid, align_corners=False)[0]
+    return moved[:1], (moved[1:] > 0.5).float()
+
+
+def _noise(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    noise = rng.normal(0.0, rng.uniform(*NOISE_SD), image.shape)
+    return image + torch.from_numpy(noise.astype(np.float32))
+
+
+def _blur(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    sigmas = [float(rng.uniform(*BLUR_SIGMA)) for _ in range(2)]
+    return _plain(_monai().GaussianSmooth(sigmas)(image))
+
+
+def _brightness(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    return image * _around_one(rng, BRIGHTNESS)
+
+
+def _contrast(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    factor = _around_one(rng, CONTRAST) - 1
+    return _plain(_monai().ScaleIntensityFixedMean(factor=factor, preserve_range=True)(image))
+
+
+def _low_resolution(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    scale = rng.uniform(*LOW_RESOLUTION)
+    size = [max(1, round(side * scale)) for side in image.shape[1:]]
+    small = functional.interpolate(image[None], size, mode="nearest-exact")
+    return functional.interpolate(small, image.shape[1:], mode="bilinear", align_corners=False)[0]
+
+
+def _gamma(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    return _plain(_monai().AdjustContrast(_around_one(rng, GAMMA), retain_stats=True)(image))
+
+
+def _inverted_gamma(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    gamma = _around_one(rng, GAMMA)
+    return _plain(_monai().AdjustContrast(gamma, invert_image=True, retain_stats=True)(image))
+
+
+def _around_one(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
+    """Draw a factor: with equal chance from below 1 or from above, as nnU-Net does."""
+    low, high = bounds
+    return float(rng.uniform(low, 1.0) if rng.random() < 0.5 else rng.uniform(1.0, high))
+
+
+def _monai() -> Any:
+    from monai import transforms  # seconds to import: only a process that augments pays
+
+    return transforms
+
+
+def _plain(image: Any) -> torch.Tensor:
+    """Return MONAI's tensor with metadata as a tensor without."""
+    plain: torch.Tensor = image.as_tensor() if hasattr(image, "as_tensor") else image
+    return plain
+
+
+_GREY: tuple[tuple[float, Change], ...] = (
+    (P_NOISE, _noise),
+    (P_BRIGHTNESS, _brightness),
+    (P_CONTRAST, _contrast),
+    (P_GAMMA, _gamma),
+)
+_FULL: tuple[tuple[float, Change], ...] = (
+    (P_NOISE, _noise),
+    (P_BLUR, _blur),
+    (P_BRIGHTNESS, _brightness),
+    (P_CONTRAST, _contrast),
+    (P_LOW_RESOLUTION, _low_resolution),
+    (P_INVERTED_GAMMA, _inverted_gamma),
+    (P_GAMMA, _gamma),
+)

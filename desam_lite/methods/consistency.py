@@ -1,0 +1,36 @@
+"""How different two drawings of one slice are: the terms that ask a network for the same answer to changed pictures.
+
+The papers compare softmax outputs over classes. Here each organ has its own map with a sigmoid, so each pixel of a map is a yes
+or a no: the divergences are those of these two outcomes, averaged over slices, organs and pixels.
+"""
+
+import torch
+from torch.nn import functional
+
+_SMALLEST = (
+    1e-7  # probabilities nearer to 0 or 1 count as this near; RandConv's public code has the same bound
+)
+
+
+def divergence(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Return the Kullback-Leibler divergence KL(first || second) of yes-or-no probabilities, the mean over all entries.
+
+    Args:
+        first: Probabilities of any shape.
+        second: Of the same, or one that broadcasts to it.
+
+    Returns:
+        A scalar, at least 0.
+    """
+    first, second = (p.clamp(_SMALLEST, 1 - _SMALLEST) for p in (first, second))
+    yes = first * (first.log() - second.log())
+    no = (1 - first) * ((1 - first).log() - (1 - second).log())
+    return (yes + no).mean()
+
+
+def contour_distance(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Return half the sum of the mean squared differences of the two Sobel derivatives of maps ``(B, K, S, S)``."""
+    sobel = torch.tensor([[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]], device=first.device)
+    kernels = torch.stack([sobel, sobel.T])[:, None]
+    difference = (first - second).flatten(0, 1)[:, None]
+    return functional.conv2d(difference, kernels, padding=1).square().mean()

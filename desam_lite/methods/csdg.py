@@ -1,0 +1,113 @@
+"""CSDG: random shallow networks change what tissues look like, and two looks are blended without regard to anatomy."""
+
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn import functional
+
+from desam_lite.datasets import Batch
+from desam_lite.methods.base import mask_loss
+from desam_lite.methods.consistency import divergence
+from desam_lite.methods.fields import control_shape, spline_field
+from desam_lite.methods.unet import UNetMethod
+
+CHANNELS = (1, 2, 2, 2, 1)  # of GIN's four layers
+KERNEL_SIZES = (1, 3)  # drawn for every layer
+VIEWS = 3  # two that are blended, one that is not
+CELLS, ORDER = 4, 2  # IPA's splines: control points a quarter of the side apart (24 of 96), quadratic
+CONSISTENCY = 10.0 / 2  # the public code's weight 10 is on a mean over both outcomes, here they are summed
+
+
+def random_looks(images: torch.Tensor, draws: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Change grey levels by a random network of four convolutions: the paper's GIN.
+
+    The result is mixed with the slice and brought to the slice's own Frobenius norm.
+
+    Args:
+        images: ``(B, 1, S, S)``.
+        draws: ``kernels0`` to ``kernels3``: ``(B, V, out, in, 3, 3)``; ``shifts0`` to ``shifts3``: ``(B, V, out)``;
+            ``mix``: ``(B, V)``.
+
+    Returns:
+        ``(B, V, S, S)``: V looks of each slice.
+    """
+    count, views = draws["mix"].shape
+    size = images.shape[-1]
+    layers = len(CHANNELS) - 1
+    maps = images.expand(-1, views, -1, -1).reshape(1, count * views, size, size)
+    for layer in range(layers):
+        kernels = draws[f"kernels{layer}"].flatten(0, 2)  # (B * V * out, in, 3, 3)
+        maps = functional.conv2d(
+            maps, kernels, draws[f"shifts{layer}"].flatten(), padding=1, groups=count * views
+        )
+        maps = functional.leaky_relu(maps) if layer < layers - 1 else maps
+    share = draws["mix"][:, :, None, None]
+    mixed = share * maps.reshape(count, views, size, size) + (1 - share) * images
+    before, after = (torch.linalg.matrix_norm(m, keepdim=True) for m in (images, mixed))
+    looks: torch.Tensor = mixed * before / (after + 1e-5)
+    return looks
+
+
+def blending_maps(control: torch.Tensor, size: int) -> torch.Tensor:
+    """Return smooth maps ``(B, 1, size, size)`` that run from 0 to 1: the paper's IPA."""
+    field = spline_field(control, size, ORDER)
+    low, high = (f(field, dim=(2, 3), keepdim=True) for f in (torch.amin, torch.amax))
+    return (field - low) / (high - low).clamp_min(1e-8)
+
+
+class CSDG(UNetMethod):
+    """Global intensity non-linear augmentation with interventional pseudo-correlation (Ouyang et al., IEEE TMI 2023)."""
+
+    paper: ClassVar[str] = "csdg"
+    defaults_from: ClassVar[str] = (
+        "the paper and its public code (cheng-01037, prostate script): four layers of two channels, kernels of 1 or 3, "
+        "consistency weight 10"
+    )
+    differs: ClassVar[tuple[str, ...]] = (
+        "this study's U-Net from random weights, not an EfficientNet-b2 U-Net trained on ImageNet",
+        "no geometric or contrast augmentation before it, unless it is chosen for all methods",
+        "kernel sizes are drawn for each slice, not once for a batch",
+        "the blending map is the spline itself brought to 0..1; the public code takes its exponential first",
+        "the divergence is taken in every pixel of every organ's map, not over classes",
+        "the shared learning rate, schedule and number of epochs, not 2000 epochs with weight decay",
+    )
+
+    def draw(self, generator: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
+        """Draw the random networks of all views and the control points of the blending map."""
+        drawn: dict[str, npt.NDArray[Any]] = {}
+        for layer, (inside, outside) in enumerate(pairwise(CHANNELS)):
+            drawn[f"kernels{layer}"] = np.stack(
+                [_random_kernels(generator, outside, inside) for _ in range(VIEWS)]
+            )
+            drawn[f"shifts{layer}"] = generator.standard_normal((VIEWS, outside))
+        drawn["mix"] = generator.random(VIEWS)
+        drawn["control"] = generator.standard_normal(control_shape(CELLS, ORDER))
+        return drawn
+
+    def views(self, batch: Batch) -> torch.Tensor:
+        """Return three looks of each slice ``(B, 3, S, S)``: two blended with each other both ways, and one as it is."""
+        assert batch.images is not None
+        first, second, third = random_looks(batch.images, dict(batch.drawn)).unbind(dim=1)
+        blend = blending_maps(batch.drawn["control"], self.input_size)[:, 0]
+        there, back = blend * first + (1 - blend) * second, (1 - blend) * first + blend * second
+        return torch.stack([there, back, third], dim=1)
+
+    def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
+        """Return the mask loss of the first view plus the divergence of the views' mean from each of them."""
+        views = self.views(batch)
+        logits = module(views.flatten(0, 1)[:, None]).unflatten(0, views.shape[:2])  # (B, 3, K, S, S)
+        probability = logits.sigmoid()
+        apart = divergence(probability.mean(dim=1, keepdim=True).expand_as(probability), probability)
+        return mask_loss(logits[:, 0], batch.masks) + CONSISTENCY * apart
+
+
+def _random_kernels(generator: np.random.Generator, outside: int, inside: int) -> npt.NDArray[Any]:
+    """Draw standard normal kernels of one random size, in the middle of 3 x 3."""
+    side = int(generator.choice(KERNEL_SIZES))
+    rim = (max(KERNEL_SIZES) - side) // 2
+    values = generator.standard_normal((outside, inside, side, side))
+    return np.pad(values, ((0, 0), (0, 0), (rim, rim), (rim, rim)))

@@ -1,0 +1,178 @@
+"""MaxStyle: an auxiliary decoder redraws each slice in the style that makes the network fail most."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn import functional
+
+from desam_lite.datasets import Batch
+from desam_lite.methods.augmentation import Augmentation
+from desam_lite.methods.base import mask_loss
+from desam_lite.methods.mixstyle import style
+from desam_lite.methods.unet import UNetMethod, decode, encode
+
+CODE_SIDE = 16  # the image code is read where maps are this wide: the paper's are 14 (224 / 16)
+LAYERS = 3  # styles are changed in the last two blocks of the image decoder and in the picture itself
+PROBABILITY = 0.5  # that a layer's style is changed
+ALPHA = 0.1  # of Beta(alpha, alpha), which the mixing weight starts from
+STEPS, STEP_RATE = 5, 0.1  # of Adam's ascent on mixing weights and noise
+RECONSTRUCTION = 0.5  # weight of the mean squared error: the public code's l2 loss
+
+Styles = dict[str, torch.Tensor]
+
+
+def apply_style(maps: torch.Tensor, styles: Styles, layer: int) -> torch.Tensor:
+    """Change mean and spread of each channel: mixed with a partner's, plus noise scaled by their spread over the batch.
+
+    Args:
+        maps: ``(B, C, h, w)``.
+        styles: ``mix`` ``(B, LAYERS)``, the partner's share (0 to 1); ``scale`` and ``shift`` ``(B, LAYERS, >= C)``, noise in
+            standard deviations over the batch; ``keys`` ``(B, LAYERS)``, whose order names the partners.
+        layer: Which of the layers this is.
+
+    Returns:
+        ``(B, C, h, w)``; the maps themselves where the share and the noise are 0.
+    """
+    mean, deviation = style(maps)
+    partner = styles["keys"][:, layer].argsort()
+    share = styles["mix"][:, layer, None, None, None].clamp(0, 1)
+    noise = [styles[name][:, layer, : maps.shape[1], None, None] for name in ("scale", "shift")]
+    spread = [values.std(dim=0, keepdim=True, correction=0) for values in (deviation, mean)]
+    shift = share * (mean[partner] - mean) + noise[1] * spread[1]
+    scale = share * (deviation[partner] - deviation) + noise[0] * spread[0]
+    return maps + shift + scale * (maps - mean) / deviation
+
+
+class ImageDecoder(nn.Module):
+    """From the image code back to the picture, without a look across: upsampling, convolution, normalisation, per level.
+
+    Args:
+        width: Channels of the U-Net's finest level.
+        depth: Halvings between the picture and its code.
+        code: Channels of the code.
+    """
+
+    def __init__(self, width: int, depth: int, code: int):
+        super().__init__()
+        widths = [code, *(min(width * 2**level, code) for level in reversed(range(depth))), width]
+        scales = [*([2] * depth), 1]
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Upsample(scale_factor=scale, mode="bilinear", align_corners=False)
+                if scale > 1
+                else nn.Identity(),
+                nn.Conv2d(inside, outside, 3, padding=1),
+                nn.GroupNorm(1, outside),
+                nn.LeakyReLU(0.01),
+            )
+            for inside, outside, scale in zip(widths[:-1], widths[1:], scales, strict=True)
+        )
+        self.head = nn.Conv2d(width, 1, 1)
+
+    def forward(self, code: torch.Tensor, styles: Styles | None = None) -> torch.Tensor:
+        """Return the picture ``(B, 1, S, S)``, restyled in its last `LAYERS` maps if styles are given."""
+        current = code
+        blocks = [*self.blocks, self.head]
+        for number, block in enumerate(blocks):
+            current = block(current)
+            layer = number - (len(blocks) - LAYERS)
+            if styles is not None and layer >= 0:
+                current = apply_style(current, styles, layer)
+        return current
+
+
+class MaxStyleUNet(nn.Module):
+    """The U-Net of `build_unet` with an image decoder on one of its levels."""
+
+    def __init__(self, unet: nn.Module, width: int, size: int):
+        super().__init__()
+        self.unet = unet
+        self.level = max(1, int(np.log2(size / CODE_SIDE)))
+        self.decoder = ImageDecoder(width, self.level, min(width * 2**self.level, 512))
+
+    def code(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the image code ``(B, C, 16, 16)``."""
+        return encode(self.unet, images)[self.level]
+
+    def forward(
+        self, images: torch.Tensor, redraw: bool = False
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Return logits ``(B, K, S, S)``, and the slices redrawn ``(B, 1, S, S)`` if asked for."""
+        maps = encode(self.unet, images)
+        logits = decode(self.unet, maps)
+        return (logits, self.decoder(maps[self.level])) if redraw else logits
+
+
+class MaxStyle(UNetMethod):
+    """Adversarial style composition with an auxiliary image decoder (Chen et al., MICCAI 2022)."""
+
+    paper: ClassVar[str] = "maxstyle"
+    defaults_from: ClassVar[str] = (
+        "the public code of the authors (cherise215/MaxStyle, prostate configuration): the last three layers, probability 0.5, "
+        "alpha 0.1, five steps of Adam at rate 0.1"
+    )
+    differs: ClassVar[tuple[str, ...]] = (
+        "this study's U-Net, which looks across, not a network of two decoders on a filtered code",
+        "the image code is the U-Net's map of 16 x 16, and the decoder has group normalisation: batch statistics would not be "
+        "those of one process on several devices",
+        "no noise is added to the slices that are redrawn, and no geometric or contrast augmentation before it",
+        "the attack climbs the shared mask loss, not cross-entropy alone, in float32 whatever the precision of training",
+        "whether a layer is changed is drawn for each slice; a slice may be its own partner; with several devices "
+        "partners are on the same one",
+    )
+
+    module: MaxStyleUNet
+
+    def __init__(self, n_organs: int, width: int, size: int, seed: int, augmentation: Augmentation = "none"):
+        super().__init__(n_organs, width, size, seed, augmentation)
+        self.width = width
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.module = MaxStyleUNet(self.network, width, size)
+
+    def draw(self, generator: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
+        """Draw the styles that the attack starts from, and which layers it may change."""
+        used = generator.random(LAYERS) < PROBABILITY
+        noise = generator.standard_normal((2, LAYERS, self.width)) * used[:, None]
+        mix = generator.beta(ALPHA, ALPHA, LAYERS) * used
+        keys = generator.random(LAYERS)
+        return {"used": used, "mix": mix, "scale": noise[0], "shift": noise[1], "keys": keys}
+
+    def attack(self, batch: Batch, steps: int = STEPS) -> Styles:
+        """Return the styles after some steps up the mask loss of the redrawn slices.
+
+        As in `AdvBias.attack`, only what is searched for gets a gradient.
+        """
+        assert batch.images is not None
+        styles = {name: batch.drawn[name].clone() for name in ("mix", "scale", "shift", "keys")}
+        sought = [styles[name].requires_grad_(True) for name in ("mix", "scale", "shift")]
+        used = batch.drawn["used"][:, :, None]
+        optimizer = torch.optim.Adam(sought, lr=STEP_RATE, maximize=True)
+        with torch.no_grad():
+            code = self.module.code(batch.images)
+        for _ in range(steps):
+            with torch.enable_grad():
+                loss = mask_loss(self.network(self.module.decoder(code, styles)), batch.masks)
+                gradients = torch.autograd.grad(loss, sought)
+            for values, gradient in zip(sought, gradients, strict=True):
+                values.grad = gradient * used.reshape(*used.shape[:2], *[1] * (gradient.dim() - 2))
+            optimizer.step()
+        return {name: values.detach() for name, values in styles.items()}
+
+    @torch.no_grad()
+    def restyled(self, images: torch.Tensor, styles: Styles) -> torch.Tensor:
+        """Return the slices redrawn in these styles, ``(B, 1, S, S)``."""
+        redrawn: torch.Tensor = self.module.decoder(self.module.code(images), styles)
+        return redrawn
+
+    def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
+        """Return mask loss and reconstruction error of the slices and of the same slices in the worst style found."""
+        assert batch.images is not None
+        hard = self.restyled(batch.images, self.attack(batch))
+        logits, redrawn = module(torch.cat([batch.images, hard]), True)
+        error = functional.mse_loss(redrawn, batch.images.repeat(2, 1, 1, 1))
+        clean, stylised = (mask_loss(half, batch.masks) for half in logits.chunk(2))
+        return clean + stylised + 2 * RECONSTRUCTION * error

@@ -1,0 +1,100 @@
+"""MixStyle: in early layers each slice gets the mean and spread of a mixture with another slice."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from desam_lite.datasets import Batch
+from desam_lite.methods.augmentation import Augmentation
+from desam_lite.methods.base import mask_loss
+from desam_lite.methods.unet import UNetMethod, decode, encode
+
+LEVELS = 2  # the two finest levels, as the paper's first two residual blocks
+PROBABILITY = 0.5
+ALPHA = 0.1  # of Beta(alpha, alpha), which the mixing weight is drawn from
+
+
+def style(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and standard deviation of each channel of ``(B, C, h, w)``, both ``(B, C, 1, 1)``, without gradient."""
+    variance, mean = torch.var_mean(maps.detach().float(), dim=(2, 3), keepdim=True)
+    return mean, (variance + 1e-6).sqrt()
+
+
+def mix_styles(maps: torch.Tensor, keep: torch.Tensor, partner: torch.Tensor) -> torch.Tensor:
+    """Give each slice the style ``keep`` of its own plus ``1 - keep`` of its partner's.
+
+    Args:
+        maps: ``(B, C, h, w)``.
+        keep: ``(B,)``, 0 to 1; 1 changes nothing.
+        partner: ``(B,)``, for each slice the number of another in the batch.
+
+    Returns:
+        ``(B, C, h, w)`` in the number format of ``maps``.
+    """
+    mean, deviation = style(maps)
+    keep = keep[:, None, None, None]
+    new_mean = keep * mean + (1 - keep) * mean[partner]
+    scale = keep + (1 - keep) * deviation[partner] / deviation
+    mixed = (maps - mean) * scale + new_mean
+    untouched = (keep == 1) | (partner == torch.arange(len(maps), device=maps.device))[:, None, None, None]
+    return torch.where(untouched, maps, mixed.to(maps.dtype))
+
+
+class MixStyleUNet(nn.Module):
+    """The U-Net of `build_unet` with room for mixing styles after its finest levels."""
+
+    def __init__(self, unet: nn.Module):
+        super().__init__()
+        self.unet = unet
+
+    def forward(
+        self, images: torch.Tensor, keep: torch.Tensor | None = None, keys: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return logits ``(B, K, S, S)``; styles are mixed in training only.
+
+        Args:
+            images: ``(B, 1, S, S)``.
+            keep: ``(B, LEVELS)``: share of its own style that a slice keeps.
+            keys: ``(B, LEVELS)``, random: their order says who is mixed with whom.
+        """
+        if not self.training or keep is None or keys is None:
+            logits: torch.Tensor = self.unet(images)
+            return logits
+
+        def alter(level: int, maps: torch.Tensor) -> torch.Tensor:
+            if level >= LEVELS:
+                return maps
+            return mix_styles(maps, keep[:, level], keys[:, level].argsort())
+
+        return decode(self.unet, encode(self.unet, images, alter))
+
+
+class MixStyle(UNetMethod):
+    """Feature statistics of slices mixed in the finest levels of the U-Net (Zhou et al., ICLR 2021)."""
+
+    paper: ClassVar[str] = "mixstyle"
+    defaults_from: ClassVar[str] = (
+        "the paper (probability 0.5, alpha 0.1, the first two blocks) and its public code (KaiyangZhou)"
+    )
+    differs: ClassVar[tuple[str, ...]] = (
+        "it was published for several training domains and a ResNet with batch normalisation; here there is one domain, and the "
+        "U-Net's instance normalisation has removed much of the style before it could be mixed",
+        "whether a slice is mixed is drawn for each slice, not once for a batch",
+        "with several devices a slice is mixed with those on its own device",
+    )
+
+    def __init__(self, n_organs: int, width: int, size: int, seed: int, augmentation: Augmentation = "none"):
+        super().__init__(n_organs, width, size, seed, augmentation)
+        self.module = MixStyleUNet(self.network)
+
+    def draw(self, generator: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
+        """Draw mixing weights (1, no mixing, for every other slice) and the order of partners."""
+        keep = np.where(generator.random(LEVELS) < PROBABILITY, generator.beta(ALPHA, ALPHA, LEVELS), 1.0)
+        return {"keep": keep, "keys": generator.random(LEVELS)}
+
+    def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
+        """Return the shared mask loss with mixed styles."""
+        return mask_loss(module(batch.images, batch.drawn["keep"], batch.drawn["keys"]), batch.masks)

@@ -1,0 +1,230 @@
+"""Methods that ask a model on SAM's encoders with a prompt: how it is trained, and how it is asked without a human.
+
+DeSAM and the coupled SAM share all of this, so that the decoder alone makes the difference between their numbers.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from desam_lite.datasets import Batch
+from desam_lite.embeddings import AT_ONCE, ReadEmbeddings
+from desam_lite.inference import GridSettings, PromptMode, predict_prompted, predict_slice
+from desam_lite.methods.base import Method, SlicePrediction, combine_organs, mask_loss
+from desam_lite.oracle import OracleMode, oracle_prompts, tight_box
+from desam_lite.prompted import ImageEmbeddings, PromptedSAM, Prompts
+
+# How far an edge of a training box may lie outside the organ, in parts of the square (MedSAM's public code).
+_SHIFT = 20 / 1024
+
+
+@dataclass(frozen=True)
+class IoULoss:
+    """What the IoU head pays for a wrong judgement.
+
+    The public code takes L1 and has a switch for the square. On a PRIM that starts from random weights L1 can get stuck at a
+    constant: its gradient does not grow with the error.
+
+    Attributes:
+        kind: "l1" or "mse".
+        weight: Its weight beside the mask loss.
+    """
+
+    kind: Literal["l1", "mse"] = "l1"
+    weight: float = 1.0
+
+    def __call__(self, predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the weighted mean over ``(B, K)`` judgements, a scalar."""
+        distance = {"l1": nn.functional.l1_loss, "mse": nn.functional.mse_loss}[self.kind]
+        return self.weight * distance(predicted, target)
+
+
+class _Decoder(nn.Module):
+    """A trained decoder as a function of tensors: wrappers for devices and mixed precision take nothing else."""
+
+    def __init__(self, model: PromptedSAM):
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        level0: torch.Tensor,
+        level1: torch.Tensor,
+        level2: torch.Tensor,
+        neck: torch.Tensor,
+        xy: torch.Tensor | None,
+        labels: torch.Tensor | None,
+        xyxy: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return mask logits ``(B, K, 4h, 4w)`` and predicted IoU ``(B, K)`` (None without a head).
+
+        Points, their labels and boxes are those of `Prompts`; without any the prompt is the whole image.
+        """
+        prompts = Prompts(xy, labels, xyxy, len(neck))
+        out = self.model.decode(ImageEmbeddings((level0, level1, level2), neck), prompts)
+        return out.mask_logits, out.iou
+
+
+class PromptedMethod(Method):
+    """A decoder on stored embeddings, with the whole image as box or a grid of points as prompt.
+
+    Training draws one prompt per slice as the public DeSAM code does. A point: with probability 1/2 in the organ (its IoU
+    target is 1), else in the background (0), its label always 1. A box: always the whole image, and no IoU loss. Whatever the
+    prompt, the mask to be learnt is that of the organ. As an oracle ("box_oracle") the box is tight around an organ of the
+    slice, drawn among those there, each edge up to 2 % of the square outside of it; prediction then takes the tight
+    box of each organ's reference.
+
+    Args:
+        model: The model; only its decoder is trained.
+        mode: Which prompt is used, for training and for prediction.
+        grid: The point grid and its thresholds at prediction.
+        judge: The loss of the IoU head; the default is that of the public code.
+    """
+
+    inputs = "embeddings"
+
+    def __init__(
+        self,
+        model: PromptedSAM,
+        mode: PromptMode | OracleMode,
+        grid: GridSettings,
+        judge: IoULoss | None = None,
+    ):
+        self.model, self.mode, self.grid = model, mode, grid
+        self.encoder = model
+        self.judge = judge or IoULoss()
+        self.module = _Decoder(model)
+        self.input_size, self.mask_size = model.image_size, 4 * model.embedding_size
+
+    @property
+    def oracle(self) -> bool:  # type: ignore[override]
+        """Whether prompts are made from the reference."""
+        return self.mode in get_args(OracleMode)
+
+    def prepare(self, batch: Batch, generators: Sequence[np.random.Generator], *, augment: bool) -> Batch:
+        """Add one prompt per slice and, for points, what the IoU head should say of it."""
+        side = self.model.image_size
+        if self.mode == "box":
+            return replace(batch, prompts=Prompts.whole_image(len(batch.cases)))
+        masks = batch.masks.numpy()
+        step = side / masks.shape[-1]
+        if self.oracle:
+            shift = _SHIFT * side if augment else 0.0
+            boxes = [draw_box(mask, step, shift, rng) for mask, rng in zip(masks, generators, strict=True)]
+            return replace(batch, prompts=Prompts.box(torch.from_numpy(np.stack(boxes)).clamp(0, side)))
+        inside = [mask[:, :height, :width] for mask, (height, width) in zip(masks, batch.sizes, strict=True)]
+        places = np.stack([draw_point(mask, rng) for mask, rng in zip(inside, generators, strict=True)])
+        rows = np.arange(len(masks))[:, None]
+        targets = masks[rows, np.arange(masks.shape[1]), places[:, 1:], places[:, :1]]
+        xy = torch.from_numpy(places[:, None].astype(np.float32)) * step
+        prompts = Prompts.points(xy, torch.ones(len(masks), 1))
+        return replace(batch, prompts=prompts, iou_targets=torch.from_numpy(targets.astype(np.float32)))
+
+    def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
+        """Return the mask loss plus, for points, the distance of the predicted IoU from its target."""
+        logits, iou = self._forward(module, batch)
+        loss = mask_loss(logits, batch.masks)
+        if iou is not None and batch.iou_targets is not None:
+            loss = loss + self.judge(iou, batch.iou_targets)
+        return loss
+
+    def validation_loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
+        """Return the mask loss alone, by which the public code selects the epoch."""
+        return mask_loss(self._forward(module, batch)[0], batch.masks)
+
+    def _forward(self, module: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        assert batch.embeddings is not None
+        assert batch.prompts is not None
+        prompts = batch.prompts
+        out: tuple[torch.Tensor, torch.Tensor | None] = module(
+            *batch.embeddings.levels, batch.embeddings.neck, prompts.xy, prompts.labels, prompts.xyxy
+        )
+        return out
+
+    @torch.no_grad()
+    def predict(
+        self, images: npt.NDArray[np.uint8], embeddings: ReadEmbeddings | None
+    ) -> Iterator[SlicePrediction]:
+        """Predict slice by slice from the embeddings; the IoU is that of the prompt that was kept.
+
+        Raises:
+            TypeError: It is an oracle, which needs the reference.
+        """
+        mode = self.mode
+        if mode == "box_oracle" or mode == "point_oracle":
+            raise TypeError("an oracle draws by predict_oracle alone: its prompts come from the reference")
+        self.module.eval()
+        size = (images.shape[1], images.shape[2])
+        for emb in each_slice(embeddings, len(images), next(self.module.parameters()).device):
+            found = predict_slice(self.model, emb, mode, size, self.grid)
+            yield SlicePrediction(combine_organs(found.masked), found.probability, found.iou)
+
+    @torch.no_grad()
+    def predict_oracle(
+        self,
+        images: npt.NDArray[np.uint8],
+        embeddings: ReadEmbeddings | None,
+        reference: npt.NDArray[np.uint8],
+    ) -> Iterator[SlicePrediction]:
+        """Predict slice by slice, each organ with the prompt that its reference gives; none where it is not."""
+        self.module.eval()
+        size = (images.shape[1], images.shape[2])
+        slices = each_slice(embeddings, len(images), next(self.module.parameters()).device)
+        for emb, labels in zip(slices, reference, strict=True):
+            prompts = oracle_prompts(labels, self.model.n_classes, self.model.image_size, self.mode)
+            found = predict_prompted(self.model, emb, prompts, size, self.grid)
+            yield SlicePrediction(combine_organs(found.masked), found.probability, found.iou)
+
+
+def each_slice(
+    embeddings: ReadEmbeddings | None, count: int, device: torch.device
+) -> Iterator[ImageEmbeddings]:
+    """Yield the embeddings of ``count`` slices one by one, in float32 on a device; some are read at once."""
+    assert embeddings is not None
+    for start in range(0, count, AT_ONCE):
+        maps = embeddings(range(start, min(start + AT_ONCE, count)))
+        for row in range(len(maps)):
+            yield maps[row].to(device=device, dtype=torch.float32)
+
+
+def draw_point(masks: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Draw the training point of one slice: in an organ or in the background with equal chance.
+
+    Args:
+        masks: ``(K, h, w)``, 0 or 1, without padding: prediction puts no point there either.
+        rng: The slice's random stream.
+
+    Returns:
+        ``(x, y)`` in pixels of the ``h x w`` grid.
+    """
+    inside = masks.any(axis=0)
+    wanted = inside if rng.random() < 0.5 else ~inside
+    candidates = np.argwhere(wanted if wanted.any() else ~wanted)
+    y, x = candidates[rng.integers(len(candidates))]
+    return np.array([x, y])
+
+
+def draw_box(
+    masks: npt.NDArray[np.float32], step: float, shift: float, rng: np.random.Generator
+) -> npt.NDArray[np.float32]:
+    """Draw the training box of one slice: around one of its organs, each edge moved outwards at random.
+
+    Args:
+        masks: ``(K, h, w)``, 0 or 1.
+        step: Pixels of the model's square for one of the masks'.
+        shift: The farthest an edge is moved, in pixels of the model's square.
+        rng: The slice's random stream.
+
+    Returns:
+        ``(4,)``: left, top, right, bottom in pixels of the square, which it may leave; all of it where there is no organ.
+    """
+    present = np.flatnonzero(masks.any(axis=(1, 2)))
+    if not len(present):
+        return np.array([0, 0, masks.shape[2], masks.shape[1]], np.float32) * step
+    box = tight_box(masks[rng.choice(present)] > 0) * step
+    return np.asarray(box + rng.uniform(0, shift, 4) * (-1, -1, 1, 1), dtype=np.float32)

@@ -1,0 +1,77 @@
+"""RandConv: pictures of the same shapes in random local textures, and one answer for all of them."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn import functional
+
+from desam_lite.datasets import Batch
+from desam_lite.methods.base import mask_loss
+from desam_lite.methods.consistency import divergence
+from desam_lite.methods.unet import UNetMethod
+
+KERNEL_SIZES = (1, 3, 5, 7)  # drawn anew for every view (the paper's "1-7")
+VIEWS = 3
+CONSISTENCY = 10.0  # weight of the divergence beside the mask loss
+
+
+def random_kernel(generator: np.random.Generator, sizes: tuple[int, ...] = KERNEL_SIZES) -> npt.NDArray[Any]:
+    """Draw a k x k kernel with weights of variance 1 / k**2, in the middle of a square of the largest size.
+
+    Over the draws, a convolution with it leaves the mean square of a picture as it is, but for its rim.
+    """
+    side, largest = int(generator.choice(sizes)), max(sizes)
+    rim = (largest - side) // 2
+    return np.pad(generator.normal(0.0, 1.0 / side, (side, side)), rim)
+
+
+def random_views(images: torch.Tensor, kernels: torch.Tensor, mix: torch.Tensor) -> torch.Tensor:
+    """Convolve each slice with its kernels and mix the result with the slice.
+
+    Args:
+        images: ``(B, 1, S, S)``.
+        kernels: ``(B, V, k, k)``, k odd: V kernels per slice.
+        mix: ``(B, V)``: share of the convolved picture, 0 to 1.
+
+    Returns:
+        ``(B, V, S, S)``.
+    """
+    (count, views, side, _), size = kernels.shape, images.shape[-1]
+    repeated = images.expand(-1, views, -1, -1).reshape(1, count * views, size, size)
+    filtered = functional.conv2d(
+        repeated, kernels.reshape(-1, 1, side, side), padding=side // 2, groups=count * views
+    )
+    share = mix[:, :, None, None]
+    return share * filtered.reshape(count, views, size, size) + (1 - share) * images
+
+
+class RandConv(UNetMethod):
+    """Random convolutions with kernels of several sizes, mixed with the slice, and a consistency loss (Xu et al., ICLR 2021)."""
+
+    paper: ClassVar[str] = "randconv"
+    defaults_from: ClassVar[str] = (
+        "the paper's RC-mix 1-7 with consistency weight 10 and its public code (wildphoton/RandConv)"
+    )
+    differs: ClassVar[tuple[str, ...]] = (
+        "it was published for the classification of photographs; here it draws organs with this study's U-Net",
+        "kernels and mixing weights are drawn for each slice, not once for a batch",
+        "one grey channel in and out, no clipping to the range of photographs",
+        "the divergence is taken in every pixel of every organ's map",
+    )
+
+    def draw(self, generator: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
+        """Draw kernels and mixing weights of all views."""
+        kernels = np.stack([random_kernel(generator) for _ in range(VIEWS)])
+        return {"kernels": kernels, "mix": generator.random(VIEWS)}
+
+    def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
+        """Return the mask loss of the first view plus ten times the divergence of all views from their mean."""
+        assert batch.images is not None
+        views = random_views(batch.images, batch.drawn["kernels"], batch.drawn["mix"])
+        logits = module(views.flatten(0, 1)[:, None]).unflatten(0, views.shape[:2])  # (B, V, K, S, S)
+        probability = logits.sigmoid()
+        apart = divergence(probability, probability.mean(dim=1, keepdim=True))
+        return mask_loss(logits[:, 0], batch.masks) + CONSISTENCY * apart

@@ -1,0 +1,99 @@
+"""SAMed: SAM's encoder adapted by low-rank changes, and a decoder that needs no prompt."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from desam_lite.coupled import CoupledSAM
+from desam_lite.datasets import Batch
+from desam_lite.embeddings import AT_ONCE, ReadEmbeddings
+from desam_lite.framing import unfit_square
+from desam_lite.lora import add_lora, encode_for_training
+from desam_lite.methods.base import Method, SlicePrediction, combine_organs, mask_loss
+from desam_lite.methods.sam import load_frozen
+from desam_lite.sam import encode_levels, preprocess
+
+
+class _Network(nn.Module):
+    """SAM from pixels to masks with its default prompt, which is none: no token, and SAM's map for "no mask given"."""
+
+    def __init__(self, model: CoupledSAM):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Map ``(B, 3, S, S)`` to mask logits ``(B, K, 4h, 4w)``."""
+        model = self.model
+        if torch.is_grad_enabled():
+            neck = encode_for_training(model.image_encoder, pixels)
+        else:
+            neck = encode_levels(model.image_encoder, pixels, ())[1]
+        sparse = neck.new_zeros(len(neck), 0, neck.shape[1])
+        dense = model.prompt_encoder.no_mask_embed.weight[:, :, None, None]
+        return model.draw_encoded(neck, sparse, dense, model.n_classes).mask_logits
+
+
+class SAMed(Method):
+    """SAMed (Zhang and Liu, 2023): low-rank changes of the encoder's queries and values, default prompt, trained decoder.
+
+    Trained are the low-rank changes in every block, SAM's mask decoder but for its IoU head (which is never asked), and
+    the default prompt. Organ k is drawn by mask token k.
+
+    Args:
+        model: SAM as its checkpoint has it; changed in place.
+        rank: Of the changes.
+        seed: Names their initial values.
+    """
+
+    paper: ClassVar[str] = "samed"
+    defaults_from: ClassVar[str] = (
+        "the paper for rank and places of the changes; the loop of all methods for the rest"
+    )
+    differs: ClassVar[tuple[str, ...]] = (
+        "the loss is that of all methods here, one map per organ; SAMed's is a soft maximum over organs and background with "
+        "0.8 Dice and 0.2 cross-entropy",
+        "Adam, the schedule and the number of steps of all methods here; SAMed takes AdamW at 0.005 with warm-up, 200 epochs",
+        "slices fill SAM's own square; SAMed works on 512 pixels with interpolated positions",
+        "no augmentation; SAMed turns and flips its slices",
+        "the best epoch is chosen on validation cases of the source, as for all methods here",
+    )
+    inputs = "pixels"
+
+    def __init__(self, model: CoupledSAM, rank: int, seed: int):
+        self.model = model
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            add_lora(model.image_encoder, rank)
+        model.mask_decoder.iou_prediction_head.requires_grad_(False)
+        model.prompt_encoder.no_mask_embed.requires_grad_(True)
+        self.module = _Network(model)
+        self.input_size, self.mask_size = model.image_size, 4 * model.embedding_size
+
+    def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
+        """Return Dice plus cross-entropy, the loss all methods share."""
+        return mask_loss(module(batch.images), batch.masks)
+
+    @torch.no_grad()
+    def predict(
+        self, images: npt.NDArray[np.uint8], embeddings: ReadEmbeddings | None
+    ) -> Iterator[SlicePrediction]:
+        """Predict in batches of slices, back on the grid of the scan."""
+        self.module.eval()
+        device = next(self.module.parameters()).device
+        size = (images.shape[1], images.shape[2])
+        for chunk in torch.split(torch.from_numpy(images), AT_ONCE):
+            logits = self.module(preprocess(chunk.to(device), self.input_size))
+            on_slice = unfit_square(logits.float(), size, self.input_size)
+            for probability in on_slice.sigmoid().cpu().numpy():
+                unjudged = np.full(len(probability), np.nan, np.float32)
+                yield SlicePrediction(combine_organs(probability), probability, unjudged)
+
+    def load(self, directory: Path) -> None:
+        """Take over what `save` wrote, and the frozen weights that the card names."""
+        load_frozen(self.model, directory)
+        super().load(directory)

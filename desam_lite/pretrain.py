@@ -1,0 +1,330 @@
+"""Training `sam_tiny`: SAM's task on an endless synthetic stream, to be stopped, resumed and continued at will.
+
+Step n draws batch n of the stream, so that a run that was interrupted goes on as if nothing had happened. The learning rate
+rises, stays, and falls to nothing over the last steps: a run can be made longer while it stays, and what was shipped can be
+trained on.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from tqdm import tqdm
+
+from desam_lite.errors import StudyError
+from desam_lite.files import atomic_path, write_json
+from desam_lite.pretrain_losses import (
+    answer_loss,
+    border_targets,
+    contrast_loss,
+    extent_targets,
+    token_regions,
+)
+from desam_lite.pretrain_probe import probe
+from desam_lite.pretrain_prompts import first_prompts, further_clicks
+from desam_lite.promptable import Features, PromptableSAM
+from desam_lite.sam import PIXEL_MEAN, PIXEL_STD, get_backbone
+from desam_lite.stream import FIRST_SHAPE, LABELS, chance, draw_scenes, generator_at
+from desam_lite.stream_pictures import draw_pictures, pick_objects
+from desam_lite.weights import find_weights, read_tensors
+
+STEP = 2
+"""Pixels of the picture that a pixel of SAM's masks spans, at patch 8."""
+_MAY_CHANGE = ("steps", "decay")
+_AUXILIARY = 16 + 4  # borders and extents, of each token
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every choice that changes the weights.
+
+    Attributes:
+        backbone: What is trained.
+        steps: Optimiser steps altogether.
+        warmup: Steps over which the learning rate rises.
+        decay: Last steps, over which it falls to 0.
+        learning_rate: AdamW's in between.
+        weight_decay: AdamW's.
+        clip: Largest norm of the gradient.
+        objects: Prompts per picture.
+        sizes: Sides of the pictures, in pixels, small to large.
+        scenes: Scenes per step at each side; each is drawn under two contrasts.
+        shares: For the beginning, the middle and the end: how often each side comes.
+        contrast: Weight of the losses on features under two contrasts.
+        dense: Weight of the losses of borders and extents read off the tokens.
+        seed: Names initial weights and stream.
+    """
+
+    backbone: str = "sam_tiny"
+    steps: int = 20_000
+    warmup: int = 100
+    decay: int = 4_000
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    objects: int = 6
+    sizes: tuple[int, ...] = (64, 128, 256)
+    scenes: tuple[int, ...] = (4, 2, 1)
+    shares: tuple[tuple[float, ...], ...] = ((0.85, 0.15, 0.0), (0.35, 0.55, 0.1), (0.0, 0.5, 0.5))
+    contrast: float = 0.15
+    dense: float = 0.25
+    seed: int = 1
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        rise = min(1.0, (step + 1) / max(1, self.warmup))
+        fall = min(1.0, (self.steps - step) / max(1, self.decay))
+        return self.learning_rate * rise * max(0.0, fall)
+
+    def size(self, step: int, generator: torch.Generator) -> int:
+        """Return which of the sizes a step has: small ones first, large ones towards the end."""
+        phase = 2 * step / max(1, self.steps)
+        before = self.shares[min(int(phase), 1)]
+        after = self.shares[min(int(phase) + 1, 2)]
+        mixed = [(1 - phase % 1) * b + phase % 1 * a for b, a in zip(before, after, strict=True)]
+        weights = torch.tensor(mixed, device=generator.device)
+        return int(torch.multinomial(weights, 1, generator=generator))
+
+
+def to_pixels(pictures: torch.Tensor) -> torch.Tensor:
+    """Return grey pictures ``(B, S, S)``, 0 to 255, as the model takes them: ``(B, 3, S, S)``."""
+    mean, std = (
+        torch.tensor(v, device=pictures.device)[None, :, None, None] for v in (PIXEL_MEAN, PIXEL_STD)
+    )
+    return (pictures[:, None] - mean) / std
+
+
+class Pretraining:
+    """A model under training, with all that must survive an interruption.
+
+    Args:
+        recipe: How.
+        device: Where.
+    """
+
+    def __init__(self, recipe: Recipe, device: torch.device):
+        self.recipe, self.device = recipe, device
+        self.model = PromptableSAM(get_backbone(recipe.backbone), recipe.seed).to(device)
+        spec = self.model.spec
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            heads = [nn.Conv2d(c, _AUXILIARY, 1) for c in (*[spec.width] * 3, spec.neck)]
+        self.heads = nn.ModuleList(heads).to(device)
+        named = [*self.model.named_parameters(), *self.heads.named_parameters()]
+        groups = [
+            {"params": [p for _, p in named if p.ndim > 1], "weight_decay": recipe.weight_decay},
+            {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.optimiser = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
+        self.step = self.pictures = 0
+        self.minutes = 0.0
+        self.log: list[dict[str, float]] = []
+
+    def advance(self) -> dict[str, float]:
+        """Train one step; returns its losses and what it was."""
+        recipe, start = self.recipe, time.process_time()
+        generator = generator_at(recipe.seed, self.step, self.device)
+        which = recipe.size(self.step, generator)
+        for group in self.optimiser.param_groups:
+            group["lr"] = recipe.rate(self.step)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            losses = self._losses(recipe.scenes[which], recipe.sizes[which], generator)
+        total = sum(losses.values())
+        assert isinstance(total, torch.Tensor)
+        self.optimiser.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, recipe.clip)
+        if bool(norm.isfinite()):
+            self.optimiser.step()
+        self.step += 1
+        self.pictures += 2 * recipe.scenes[which]
+        self.minutes += (time.process_time() - start) / 60
+        values = {name: float(value.detach()) for name, value in losses.items()}
+        return {"size": float(recipe.sizes[which]), "norm": float(norm), **values}
+
+    def _losses(self, count: int, size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        recipe = self.recipe
+        scenes = draw_scenes(count, size, generator)
+        pictures = torch.cat([draw_pictures(scenes, generator) for _ in range(2)])
+        masks = pick_objects(scenes, recipe.objects, STEP, generator).masks.repeat(2, 1, 1, 1)
+        seen = self.model.see(to_pixels(pictures))
+        losses = self._answers(seen.neck, masks, generator)
+        if recipe.contrast:
+            losses["contrast"] = recipe.contrast * self._contrast(seen, scenes.labels)
+        if recipe.dense:
+            losses["dense"] = recipe.dense * self._dense(seen, scenes.labels)
+        return losses
+
+    def _answers(
+        self, neck: torch.Tensor, masks: torch.Tensor, generator: torch.Generator
+    ) -> dict[str, torch.Tensor]:
+        """Ask twice: with a point or box, then with clicks where the first answer was wrong."""
+        boxed = chance(generator, 0.5, *masks.shape[:2])
+        points, kinds = first_prompts(masks, boxed, STEP, generator)
+        logits, judged = self.model.answer(neck, points, kinds)
+        first, _ = answer_loss(logits, judged, masks, boxed)
+        chosen = (
+            judged.detach() + torch.tensor([9.0, 0, 0, 0], device=neck.device) * boxed[..., None]
+        ).argmax(-1)
+        answer = logits.detach().gather(2, chosen[..., None, None, None].expand(-1, -1, 1, *masks.shape[2:]))[
+            :, :, 0
+        ]
+        number = int(torch.randint(1, 5, (), generator=generator, device=neck.device))
+        clicks, sides = further_clicks(masks, answer > 0, number, STEP, generator)
+        shown = answer if bool(chance(generator, 0.5)) else None
+        logits, judged = self.model.answer(
+            neck, torch.cat((points, clicks), 2), torch.cat((kinds, sides), 2), shown
+        )
+        second, _ = answer_loss(logits, judged, masks, torch.ones_like(boxed))
+        return {"first": first, "second": second}
+
+    def _contrast(self, seen: Features, labels: torch.Tensor) -> torch.Tensor:
+        regions = token_regions(labels, self.model.spec.patch)
+        total = torch.zeros((), device=labels.device)
+        for maps in (*seen.levels, seen.neck):
+            one, other = maps.float().chunk(2)
+            total = total + contrast_loss(one, other, regions) / 4
+        return total
+
+    def _dense(self, seen: Features, labels: torch.Tensor) -> torch.Tensor:
+        patch = self.model.spec.patch
+        borders = border_targets(labels, patch).repeat(2, 1, 1, 1)
+        reach, whole = extent_targets(labels, patch, FIRST_SHAPE, LABELS)
+        reach, whole = reach.repeat(2, 1, 1, 1), (whole | False).repeat(2, 1, 1)[:, None]
+        total = torch.zeros((), device=labels.device)
+        for head, maps in zip(self.heads, (*seen.levels, seen.neck), strict=True):
+            read = head(maps).float()
+            total = total + nn.functional.binary_cross_entropy_with_logits(
+                read[:, :16], borders, pos_weight=torch.tensor(3.0, device=read.device)
+            )
+            total = total + 4 * ((read[:, 16:] - reach).abs() * whole).sum() / (4 * whole.sum()).clamp(min=1)
+        return total / 4
+
+    def note(self, recent: dict[str, float]) -> None:
+        """Probe the model and add a line to the log."""
+        self.model.eval()
+        row = {"step": self.step, "pictures": self.pictures, "minutes": self.minutes}
+        for size in (self.recipe.sizes[0], self.recipe.sizes[-1]):
+            row |= {f"{name}_{size}": value for name, value in probe(self.model, size).items()}
+        self.model.train()
+        self.log.append(row | {f"loss_{name}": value for name, value in recent.items()})
+        print(json.dumps({k: round(v, 3) for k, v in self.log[-1].items()}), flush=True)
+
+    def begin_with(self, path: Path | str) -> None:
+        """Fill the model with weights under SAM's names, as those that ship; the heads that are left behind start anew.
+
+        Raises:
+            StudyError: A tensor is missing or has another shape.
+        """
+        tensors = {name: value.float() for name, value in read_tensors(find_weights(path)).items()}
+        own = self.model.state_dict()
+        odd = [name for name in own if name not in tensors or tensors[name].shape != own[name].shape]
+        if odd:
+            raise StudyError(
+                f"the weights '{path}' do not fit {self.recipe.backbone} at tensor '{odd[0]}': give weights of this backbone."
+            )
+        self.model.load_state_dict({name: tensors[name] for name in own})
+
+    def export(self, path: Path) -> None:
+        """Write the weights under SAM's names, in half precision."""
+        tensors = {n: t.detach().cpu().half().contiguous() for n, t in self.model.state_dict().items()}
+        with atomic_path(path) as partial:
+            save_file(tensors, partial)
+
+    def save(self, path: Path) -> None:
+        """Write everything that `load` needs, whole or not at all."""
+        state = {
+            "model": self.model.state_dict(),
+            "heads": self.heads.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "pictures": self.pictures,
+            "minutes": self.minutes,
+            "recipe": json.dumps(asdict(self.recipe)),
+            "log": json.dumps(self.log),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        torch.save(state, partial)
+        partial.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Go on from a file of `save`; of its recipe, only how many steps there are may differ.
+
+        Raises:
+            StudyError: It is no such file, or of another recipe.
+        """
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            begun = json.loads(state["recipe"])
+        except Exception as error:  # a damaged file makes the reader raise almost anything
+            raise StudyError(
+                f"'{path}' is no checkpoint of a pretraining: delete it to begin anew, or restore it."
+            ) from error
+        own = json.loads(json.dumps(asdict(self.recipe)))
+        odd = [name for name in own if name not in _MAY_CHANGE and begun.get(name) != own[name]]
+        if odd:
+            raise StudyError(
+                f"the run in '{path.parent}' was begun with {odd[0]} = {begun.get(odd[0])}, not {own[odd[0]]}: "
+                "give it the same, or use another folder."
+            )
+        self.model.load_state_dict(state["model"])
+        self.heads.load_state_dict(state["heads"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.pictures, self.minutes = state["step"], state["pictures"], state["minutes"]
+        self.log = json.loads(state["log"])
+
+
+def pretrain(
+    recipe: Recipe,
+    folder: Path,
+    device: torch.device,
+    *,
+    continue_from: Path | str | None = None,
+    save_every: float = 2.0,
+    probe_every: float = 5.0,
+    progress: bool = True,
+) -> Pretraining:
+    """Train to the recipe's last step, from where a run in this folder was left.
+
+    Args:
+        recipe: How; a run that is resumed must have been begun with the same, but for its number of steps.
+        folder: Of ``checkpoint.pt``, ``log.json`` and, at the end, ``sam_tiny.safetensors``.
+        device: Where.
+        continue_from: Weights to begin with, where the folder holds no checkpoint yet.
+        save_every: Minutes of processor time between checkpoints.
+        probe_every: Minutes of processor time between probes.
+        progress: Whether to show a bar.
+
+    Raises:
+        StudyError: The folder holds a run of another recipe, or the weights do not fit.
+    """
+    run = Pretraining(recipe, device)
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.exists():
+        run.load(checkpoint)
+    elif continue_from is not None:
+        run.begin_with(continue_from)
+    saved = probed = run.minutes
+    bar = tqdm(total=recipe.steps, initial=run.step, disable=not progress, mininterval=10)
+    recent: dict[str, float] = {}
+    while run.step < recipe.steps:
+        values = run.advance()
+        bar.update()
+        recent = {k: 0.98 * recent.get(k, v) + 0.02 * v for k, v in values.items()}
+        bar.set_postfix({k: f"{v:.3f}" for k, v in recent.items()}, refresh=False)
+        last = run.step == recipe.steps
+        if last or run.minutes - probed >= probe_every:
+            probed = run.minutes
+            run.note(recent)
+        if last or run.minutes - saved >= save_every:
+            saved = run.minutes
+            run.save(checkpoint)
+            write_json(folder / "log.json", {"recipe": asdict(recipe), "log": run.log})
+    bar.close()
+    return run

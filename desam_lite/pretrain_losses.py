@@ -1,0 +1,130 @@
+"""What a promptable model is trained on: masks and their quality, as SAM, and features that do not depend on contrast.
+
+SAM's focal loss with weight 20 left a model of this size with empty masks for long; class-balanced cross-entropy with Dice does
+not. The losses on features are this study's addition: one scene drawn under two contrasts must look the same to the encoder.
+"""
+
+import torch
+from torch.nn import functional
+
+
+def mask_losses(logits: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the loss of every mask and its actual IoU, ``(B, M, 4)`` each.
+
+    Args:
+        logits: ``(B, M, 4, s, s)``.
+        masks: ``(B, M, s, s)`` bool, what was asked for.
+    """
+    x, wanted = logits.flatten(3), masks.flatten(2)[:, :, None].to(logits.dtype)
+    area = wanted.sum(-1).clamp(min=1)  # (B, M, 1)
+    pixels = x.shape[-1]
+    share = (area / pixels).clamp(0.1, 0.9)  # so that no object weighs more than five times its pixels
+    soft = functional.softplus(x)
+    inside, outside = ((soft - x) * wanted).sum(-1), (soft * (1 - wanted)).sum(-1)
+    entropy = (inside / share + outside / (1 - share)) / (2 * pixels)
+    chance = x.sigmoid()
+    dice = 1 - (2 * (chance * wanted).sum(-1) + 1) / (chance.sum(-1) + area + 1)
+    with torch.no_grad():
+        drawn = x > 0
+        both = (drawn & masks.flatten(2)[:, :, None]).sum(-1)
+        iou = both / (drawn.sum(-1) + area - both).clamp(min=1)
+    return entropy + dice, iou
+
+
+def answer_loss(
+    logits: torch.Tensor, judged: torch.Tensor, masks: torch.Tensor, clear: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the loss of one round of answers and the actual IoU ``(B, M, 4)`` of its masks.
+
+    Args:
+        logits: ``(B, M, 4, s, s)``.
+        judged: ``(B, M, 4)``, predicted IoU.
+        masks: ``(B, M, s, s)`` bool.
+        clear: ``(B, M)`` bool: prompts that leave little doubt, answered by the first mask; else the best of the other three
+            counts.
+    """
+    losses, iou = mask_losses(logits, masks)
+    single, best = losses[..., 0], losses[..., 1:].amin(-1)
+    weight = torch.where(clear, 1.0, 0.25)
+    mask = (weight * single + (1.25 - weight) * best).mean()
+    return mask + functional.mse_loss(judged, iou), iou
+
+
+def contrast_loss(
+    one: torch.Tensor, other: torch.Tensor, regions: torch.Tensor, temperature: float = 0.1
+) -> torch.Tensor:
+    """Return how far the tokens of one region are from agreeing under two contrasts, against those of other regions.
+
+    InfoNCE (van den Oord et al., 2018) with every token of the same region as positive: minus the logarithm of their share.
+
+    Args:
+        one: ``(B, C, h, w)``, features of a scene.
+        other: The same of the scene under another contrast.
+        regions: ``(B, h, w)`` int64, the region of a token; negative where it has none.
+        temperature: Of the cosine similarities.
+    """
+    a, b = (_normalised(features) for features in (one, other))
+    named = regions.flatten(1)
+    real = (named >= 0).to(a.dtype)
+    alike = (named[:, :, None] == named[:, None]).to(a.dtype) * real[:, None]
+    similar = (a @ b.mT) / temperature  # (B, h w, h w)
+    total = similar.new_zeros(())
+    for scores, same in ((similar, alike), (similar.mT, alike.mT)):
+        weights = (scores - scores.detach().amax(-1, keepdim=True)).exp() * real[:, None]
+        share = ((weights * same).sum(-1) + 1e-6) / (weights.sum(-1) + 1e-6)
+        total = total - (share.log() * real).sum() / real.sum().clamp(min=1)
+    return total / 2
+
+
+def _normalised(features: torch.Tensor) -> torch.Tensor:
+    """Return unit vectors ``(B, h w, C)`` of the features freed of their mean over the picture."""
+    flat = features.flatten(2)
+    return functional.normalize((flat - flat.mean(2, keepdim=True)).mT, dim=-1)
+
+
+def token_regions(labels: torch.Tensor, patch: int) -> torch.Tensor:
+    """Return the label at the middle of each patch, -1 where the patch's corners are of another: ``(B, h, w)``."""
+    middle = labels[:, patch // 2 :: patch, patch // 2 :: patch]
+    near, far = patch // 4, patch - 1 - patch // 4
+    pure = torch.ones_like(middle, dtype=torch.bool)
+    for y in (near, far):
+        for x in (near, far):
+            pure &= labels[:, y::patch, x::patch] == middle
+    return torch.where(pure, middle, -1)
+
+
+def extent_targets(
+    labels: torch.Tensor, patch: int, first: int, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return how far the region of each token reaches to its left, top, right and bottom.
+
+    Args:
+        labels: ``(B, S, S)`` int64.
+        patch: Pixels of a token.
+        first: Smallest label whose regions are of one piece.
+        count: Labels there are.
+
+    Returns:
+        ``(B, 4, h, w)`` in parts of the picture, and ``(B, h, w)`` bool where a token has such a region.
+    """
+    batch, side = labels.shape[:2]
+    place = torch.arange(side, device=labels.device, dtype=torch.float32)
+    ends = []
+    for along in (place[None, None].expand_as(labels), place[None, :, None].expand_as(labels)):
+        for reduce in ("amin", "amax"):
+            table = torch.zeros(batch, count, device=labels.device)
+            table.scatter_reduce_(1, labels.flatten(1), along.flatten(1), reduce, include_self=False)
+            ends.append(table)
+    middle = labels[:, patch // 2 :: patch, patch // 2 :: patch]
+    left, right, top, bottom = (t.gather(1, middle.flatten(1)).view(middle.shape) for t in ends)
+    x = place[patch // 2 :: patch].expand_as(middle)
+    y = place[patch // 2 :: patch, None].expand_as(middle)
+    return torch.stack((x - left, y - top, right - x, bottom - y), dim=1) / side, middle >= first
+
+
+def border_targets(labels: torch.Tensor, patch: int) -> torch.Tensor:
+    """Return where regions meet, in 4 x 4 parts of each token: ``(B, 16, h, w)`` float."""
+    across = functional.pad(labels[:, :, 1:] != labels[:, :, :-1], (0, 1))
+    down = functional.pad(labels[:, 1:] != labels[:, :-1], (0, 0, 0, 1))
+    met = functional.max_pool2d((across | down).float()[:, None], patch // 4)
+    return functional.pixel_unshuffle(met, 4)

@@ -1,0 +1,118 @@
+"""How good a promptable model is on pictures of the stream that it never trained on."""
+
+import torch
+
+from desam_lite.pretrain_prompts import boxes_around, first_prompts, further_clicks
+from desam_lite.promptable import BOTTOM_RIGHT, TOP_LEFT, PromptableSAM
+from desam_lite.stream import draw_scenes, generator_at
+from desam_lite.stream_pictures import draw_pictures, pick_objects
+
+HELD_OUT_SEED = 1 << 40
+"""Seed of the stream that is never trained on."""
+
+
+@torch.no_grad()
+def probe(
+    model: PromptableSAM, size: int, *, batches: int = 4, scenes: int = 4, objects: int = 8, clicks: int = 8
+) -> dict[str, float]:
+    """Measure mean IoU on held-out pictures with each kind of prompt, and how alike contrasts look.
+
+    Args:
+        model: On any device.
+        size: Side of the pictures, in pixels.
+        batches: Batches of the held-out stream.
+        scenes: Scenes per batch.
+        objects: Objects per scene.
+        clicks: Last number of clicks; each is put where the answer to those before is wrong.
+
+    Returns:
+        IoU with a tight ``box``, one ``point`` (the mask that the model holds for the best), the ``best_of_three``, and 3 and
+        more clicks; that of the ``filled_box`` itself; ``contrast``: share of tokens whose most similar token of the
+        scene under another contrast is of the same region (see `agreement`).
+    """
+    from desam_lite.pretrain import STEP, to_pixels
+
+    device = next(model.parameters()).device
+    found: dict[str, list[torch.Tensor]] = {}
+    for number in range(batches):
+        generator = generator_at(HELD_OUT_SEED, number, device)
+        drawn = draw_scenes(scenes, size, generator)
+        masks = pick_objects(drawn, objects, STEP, generator).masks
+        one, other = (model.see(to_pixels(draw_pictures(drawn, generator))) for _ in range(2))
+        parts = answer_all(model, one.neck, masks, STEP, generator, clicks)
+        parts["contrast"] = agreement(one.neck, other.neck, drawn.labels, model.spec.patch)
+        for name, value in parts.items():
+            found.setdefault(name, []).append(value.flatten())
+    return {name: float(torch.cat(values).mean()) for name, values in found.items()}
+
+
+@torch.no_grad()
+def answer_all(
+    model: PromptableSAM,
+    neck: torch.Tensor,
+    masks: torch.Tensor,
+    step: int,
+    generator: torch.Generator,
+    clicks: int = 8,
+) -> dict[str, torch.Tensor]:
+    """Ask for every object with a box, a point and further clicks; returns the IoU ``(B, M)`` of each kind of answer."""
+    corners = boxes_around(masks, step).view(*masks.shape[:2], 2, 2)
+    kinds = torch.tensor([TOP_LEFT, BOTTOM_RIGHT], device=masks.device).expand(*masks.shape[:2], 2)
+    boxed, _ = model.answer(neck, corners, kinds)
+    found = {"box": iou(boxed[:, :, 0] > 0, masks), "filled_box": iou(_filled(masks), masks)}
+    points, kinds = first_prompts(masks, torch.zeros_like(masks[..., 0, 0]), step, generator)
+    logits, judged = model.answer(neck, points, kinds)
+    each = iou(logits[:, :, 1:] > 0, masks[:, :, None])
+    chosen = judged[:, :, 1:].argmax(-1, keepdim=True)
+    found |= {"point": each.gather(2, chosen)[..., 0], "best_of_three": each.amax(-1)}
+    rows = (1 + chosen)[..., None, None].expand(-1, -1, 1, *masks.shape[2:])
+    answer = logits.gather(2, rows)[:, :, 0]
+    for number in range(2, clicks + 1):
+        click, side = further_clicks(masks, answer > 0, 1, step, generator)
+        points, kinds = torch.cat((points, click), 2), torch.cat((kinds, side), 2)
+        answer = model.answer(neck, points, kinds, answer)[0][:, :, 0]
+        if number in (3, clicks):
+            found[f"clicks_{number}"] = iou(answer > 0, masks)
+    return found
+
+
+def _filled(masks: torch.Tensor) -> torch.Tensor:
+    """Return everything within the tight boxes of masks ``(..., s, s)`` bool."""
+    spans = []
+    for line in (masks.any(-2), masks.any(-1)):
+        begun = line.cumsum(-1) > 0
+        spans.append(begun & (line.flip(-1).cumsum(-1).flip(-1) > 0))
+    return spans[0][..., None, :] & spans[1][..., :, None]
+
+
+def iou(drawn: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Return intersection over union of masks ``(..., s, s)`` bool; 0 where both are empty."""
+    both, either = (drawn & wanted).sum((-2, -1)), (drawn | wanted).sum((-2, -1))
+    return both / either.clamp(min=1)
+
+
+def agreement(one: torch.Tensor, other: torch.Tensor, labels: torch.Tensor, patch: int) -> torch.Tensor:
+    """Return for each token that lies in one region whether its nearest one under another contrast is of the same region.
+
+    Args:
+        one: ``(B, C, h, w)``, features of scenes.
+        other: The same under another contrast.
+        labels: ``(B, S, S)``.
+        patch: Pixels of a token.
+
+    Returns:
+        ``(T,)`` float, 1 or 0 for each such token; cosine similarity of features freed of their mean over the picture.
+        The token's own place and its neighbours do not count, so that position alone wins nothing.
+    """
+    from desam_lite.pretrain_losses import _normalised, token_regions
+
+    regions = token_regions(labels, patch).flatten(1)
+    side = one.shape[-1]
+    place = torch.arange(side * side, device=labels.device)
+    near = ((place[:, None] // side - place // side).abs() <= 2) & (
+        (place[:, None] % side - place % side).abs() <= 2
+    )
+    similar = _normalised(one.float()) @ _normalised(other.float()).mT
+    similar = similar.masked_fill(near | (regions < 0)[:, None], -2.0)
+    nearest = regions.gather(1, similar.argmax(-1))
+    return (nearest == regions)[regions >= 0].float()

@@ -1,0 +1,15 @@
+"""The weights that come with this package: the encoder this study trained itself, and its card."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+SHIPPED = Path(__file__).resolve().parent / "pretrained" / "sam_tiny.safetensors"
+"""SAM's image encoder, prompt encoder and mask decoder at the size of `sam_tiny`, in half precision."""
+SHIPPED_SHA256 = "618ee27df47ef8a3e5ed8ca82f8a7ce6ec1261c70e06378ecc571825eb69b6c0"
+
+
+def shipped_card() -> dict[str, Any]:
+    """Return what the shipped weights are: recipe, pictures seen, minutes, device, probe, licence."""
+    card: dict[str, Any] = json.loads(SHIPPED.with_suffix(".json").read_text(encoding="utf-8"))
+    return card
