@@ -96,6 +96,30 @@ def _training(known: Result) -> str:
     return "; ".join(said)
 
 
+def _embeddings(known: Result) -> str:
+    return (
+        "; ".join(
+            f"{r['backbone']} {r['fmt']}: {r['bytes_over_float32']:.3g} of the bytes of float32, {r['bytes_over_npz']:.3g} of "
+            f"the published npz; reads cold {r['read_cold_gb_s']:.2g} GB/s ({r['cold_share_of_raw']:.0%} of whole files, "
+            f"{r['cold_share_of_raw_random']:.0%} of the same slices raw), warm {r['read_warm_gb_s']:.2g} GB/s "
+            f"({r['warm_share_of_raw']:.0%}, {r['warm_share_of_raw_random']:.0%}); decoded in {r['decode_cpu_ms']:.2g} ms "
+            f"a slice instead of {r['published_decode_cpu_ms']:.3g}"
+            for r in known["rows"]
+            if r["fmt"] in ("bfloat16", "float8")
+        )
+        + f"; machine's load before: {known['load_before']:.2g}"
+    )
+
+
+def _embedding_dice(known: Result) -> str:
+    return "; ".join(
+        f"{r['task']} {r['fmt']}: {r['dice_targets']:.3g} on the targets, {r['difference_targets']:+.2g} to float32 (95 % "
+        f"{r['difference_low']:+.2g} to {r['difference_high']:+.2g}, {r['target_cases']} cases, {r['seeds']} seeds)"
+        for r in known["rows"]
+        if r["fmt"] != "float32"
+    )
+
+
 def _phantoms(known: Result) -> str:
     said = []
     for task in dict.fromkeys(r["task"] for r in known["rows"]):
@@ -158,6 +182,11 @@ AIMS: dict[str, tuple[str, Callable[[Result], str]]] = {
         _inference,
     ),
     "encoder": ("at least 1.5 x segment-anything's own encoder on a CPU, 4 x on an H200 (ViT-H)", _encoder),
+    "embeddings": (
+        "half of the published bytes in bfloat16 and a quarter in float8; reads at over 70 % of the machine's own file reads",
+        _embeddings,
+    ),
+    "embedding_dice": ("Dice with float8 and the 16-bit formats, against float32", _embedding_dice),
     "phantom_gap": (
         "Dice between the synthetic hospitals: a U-Net above 0.85 in and between 0.4 and 0.7 out of domain, below 0.85 with "
         "augmentation; the prior at most as on real sites (0.54)",

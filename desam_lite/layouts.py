@@ -6,9 +6,7 @@ A finder opens no scan; it returns the cases it found and a sentence for all tha
 import csv
 import difflib
 import re
-import unicodedata
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 from desam_lite.dicom import read_label_pictures, read_series
 from desam_lite.errors import StudyError
 from desam_lite.nifti import read_label, write_volume
+from desam_lite.pairing import SUFFIX, case_stem, find_scans, pair_files, safe_name
 
 Place = Callable[[Path, Path], None]  # brings a file that stays as it is to its new name
 
@@ -65,15 +64,6 @@ _BTCV_IDS = {6: 1, 2: 2, 3: 3, 1: 4, **dict.fromkeys((0, 4, 5, *range(7, 14)), 0
 _CHAOS_MR_GREYS = {range(55, 71): 1, range(110, 136): 2, range(175, 201): 3, range(240, 256): 4}
 _CHAOS_CT_GREYS = {range(1, 256): 1}
 
-_SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
-_LABEL_WORDS = "segmentation|seg|label|labels|mask|masks|gt|groundtruth|roi"
-_LABEL_NAME = re.compile(rf"(?:(?P<case>.+)[_.-])?(?:{_LABEL_WORDS})", re.IGNORECASE)
-_LABEL_FOLDER = re.compile(rf"(?:{_LABEL_WORDS}|segmentations|labelsTr)", re.IGNORECASE)
-_IMAGE_NAME = re.compile(r"(?:(?P<case>.+?)[_.-])?(?:image|img|scan|volume|0000)", re.IGNORECASE)
-_PAIR_FOLDER = re.compile(
-    rf"(?:{_LABEL_WORDS}|segmentations|labelsTr|images?|imgs?|scans?|imagesTr)", re.IGNORECASE
-)
-
 
 def find_folders(source: Path) -> Found:
     """Find one folder per domain, with images and labels told apart by their names or their folders' names."""
@@ -81,7 +71,7 @@ def find_folders(source: Path) -> Found:
     faults: list[str] = []
     domains = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
     for folder in domains:
-        found, wrong = _pair_up(folder, folder.name)
+        found, wrong = _paired(folder, folder.name)
         items += found
         faults += wrong
     return items, faults
@@ -89,7 +79,7 @@ def find_folders(source: Path) -> Found:
 
 def find_saml(source: Path) -> Found:
     """Find the prepared prostate collection: a folder per site, each case with its ``_segmentation``."""
-    folders = sorted({path.parent for path in _scans(source)})
+    folders = sorted({path.parent for path in find_scans(source)})
     items: list[Item] = []
     faults: list[str] = []
     for folder in folders:
@@ -99,7 +89,7 @@ def find_saml(source: Path) -> Found:
                 f"folder {folder} is none of the six prostate sites: rename it, or import the layout 'folders'."
             )
             continue
-        found, wrong = _pair_up(folder, site)
+        found, wrong = _paired(folder, site)
         items += found
         faults += wrong
     return items, faults
@@ -114,10 +104,10 @@ def find_nnunet(source: Path) -> Found:
         )
     base = folders[0].parent
     centers, table = _read_centers(base)
-    labels = {_stem(path): path for path in _scans(base / "labelsTr")}
+    labels = {case_stem(path): path for path in find_scans(base / "labelsTr")}
     items, faults = [], []
-    for image in _scans(folders[0]):
-        case = _stem(image)
+    for image in find_scans(folders[0]):
+        case = case_stem(image)
         if not case.endswith("_0000"):
             continue  # further channels; the first is the scan
         case = case.removesuffix("_0000")
@@ -127,17 +117,21 @@ def find_nnunet(source: Path) -> Found:
         elif case not in centers:
             faults.append(f"table {table} has no row for case {case}: add its center.")
         else:
-            items.append(Item(_domain(centers[case]), _safe(case), image, label, _place_both))
+            items.append(Item(_domain(centers[case]), safe_name(case), image, label, _place_both))
     return items, faults
 
 
 def find_btcv(source: Path) -> Found:
     """Find ``img0001.nii.gz`` with ``label0001.nii.gz``, in whatever folders; one domain ``CT``."""
     images = {
-        found[1]: path for path in _scans(source) if (found := re.fullmatch(r"(?i)img(\d{4})", _stem(path)))
+        found[1]: path
+        for path in find_scans(source)
+        if (found := re.fullmatch(r"(?i)img(\d{4})", case_stem(path)))
     }
     labels = {
-        found[1]: path for path in _scans(source) if (found := re.fullmatch(r"(?i)label(\d{4})", _stem(path)))
+        found[1]: path
+        for path in find_scans(source)
+        if (found := re.fullmatch(r"(?i)label(\d{4})", case_stem(path)))
     }
     both = sorted(images.keys() & labels.keys())
     items = [
@@ -175,7 +169,7 @@ def find_chaos(source: Path) -> Found:
                 f"{parent} has no folder Ground: its labels were not published (test cases), so take it out."
             )
             continue
-        items.append(Item(domain, _safe(case), folder, label, partial(_convert_dicom, greys=greys)))
+        items.append(Item(domain, safe_name(case), folder, label, partial(_convert_dicom, greys=greys)))
     return items, faults
 
 
@@ -201,60 +195,13 @@ def find_layout(name: str) -> Callable[[Path], Found]:
     return LAYOUTS[name]
 
 
-def _scans(folder: Path) -> list[Path]:
-    """Return the NIfTI files at any depth, hidden ones (half-written, macOS's) left out."""
-    found = (path for path in folder.rglob("*.[nN][iI][iI]*") if _SUFFIX.search(path.name))
-    return sorted(path for path in found if not path.name.startswith("."))
-
-
-def _stem(path: Path) -> str:
-    return _SUFFIX.sub("", path.name)
-
-
-def _safe(name: str) -> str:
-    """Return a name that a manifest and any disk take; letters of any script stay, in their composed form."""
-    return re.sub(r"[^\w.+-]+", "-", unicodedata.normalize("NFC", name)).strip("-.") or "unnamed"
-
-
 def _domain(center: str) -> str:
-    return PROSTATE_SITES.get(center.strip().lower(), _safe(center.strip()))
+    return PROSTATE_SITES.get(center.strip().lower(), safe_name(center.strip()))
 
 
-def _pair_up(folder: Path, domain: str) -> Found:
-    """Match the images and labels below one folder by the case that their names tell."""
-    images: dict[str, list[Path]] = defaultdict(list)
-    labels: dict[str, list[Path]] = defaultdict(list)
-    for path in _scans(folder):
-        named, placed = _LABEL_NAME.fullmatch(_stem(path)), _LABEL_FOLDER.fullmatch(path.parent.name)
-        named_image = _IMAGE_NAME.fullmatch(_stem(path))
-        if named or placed:
-            labels[_case(folder, path, named["case"] if named else _stem(path))].append(path)
-        else:
-            images[_case(folder, path, named_image["case"] if named_image else _stem(path))].append(path)
-    items, faults = [], []
-    for case in sorted(images.keys() | labels.keys()):
-        several = [paths for paths in (images[case], labels[case]) if len(paths) > 1]
-        if several:
-            names = " and ".join(str(path) for path in several[0])
-            faults.append(
-                f"case {case} of domain {domain} has several files for one thing ({names}): keep one."
-            )
-        elif not images[case]:
-            faults.append(f"label {labels[case][0]} has no image: add it, or take the label out.")
-        elif not labels[case]:
-            faults.append(f"image {images[case][0]} has no label: add it, or take the image out.")
-        else:
-            items.append(Item(_safe(domain), _safe(case), images[case][0], labels[case][0], _place_both))
-    return items, faults
-
-
-def _case(folder: Path, path: Path, told: str | None) -> str:
-    """Return the case a file name tells, or its folder's name where files are called ``image`` and ``label``."""
-    if told:
-        return told
-    parents: Iterable[Path] = [path.parent, *path.parent.parents]
-    own = next((parent for parent in parents if not _PAIR_FOLDER.fullmatch(parent.name)), folder)
-    return own.name
+def _paired(folder: Path, domain: str) -> Found:
+    pairs, faults = pair_files(folder, domain)
+    return [Item(safe_name(domain), case, image, label, _place_both) for case, image, label in pairs], faults
 
 
 def _read_centers(folder: Path) -> tuple[dict[str, str], Path]:
@@ -278,7 +225,7 @@ def _read_centers(folder: Path) -> tuple[dict[str, str], Path]:
 
 
 def _table_case(patient: str) -> str:
-    return _SUFFIX.sub("", patient.strip()).removesuffix("_0000")
+    return SUFFIX.sub("", patient.strip()).removesuffix("_0000")
 
 
 def _place_both(item: Item, image: Path, label: Path, place: Place) -> None:

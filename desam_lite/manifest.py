@@ -10,16 +10,15 @@ from itertools import cycle
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from desam_lite.errors import StudyError
 from desam_lite.files import digest
+from desam_lite.plain_yaml import read_yaml
 
 # Okabe and Ito's colour-blind safe palette, its grey and black left out: they vanish on medical images.
 PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 _FOLDER = "data_manifests"
-_MAX_BYTES = 1 << 20
 _DOMAIN_NAME = re.compile(r"[^\W_][\w.+-]*")  # letters of any script
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
@@ -252,21 +251,6 @@ def _refuse_repeats(values: list[str], what: str) -> None:
         raise ValueError(f"{what} {repeated[0]!r} is there twice")
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which takes the last of two equal keys; this one refuses them."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = key_node.value
-            if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is there twice", key_node.start_mark
-                )
-            seen.add(key if isinstance(key, str) else id(key_node))
-        return super().construct_mapping(node, deep=deep)
-
-
 def manifest_folders() -> list[Path]:
     """Return where manifests are looked for by name: below the working folder, then beside the package."""
     return [Path.cwd() / _FOLDER, Path(__file__).resolve().parents[1] / _FOLDER]
@@ -308,7 +292,7 @@ def load_manifest(manifest: Path | str) -> Manifest:
         StudyError: No such file, not YAML, or not a manifest; the sentence names every wrong key.
     """
     path = find_manifest(manifest)
-    values = _read_yaml(path)
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise StudyError(
             f"manifest {path} is not a mapping of keys: see data_manifests/README.md for an example."
@@ -320,21 +304,6 @@ def load_manifest(manifest: Path | str) -> Manifest:
         raise StudyError(
             f"manifest {path}: {faults}. Correct it; data_manifests/README.md lists the keys."
         ) from error
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise StudyError(f"manifest {path} is over 1 MB, which no manifest is: give the right file.")
-        loader = _Loader(path.read_text(encoding="utf-8"))
-        return loader.get_single_data()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StudyError(
-            f"manifest {path} cannot be read ({error}): check the file and its permissions."
-        ) from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise StudyError(f"manifest {path} is not plain YAML ({reason}): correct it.") from error
 
 
 def _sentence(fault: dict[str, Any]) -> str:

@@ -26,6 +26,22 @@ FIELDS = {
         "difference",
         "matrix_share",
     },
+    "embeddings": {
+        *(
+            "backbone",
+            "fmt",
+            "slices",
+            "bytes_per_slice",
+            "bytes_over_float32",
+            "bytes_over_npz",
+            "ratio",
+            "write_mb_s",
+        ),
+        *(f"{kind}_{state}_gb_s" for kind in ("raw", "raw_random", "read") for state in ("cold", "warm")),
+        *(f"{state}_share_of_{raw}" for state in ("cold", "warm") for raw in ("raw", "raw_random")),
+        *("decode_cpu_ms", "decode_gb_s", "rms_error"),
+        *(f"published_{what}" for what in ("bytes_per_slice", "write_mb_s", "decode_cpu_ms")),
+    },
     "phantom_gap": {"label", "source", "target", "dice", "low", "high"},
     "phantoms": {
         *(
