@@ -30,8 +30,10 @@ def run(
     method: Annotated[
         str,
         typer.Option(
-            help="prior, unet, unet_light, unet_aug, randconv, mixstyle, csdg, advbias, maxstyle, "
-            "desam_b (whole box) or desam_p (points)."
+            help="The average mask: prior. On slices: unet, unet_light, unet_aug, randconv, mixstyle, csdg, advbias, maxstyle. "
+            "DeSAM with the whole box or with points: desam_b, desam_p; parts of it: pdmm_only, desam_p_no_iou_head, "
+            "desam_p_no_fusion; control: desam_b_random. SAM: sam_grid, sam_box, sam_finetuned_b, sam_finetuned_p, samed; "
+            "oracles: sam_point_oracle, sam_box_oracle, sam_finetuned_oracle."
         ),
     ] = "desam_p",
     seed: Annotated[int, typer.Option(min=0, help="Names every random draw.")] = 0,
