@@ -159,7 +159,8 @@ def _sam_tiny(known: Result) -> str:
         f"held-out IoU, tight box {each('a', stream, 'IoU box')}, "
         f"the filled box itself {values['shipped', 'a', stream, 'IoU filled_box']:.2f}; "
         f"one point, best of three {each('a', stream, 'IoU best_of_three')}; eight clicks {each('a', stream, 'IoU clicks_8')}",
-        f"real prostate at UCL, tight box: Dice {each('a', f'{real} UCL prostate', 'Dice box')}",
+        f"real prostate at UCL, tight box: Dice {each('a', f'{real} UCL prostate', 'Dice box')}, "
+        f"the filled box itself {values['shipped', 'a', f'{real} UCL prostate', 'Dice filled_box']:.2f}",
         f"agreement of contrasts, level 3: {each('b', stream, 'agreement level 3')}; "
         f"pixels {each('b', stream, 'agreement pixels')}",
         *(

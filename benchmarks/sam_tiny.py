@@ -58,9 +58,9 @@ domains:
 class Size(NamedTuple):
     """How much is measured: held-out batches, cases per domain, slices per case and organ, epochs of DeSAM, seeds."""
 
-    batches: int = 8
-    cases: int = 6
-    slices: int = 4
+    batches: int = 6
+    cases: int = 4
+    slices: int = 3
     epochs: int = 10
     seeds: tuple[int, ...] = (0,)
 
