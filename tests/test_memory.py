@@ -27,9 +27,9 @@ def test_large_tensors_are_made_of_the_pages_of_those_before() -> None:
     with keep_freed_memory():
         torch.ones(MANY)
         kept = _faults()
-    assert usual > 0.9 * ROUNDS * pages
+    assert usual > 0.5 * ROUNDS * pages
     assert kept < 0.1 * usual
-    assert _faults() > 0.9 * ROUNDS * pages  # as before
+    assert _faults() > 0.5 * ROUNDS * pages  # as before
 
 
 def test_what_is_computed_stays_and_so_do_errors() -> None:
