@@ -22,7 +22,7 @@ def plan(profile: str, **chosen: Any) -> list[Any]:
 def test_a_profile_is_every_source_method_and_seed(name: str) -> None:
     profile = get_profile(name)
     sources = list(load_manifest(MANIFEST).domains)[: profile.sources]
-    specs = plan(name, weights="random")
+    specs = plan(name, weights="sam.pth")
     assert [(s.source, s.method, s.prompt_mode, s.seed) for s in specs] == [
         (source, choice["method"], choice.get("prompt_mode"), seed)
         for source in sources
