@@ -133,14 +133,12 @@ def _phantoms(known: Result) -> str:
 
 
 def _phantom_gap(known: Result) -> str:
-    said = []
-    for label in dict.fromkeys(r["label"] for r in known["averages"]):
-        inside, outside = (
-            next(r["dice"] for r in known["averages"] if r["label"] == label and r["in_domain"] is home)
-            for home in (True, False)
-        )
-        said.append(f"{label} {inside:.2f} in, {outside:.2f} out of domain")
-    return "; ".join(said)
+    means = {(r["task"], r["label"], r["in_domain"]): r["dice"] for r in known["averages"]}
+    each = dict.fromkeys((task, label) for task, label, _ in means)
+    return "; ".join(
+        f"{task} {label} {means[task, label, True]:.2f} in, {means[task, label, False]:.2f} out of domain"
+        for task, label in each
+    )
 
 
 def _sam_tiny(known: Result) -> str:
