@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from desam_lite.results import METRICS
-from desam_lite.spec import RANDOM_WEIGHTS, SHIPPED_WEIGHTS
+from desam_lite.spec import RANDOM_ENCODER, RANDOM_WEIGHTS, SHIPPED_WEIGHTS
 from desam_lite.style import UNITS, is_oracle
 
 _MEASURED = ("mean", "low", "high", "seed_sd", "case_sd")
@@ -144,7 +144,7 @@ def say_caveats(task: "Task", specs: "Sequence[RunSpec]") -> str:
     for backbone, weights in sorted(encoders, key=str):
         if weights == RANDOM_WEIGHTS:
             reasons.append(
-                f"the encoder `{backbone}` has *random* weights at this stage, so it has never learnt to see"
+                f"what is labelled *{RANDOM_ENCODER}* stands on a `{backbone}` with random weights, which has never learnt to see"
             )
         elif weights == SHIPPED_WEIGHTS:
             reasons.append(

@@ -107,7 +107,7 @@ def test_facts_state_task_profile_sources_cases_seeds_and_protocol() -> None:
     ("synthetic", "specs", "said"),
     [
         (True, [spec(None, None)], "On this page the scans are synthetic."),
-        (False, [spec()], "the encoder `sam_tiny` has *random* weights at this stage"),
+        (False, [spec()], "*random encoder* stands on a `sam_tiny` with random weights"),
         (False, [spec(weights="tiny.safetensors")], "the encoder `sam_tiny` is a small stand-in"),
         (
             False,
