@@ -63,7 +63,7 @@ def _record(workspace: Path, profile: str, tasks: dict[str, Amount], options: Op
         averages += [_told(task, row, "label", "in_domain") for _, row in means.iterrows()]
         minutes = sum(sum(run.info["minutes"].values()) for run in runs)
         settings.append({"task": task, **amount._asdict(), "runs": len(runs), "minutes": round(minutes, 1)})
-    write_result("phantom_gap", options, rows, averages=averages, settings=settings, note=NOTE)
+        write_result("phantom_gap", options, rows, averages=averages, settings=settings, note=NOTE)
 
 
 def _runs(task: str, amount: Amount, profile: str, workspace: Path, jobs: int | None) -> list[Run]:

@@ -21,6 +21,7 @@ from desam_lite.files import digest
 from desam_lite.model import FROZEN_SEED, DeSAM
 from desam_lite.prompted import PromptedSAM
 from desam_lite.sam import BACKBONES, get_backbone
+from desam_lite.shipped import SHIPPED
 from desam_lite.spec import RANDOM_WEIGHTS
 from desam_lite.weights import find_weights, parse_weights, read_tensors, weights_sha256
 
@@ -311,8 +312,8 @@ def _fit(
 
 @lru_cache
 def _tell_unused(path: Path, count: int) -> None:
-    """Say once per process and file how much of it has no use here."""
-    if count:
+    """Say once per process and file how much of it has no use here; of what comes with this package it is known."""
+    if count and path.resolve() != SHIPPED:
         tqdm.write(
             f"{path}: {count} tensors have no use in DeSAM (SAM's way to masks and the like) and are left aside",
             file=sys.stderr,

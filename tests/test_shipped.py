@@ -79,7 +79,7 @@ def test_another_backbone_is_refused_with_the_one_it_fits() -> None:
         check_weights(make_spec(**WHERE, backbone="vit_b", weights=SHIPPED_WEIGHTS), 1)
 
 
-def test_it_answers_boxes_on_held_out_scenes_better_than_no_training_and_than_the_box_itself() -> None:
+def test_it_answers_boxes_on_held_out_scenes_better_than_no_training() -> None:
     run = Pretraining(Recipe(), torch.device("cpu"))
     settings = {"batches": 2, "clicks": 3}
     untrained = probe(run.model.eval(), 128, **settings)
@@ -87,3 +87,8 @@ def test_it_answers_boxes_on_held_out_scenes_better_than_no_training_and_than_th
     shipped = probe(run.model.eval(), 128, **settings)
     assert shipped["box"] > untrained["box"] + 0.2
     assert shipped["contrast"] > untrained["contrast"]
+
+
+def test_its_parts_without_use_in_desam_need_no_word(capfd: pytest.CaptureFixture[str]) -> None:
+    build_desam("sam_tiny", checkpoint="shipped")
+    assert "left aside" not in capfd.readouterr().err
