@@ -63,7 +63,7 @@ class Profile(BaseModel):
     common: dict[str, Any]
     per_method: dict[str, dict[str, Any]]
     needs_weights: bool = False
-    methods: tuple[str, ...] = ("prior", "unet", "desam_b_random", "desam_b", "desam_p")
+    methods: tuple[str, ...] = ("prior", "unet", "desam_b", "desam_p")
 
 
 # The recipe for a decoder on a small encoder, chosen on an untrained one and validation cases of three sources (A, D, E).
@@ -107,6 +107,7 @@ PROFILES = {
         few=1,
         seeds=(0, 1),
         common={**_TINY, "epochs": 20, "points_per_side": 5, "learning_rate": 1e-3},
+        methods=("prior", "unet", "desam_b_random", "desam_b", "desam_p"),
         per_method={name: {"learning_rate": 1.5e-3} for name in _ON_UNET}
         | {name: {"learning_rate": 1e-4} for name in _TUNED},
     ),
