@@ -15,6 +15,7 @@ import pandas as pd
 from common import Options, read_options, write_result
 
 from desam_lite import results
+from desam_lite.manifest import load_manifest
 from desam_lite.notebook import all_metrics
 from desam_lite.parallel import execute_runs
 from desam_lite.phantoms import make_task
@@ -79,7 +80,7 @@ def _runs(task: str, amount: Amount, profile: str, workspace: Path, jobs: int | 
     manifest = ROOT / "data_manifests" / f"{task}.yaml"
     asked = {"seeds": amount.seeds, "epochs": amount.epochs}
     plan = partial(plan_domain_splits, get_profile(profile), manifest, data, **asked)
-    specs = plan(methods=METHODS, sources=amount.sources)
+    specs = plan(methods=METHODS, sources=amount.sources or tuple(load_manifest(manifest).domains))
     if amount.augmented:
         specs += plan(methods=AUGMENTED, sources=amount.augmented)
     return execute_runs(specs, workspace, jobs=jobs)
