@@ -25,7 +25,7 @@ from desam_lite.framing import fit_square
 from desam_lite.manifest import known_manifests
 from desam_lite.model import build_desam
 from desam_lite.phantoms.making import make_task
-from desam_lite.pretrain import STEP, Pretraining, to_pixels
+from desam_lite.pretrain import Pretraining
 from desam_lite.pretrain_probe import HELD_OUT_SEED, agreement, answer_all, probe
 from desam_lite.pretrain_recipe import Recipe
 from desam_lite.promptable import PromptableSAM
@@ -34,7 +34,7 @@ from desam_lite.sam import get_backbone, preprocess
 from desam_lite.slices import CaseSlices
 from desam_lite.spec import RANDOM_WEIGHTS, SHIPPED_WEIGHTS, make_spec
 from desam_lite.stream import draw_scenes, generator_at
-from desam_lite.stream_pictures import draw_pictures
+from desam_lite.stream_pictures import STEP, draw_pictures
 from desam_lite.tasks import Task, open_task
 from desam_lite.weights import find_weights, weights_sha256
 
@@ -224,7 +224,7 @@ def contrasts(encode: Encoder, size: Size) -> list[Row]:
     for number in range(size.batches):
         generator = generator_at(HELD_OUT_SEED, 1000 + number, torch.device("cpu"))
         scenes = draw_scenes(4, spec.image_size, generator)
-        one, other = (encode(to_pixels(draw_pictures(scenes, generator))) for _ in range(2))
+        one, other = (encode(preprocess(draw_pictures(scenes, generator), spec.image_size)) for _ in range(2))
         for level, (a, b) in enumerate(zip(one, other, strict=True)):
             scores.setdefault(level, []).append(agreement(a, b, scenes.labels, spec.patch))
     names = ("level 1", "level 2", "level 3", "neck") if len(scores) == 4 else ("pixels",)

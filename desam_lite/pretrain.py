@@ -28,23 +28,13 @@ from desam_lite.pretrain_probe import probe
 from desam_lite.pretrain_prompts import first_prompts, further_clicks
 from desam_lite.pretrain_recipe import Recipe
 from desam_lite.promptable import Features, PromptableSAM
-from desam_lite.sam import PIXEL_MEAN, PIXEL_STD, get_backbone
+from desam_lite.sam import get_backbone, preprocess
 from desam_lite.stream import FIRST_SHAPE, LABELS, chance, draw_scenes, generator_at
-from desam_lite.stream_pictures import draw_pictures, pick_objects
+from desam_lite.stream_pictures import STEP, draw_pictures, pick_objects
 from desam_lite.weights import find_weights, read_tensors
 
-STEP = 2
-"""Pixels of the picture that a pixel of SAM's masks spans, at patch 8."""
 _MAY_CHANGE = ("steps", "decay")
-_AUXILIARY = 16 + 4  # borders and extents, of each token
-
-
-def to_pixels(pictures: torch.Tensor) -> torch.Tensor:
-    """Return grey pictures ``(B, S, S)``, 0 to 255, as the model takes them: ``(B, 3, S, S)``."""
-    mean, std = (
-        torch.tensor(v, device=pictures.device)[None, :, None, None] for v in (PIXEL_MEAN, PIXEL_STD)
-    )
-    return (pictures[:, None] - mean) / std
+_BORDERS, _EXTENTS = 16, 4  # what is read off each token: 4 x 4 parts of it, and the sides of its region
 
 
 class Pretraining:
@@ -61,7 +51,7 @@ class Pretraining:
         spec = self.model.spec
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            heads = [nn.Conv2d(c, _AUXILIARY, 1) for c in (*[spec.width] * 3, spec.neck)]
+            heads = [nn.Conv2d(c, _BORDERS + _EXTENTS, 1) for c in (*[spec.width] * 3, spec.neck)]
         self.heads = nn.ModuleList(heads).to(device)
         named = [*self.model.named_parameters(), *self.heads.named_parameters()]
         groups = [
@@ -101,7 +91,7 @@ class Pretraining:
         scenes = draw_scenes(count, size, generator)
         pictures = torch.cat([draw_pictures(scenes, generator) for _ in range(2)])
         masks = pick_objects(scenes, recipe.objects, STEP, generator).masks.repeat(2, 1, 1, 1)
-        seen = self.model.see(to_pixels(pictures))
+        seen = self.model.see(preprocess(pictures, size))
         losses = self._answers(seen.neck, masks, generator)
         if recipe.contrast:
             losses["contrast"] = recipe.contrast * self._contrast(seen, scenes.labels)
@@ -144,14 +134,16 @@ class Pretraining:
         patch = self.model.spec.patch
         borders = border_targets(labels, patch).repeat(2, 1, 1, 1)
         reach, whole = extent_targets(labels, patch, FIRST_SHAPE, LABELS)
-        reach, whole = reach.repeat(2, 1, 1, 1), (whole | False).repeat(2, 1, 1)[:, None]
+        reach, whole = reach.repeat(2, 1, 1, 1), whole.repeat(2, 1, 1)[:, None]
         total = torch.zeros((), device=labels.device)
         for head, maps in zip(self.heads, (*seen.levels, seen.neck), strict=True):
             read = head(maps).float()
             total = total + nn.functional.binary_cross_entropy_with_logits(
-                read[:, :16], borders, pos_weight=torch.tensor(3.0, device=read.device)
+                read[:, :_BORDERS], borders, pos_weight=torch.tensor(3.0, device=read.device)
             )
-            total = total + 4 * ((read[:, 16:] - reach).abs() * whole).sum() / (4 * whole.sum()).clamp(min=1)
+            total = total + 4 * ((read[:, _BORDERS:] - reach).abs() * whole).sum() / (
+                _EXTENTS * whole.sum()
+            ).clamp(min=1)
         return total / 4
 
     def note(self, recent: dict[str, float]) -> None:
@@ -198,9 +190,8 @@ class Pretraining:
             "log": json.dumps(self.log),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        torch.save(state, partial)
-        partial.replace(path)
+        with atomic_path(path) as partial:
+            torch.save(state, partial)
 
     def load(self, path: Path) -> None:
         """Go on from a file of `save`; of its recipe, only how many steps there are may differ.

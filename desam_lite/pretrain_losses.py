@@ -63,7 +63,7 @@ def contrast_loss(
         regions: ``(B, h, w)`` int64, the region of a token; negative where it has none.
         temperature: Of the cosine similarities.
     """
-    a, b = (_normalised(features) for features in (one, other))
+    a, b = (normalised(features) for features in (one, other))
     named = regions.flatten(1)
     real = (named >= 0).to(a.dtype)
     alike = (named[:, :, None] == named[:, None]).to(a.dtype) * real[:, None]
@@ -76,7 +76,7 @@ def contrast_loss(
     return total / 2
 
 
-def _normalised(features: torch.Tensor) -> torch.Tensor:
+def normalised(features: torch.Tensor) -> torch.Tensor:
     """Return unit vectors ``(B, h w, C)`` of the features freed of their mean over the picture."""
     flat = features.flatten(2)
     return functional.normalize((flat - flat.mean(2, keepdim=True)).mT, dim=-1)

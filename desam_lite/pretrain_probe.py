@@ -2,10 +2,12 @@
 
 import torch
 
+from desam_lite.pretrain_losses import normalised, token_regions
 from desam_lite.pretrain_prompts import boxes_around, first_prompts, further_clicks
 from desam_lite.promptable import BOTTOM_RIGHT, TOP_LEFT, PromptableSAM
+from desam_lite.sam import preprocess
 from desam_lite.stream import draw_scenes, generator_at
-from desam_lite.stream_pictures import draw_pictures, pick_objects
+from desam_lite.stream_pictures import STEP, draw_pictures, pick_objects
 
 HELD_OUT_SEED = 1 << 40
 """Seed of the stream that is never trained on."""
@@ -30,15 +32,13 @@ def probe(
         more clicks; that of the ``filled_box`` itself; ``contrast``: share of tokens whose most similar token of the
         scene under another contrast is of the same region (see `agreement`).
     """
-    from desam_lite.pretrain import STEP, to_pixels
-
     device = next(model.parameters()).device
     found: dict[str, list[torch.Tensor]] = {}
     for number in range(batches):
         generator = generator_at(HELD_OUT_SEED, number, device)
         drawn = draw_scenes(scenes, size, generator)
         masks = pick_objects(drawn, objects, STEP, generator).masks
-        one, other = (model.see(to_pixels(draw_pictures(drawn, generator))) for _ in range(2))
+        one, other = (model.see(preprocess(draw_pictures(drawn, generator), size)) for _ in range(2))
         parts = answer_all(model, one.neck, masks, STEP, generator, clicks)
         parts["contrast"] = agreement(one.neck, other.neck, drawn.labels, model.spec.patch)
         for name, value in parts.items():
@@ -104,15 +104,13 @@ def agreement(one: torch.Tensor, other: torch.Tensor, labels: torch.Tensor, patc
         ``(T,)`` float, 1 or 0 for each such token; cosine similarity of features freed of their mean over the picture.
         The token's own place and its neighbours do not count, so that position alone wins nothing.
     """
-    from desam_lite.pretrain_losses import _normalised, token_regions
-
     regions = token_regions(labels, patch).flatten(1)
     side = one.shape[-1]
     place = torch.arange(side * side, device=labels.device)
     near = ((place[:, None] // side - place // side).abs() <= 2) & (
         (place[:, None] % side - place % side).abs() <= 2
     )
-    similar = _normalised(one.float()) @ _normalised(other.float()).mT
+    similar = normalised(one.float()) @ normalised(other.float()).mT
     similar = similar.masked_fill(near | (regions < 0)[:, None], -2.0)
     nearest = regions.gather(1, similar.argmax(-1))
     return (nearest == regions)[regions >= 0].float()

@@ -24,7 +24,7 @@ class ImageEmbeddings:
 
     Attributes:
         levels: Three maps ``(B, C, h, w)``, shallow to deep.
-        neck: ``(B, 256, h, w)``.
+        neck: ``(B, N, h, w)``: N = 256 channels for SAM's own backbones, 128 for `sam_tiny`.
     """
 
     levels: tuple[torch.Tensor, torch.Tensor, torch.Tensor]

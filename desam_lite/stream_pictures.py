@@ -10,6 +10,9 @@ from torch.nn import functional
 
 from desam_lite.stream import AIR, LABELS, Scenes, chance, smooth_noise, uniform
 
+STEP = 2
+"""Pixels of the picture that a pixel of SAM's masks spans, at patch 8."""
+
 
 def draw_pictures(scenes: Scenes, generator: torch.Generator) -> torch.Tensor:
     """Draw each label map once.

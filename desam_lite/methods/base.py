@@ -204,6 +204,13 @@ def mask_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     return dice.mean() + nn.functional.binary_cross_entropy_with_logits(logits, masks)
 
 
+def unjudged(probability: npt.NDArray[np.float32]) -> SlicePrediction:
+    """Return the prediction of a method that does not say how well it drew, from its probabilities ``(K, H, W)``."""
+    return SlicePrediction(
+        combine_organs(probability), probability, np.full(len(probability), np.nan, np.float32)
+    )
+
+
 def combine_organs(probability: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     """Turn one probability per organ ``(..., K, H, W)`` into organ ids ``(..., H, W)``: the largest above 0.5, else 0."""
     best = probability.argmax(axis=-3)

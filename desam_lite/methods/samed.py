@@ -14,7 +14,7 @@ from desam_lite.datasets import Batch
 from desam_lite.embeddings import AT_ONCE, ReadEmbeddings
 from desam_lite.framing import unfit_square
 from desam_lite.lora import add_lora, encode_for_training
-from desam_lite.methods.base import Method, SlicePrediction, combine_organs, mask_loss
+from desam_lite.methods.base import Method, SlicePrediction, mask_loss, unjudged
 from desam_lite.methods.sam import load_frozen
 from desam_lite.sam import encode_levels, preprocess
 
@@ -90,8 +90,7 @@ class SAMed(Method):
             logits = self.module(preprocess(chunk.to(device), self.input_size))
             on_slice = unfit_square(logits.float(), size, self.input_size)
             for probability in on_slice.sigmoid().cpu().numpy():
-                unjudged = np.full(len(probability), np.nan, np.float32)
-                yield SlicePrediction(combine_organs(probability), probability, unjudged)
+                yield unjudged(probability)
 
     def load(self, directory: Path) -> None:
         """Take over what `save` wrote, and the frozen weights that the card names."""

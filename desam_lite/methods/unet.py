@@ -15,7 +15,7 @@ from desam_lite.errors import StudyError
 from desam_lite.framing import fit_square, unfit_square
 from desam_lite.methods.augmentation import Augmentation
 from desam_lite.methods.augmentation import augment as _augment
-from desam_lite.methods.base import Method, SlicePrediction, combine_organs, mask_loss
+from desam_lite.methods.base import Method, SlicePrediction, mask_loss, unjudged
 
 Alter = Callable[[int, torch.Tensor], torch.Tensor]
 
@@ -150,5 +150,4 @@ class UNetMethod(Method):
         for chunk in torch.split(torch.from_numpy(standardise(images))[:, None], 8):
             logits = self.network(fit_square(chunk.to(device), self.input_size))
             for probability in unfit_square(logits, size).sigmoid().cpu().numpy():
-                unjudged = np.full(len(probability), np.nan, np.float32)
-                yield SlicePrediction(combine_organs(probability), probability, unjudged)
+                yield unjudged(probability)
