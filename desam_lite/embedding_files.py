@@ -22,7 +22,7 @@ import torch
 from numpy.lib import format as npy
 
 from desam_lite.files import atomic_path
-from desam_lite.model import ImageEmbeddings
+from desam_lite.prompted import ImageEmbeddings
 
 Format = Literal["float16", "bfloat16", "float32", "float8"]
 MAPS = ("level0", "level1", "level2", "neck")
