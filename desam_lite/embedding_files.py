@@ -70,7 +70,7 @@ def _through_float8(values: torch.Tensor) -> torch.Tensor:
 def _scale(values: torch.Tensor) -> torch.Tensor:
     """Return the power of two ``(B, 1, 1, 1)`` by which the largest value of each slice just fits into float8."""
     largest = values.float().abs().amax(dim=(1, 2, 3), keepdim=True) / torch.finfo(_FLOAT8).max
-    return torch.exp2(torch.ceil(torch.log2(largest.clamp(2.0**-100, 2.0**100))))
+    return torch.exp2(torch.ceil(torch.log2(largest.clamp(min=2.0**-100))))
 
 
 def _to_float8(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

@@ -74,7 +74,7 @@ def test_what_is_stored_is_what_the_encoder_gives(fmt: Format, slices: SliceStor
 
 
 @settings(max_examples=40, deadline=None)
-@given(exponent=st.integers(-25, 25), seed=st.integers(0, 999))
+@given(exponent=st.integers(-25, 28), seed=st.integers(0, 999))
 def test_float8_is_as_close_at_any_size_of_the_numbers(exponent: int, seed: int) -> None:
     """Its nearest number is a sixteenth away at most, down to 2**-15 of the largest; stored again it is the same."""
     values = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(seed)) * 2.0**exponent
