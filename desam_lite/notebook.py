@@ -11,6 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from desam_lite.errors import StudyError
+from desam_lite.experiments import study_root
 from desam_lite.manifest import load_manifest
 from desam_lite.pictures import Example, largest_slice
 from desam_lite.style import UNITS
@@ -95,8 +96,7 @@ def open_study(manifest: Path | str, data_root: str, workspace: Path | str, prof
     from desam_lite.tasks import open_task
 
     task = load_manifest(manifest)
-    default = f"{task.name}_{profile.cases}" if task.synthetic else task.name
-    root = Path(data_root) if data_root else Path("data") / default
+    root = study_root(manifest, data_root, profile)
     if task.synthetic:
         from desam_lite.phantoms import make_task
 
