@@ -32,11 +32,12 @@ def pretrain(
 
     from desam_lite.pretrain import pretrain as train
     from desam_lite.pretrain_card import write_weights
-    from desam_lite.pretrain_recipe import Recipe
+    from desam_lite.pretrain_recipe import LATER_SHARES, Recipe
 
     torch.set_num_threads(threads)
     given: dict[str, Any] = {"steps": steps, "decay": decay, "seed": seed}
-    recipe = replace(Recipe(), **{name: value for name, value in given.items() if value is not None})
+    begun = Recipe(shares=LATER_SHARES) if continue_from else Recipe()
+    recipe = replace(begun, **{name: value for name, value in given.items() if value is not None})
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     run = train(recipe, folder, where, continue_from=continue_from, probe_every=probe_every)
     weights = folder / f"{recipe.backbone}.safetensors"

@@ -37,6 +37,13 @@ _MAY_CHANGE = ("steps", "decay")
 _BORDERS, _EXTENTS = 16, 4  # what is read off each token: 4 x 4 parts of it, and the sides of its region
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 faster than float32: a GPU, or a processor with instructions for it."""
+    if device.type == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return device.type == "cuda"
+
+
 class Pretraining:
     """A model under training, with all that must survive an interruption.
 
@@ -70,7 +77,7 @@ class Pretraining:
         which = recipe.size(self.step, generator)
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.rate(self.step)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=has_bfloat16(self.device)):
             losses = self._losses(recipe.scenes[which], recipe.sizes[which], generator)
         total = sum(losses.values())
         assert isinstance(total, torch.Tensor)

@@ -15,7 +15,7 @@ def mask_losses(logits: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor
         logits: ``(B, M, 4, s, s)``.
         masks: ``(B, M, s, s)`` bool, what was asked for.
     """
-    x, wanted = logits.flatten(3), masks.flatten(2)[:, :, None].to(logits.dtype)
+    x, wanted = logits.float().flatten(3), masks.flatten(2)[:, :, None].float()
     area = wanted.sum(-1).clamp(min=1)  # (B, M, 1)
     pixels = x.shape[-1]
     share = (area / pixels).clamp(0.1, 0.9)  # so that no object weighs more than five times its pixels
@@ -47,7 +47,7 @@ def answer_loss(
     single, best = losses[..., 0], losses[..., 1:].amin(-1)
     weight = torch.where(clear, 1.0, 0.25)
     mask = (weight * single + (1.25 - weight) * best).mean()
-    return mask + functional.mse_loss(judged, iou), iou
+    return mask + functional.mse_loss(judged.float(), iou), iou
 
 
 def contrast_loss(

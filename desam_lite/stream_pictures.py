@@ -118,7 +118,10 @@ class Objects:
 
 
 def pick_objects(scenes: Scenes, number: int, step: int, generator: torch.Generator) -> Objects:
-    """Pick connected regions, small ones as readily as large ones, and some shapes with all that lies in them.
+    """Pick connected regions, and some shapes with all that lies in them: of two drawn by chance the more compact one.
+
+    Small regions come nearly as often as large ones. What is left between others is often a sliver, which nobody would ask
+    for; slivers still come, but seldom.
 
     Args:
         scenes: Label maps of side S.
@@ -131,18 +134,30 @@ def pick_objects(scenes: Scenes, number: int, step: int, generator: torch.Genera
     count, size = len(labels), labels.shape[-1]
     areas = torch.zeros(count, LABELS, device=labels.device)
     areas.scatter_add_(1, labels.flatten(1), torch.ones_like(labels.flatten(1), dtype=areas.dtype))
-    weights = areas.clamp(min=1) ** -0.7 * (areas > size * size / 1500)
+    weights = areas.clamp(min=1) ** -0.6 * (areas > size * size / 800)
     weights[:, AIR] *= 0.1
     at = torch.multinomial(
-        weights.gather(1, labels.flatten(1)) + 1e-9, number, replacement=True, generator=generator
+        weights.gather(1, labels.flatten(1)) + 1e-9, 2 * number, replacement=True, generator=generator
     )
     named = labels.flatten(1).gather(1, at)[..., None, None]
-    seeds = torch.zeros(count, number, size * size, dtype=torch.bool, device=labels.device)
+    seeds = torch.zeros(count, 2 * number, size * size, dtype=torch.bool, device=labels.device)
     seeds.scatter_(2, at[..., None], True)
-    seeds = seeds.view(count, number, size, size)
+    seeds = seeds.view(count, 2 * number, size, size)
     masks = flood(seeds, labels[:, None] == named)
     masks = _whole_shapes(scenes.shapes[:, :, first[0] :: step, first[1] :: step], masks, seeds, generator)
+    better = compactness(masks).view(count, number, 2).argmax(-1, keepdim=True)
+    at = at.view(count, number, 2).gather(2, better)[..., 0]
+    pairs = masks.view(count, number, 2, size, size)
+    masks = pairs.gather(2, better[..., None, None].expand(-1, -1, 1, size, size))[:, :, 0]
     return Objects(masks, torch.stack((at % size, at // size), dim=-1))
+
+
+def compactness(masks: torch.Tensor) -> torch.Tensor:
+    """Return area over squared perimeter of masks ``(B, M, s, s)`` bool: ``(B, M)``, 1/16 for a square, small for a sliver."""
+    framed = functional.pad(masks, (1, 1, 1, 1))
+    across = (framed[..., 1:] != framed[..., :-1]).sum((-2, -1))
+    down = (framed[..., 1:, :] != framed[..., :-1, :]).sum((-2, -1))
+    return masks.sum((-2, -1)) / (across + down).clamp(min=1).square()
 
 
 def _whole_shapes(
