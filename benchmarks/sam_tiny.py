@@ -25,10 +25,8 @@ from desam_lite.framing import fit_square
 from desam_lite.manifest import known_manifests
 from desam_lite.model import build_desam
 from desam_lite.phantoms.making import make_task
-from desam_lite.pretrain import Pretraining
 from desam_lite.pretrain_probe import HELD_OUT_SEED, agreement, answer_all, probe
-from desam_lite.pretrain_recipe import Recipe
-from desam_lite.promptable import PromptableSAM
+from desam_lite.promptable import PromptableSAM, fill_promptable
 from desam_lite.runs import execute_run
 from desam_lite.sam import get_backbone, preprocess
 from desam_lite.slices import CaseSlices
@@ -136,10 +134,10 @@ def _places(workspace: Path, real: Path | None, cases: int) -> Iterator[Place]:
 
 
 def _promptable(weights: str) -> PromptableSAM:
-    run = Pretraining(Recipe(BACKBONE), torch.device("cpu"))
+    model = PromptableSAM(get_backbone(BACKBONE))
     if weights != RANDOM_WEIGHTS:
-        run.begin_with(weights)
-    return run.model.eval()
+        fill_promptable(model, weights)
+    return model.eval()
 
 
 Encoder = Callable[[torch.Tensor], list[torch.Tensor]]

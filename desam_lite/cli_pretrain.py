@@ -41,5 +41,5 @@ def pretrain(
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     run = train(recipe, folder, where, continue_from=continue_from, probe_every=probe_every)
     weights = folder / f"{recipe.backbone}.safetensors"
-    write_weights(run, weights)
+    write_weights(run, weights, continue_from)
     typer.echo(f"{weights}: {run.pictures} pictures, {run.minutes:.0f} minutes, {recipe.steps} steps")

@@ -27,11 +27,10 @@ from desam_lite.pretrain_losses import (
 from desam_lite.pretrain_probe import probe
 from desam_lite.pretrain_prompts import first_prompts, further_clicks
 from desam_lite.pretrain_recipe import Recipe
-from desam_lite.promptable import Features, PromptableSAM
+from desam_lite.promptable import Features, PromptableSAM, fill_promptable
 from desam_lite.sam import get_backbone, preprocess
 from desam_lite.stream import FIRST_SHAPE, LABELS, chance, draw_scenes, generator_at
 from desam_lite.stream_pictures import STEP, draw_pictures, pick_objects
-from desam_lite.weights import find_weights, read_tensors
 
 _MAY_CHANGE = ("steps", "decay")
 _BORDERS, _EXTENTS = 16, 4  # what is read off each token: 4 x 4 parts of it, and the sides of its region
@@ -169,14 +168,7 @@ class Pretraining:
         Raises:
             StudyError: A tensor is missing or has another shape.
         """
-        tensors = {name: value.float() for name, value in read_tensors(find_weights(path)).items()}
-        own = self.model.state_dict()
-        odd = [name for name in own if name not in tensors or tensors[name].shape != own[name].shape]
-        if odd:
-            raise StudyError(
-                f"the weights '{path}' do not fit {self.recipe.backbone} at tensor '{odd[0]}': give weights of this backbone."
-            )
-        self.model.load_state_dict({name: tensors[name] for name in own})
+        fill_promptable(self.model, path)
 
     def export(self, path: Path) -> None:
         """Write the weights under SAM's names, in half precision."""

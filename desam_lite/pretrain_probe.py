@@ -1,5 +1,8 @@
 """How good a promptable model is on pictures of the stream that it never trained on."""
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import torch
 
 from desam_lite.pretrain_losses import normalised, token_regions
@@ -56,24 +59,67 @@ def answer_all(
     clicks: int = 8,
 ) -> dict[str, torch.Tensor]:
     """Ask for every object with a box, a point and further clicks; returns the IoU ``(B, M)`` of each kind of answer."""
+    found = {
+        "box": iou(answer_box(model, neck, masks, step) > 0, masks),
+        "filled_box": iou(_filled(masks), masks),
+    }
+    for number, asked in enumerate(click_by_click(model, neck, masks, step, generator, clicks), start=1):
+        reached = iou(asked.answer > 0, masks)
+        if number == 1:
+            found |= {
+                "point": reached,
+                "best_of_three": iou(asked.logits[:, :, 1:] > 0, masks[:, :, None]).amax(-1),
+            }
+        elif number in (3, clicks):
+            found[f"clicks_{number}"] = reached
+    return found
+
+
+class Asked(NamedTuple):
+    """A round of questions on M objects of B pictures, and what was drawn.
+
+    Attributes:
+        points: ``(B, M, N, 2)``, all clicks so far, x and y in pixels of the picture.
+        kinds: ``(B, M, N)`` of `promptable`.
+        logits: ``(B, M, 4, s, s)``, all masks.
+        answer: ``(B, M, s, s)``, logits of the mask that goes on: the best judged of three, later the first.
+    """
+
+    points: torch.Tensor
+    kinds: torch.Tensor
+    logits: torch.Tensor
+    answer: torch.Tensor
+
+
+@torch.no_grad()
+def answer_box(model: PromptableSAM, neck: torch.Tensor, masks: torch.Tensor, step: int) -> torch.Tensor:
+    """Ask for every object with its tight box; returns logits ``(B, M, s, s)``."""
     corners = boxes_around(masks, step).view(*masks.shape[:2], 2, 2)
     kinds = torch.tensor([TOP_LEFT, BOTTOM_RIGHT], device=masks.device).expand(*masks.shape[:2], 2)
-    boxed, _ = model.answer(neck, corners, kinds)
-    found = {"box": iou(boxed[:, :, 0] > 0, masks), "filled_box": iou(_filled(masks), masks)}
+    return model.answer(neck, corners, kinds)[0][:, :, 0]
+
+
+@torch.no_grad()
+def click_by_click(
+    model: PromptableSAM,
+    neck: torch.Tensor,
+    masks: torch.Tensor,
+    step: int,
+    generator: torch.Generator,
+    clicks: int,
+) -> Iterator[Asked]:
+    """Ask for every object with a point inside it, then with further clicks, each where the answer before was wrong."""
     points, kinds = first_prompts(masks, torch.zeros_like(masks[..., 0, 0]), step, generator)
     logits, judged = model.answer(neck, points, kinds)
-    each = iou(logits[:, :, 1:] > 0, masks[:, :, None])
-    chosen = judged[:, :, 1:].argmax(-1, keepdim=True)
-    found |= {"point": each.gather(2, chosen)[..., 0], "best_of_three": each.amax(-1)}
-    rows = (1 + chosen)[..., None, None].expand(-1, -1, 1, *masks.shape[2:])
-    answer = logits.gather(2, rows)[:, :, 0]
-    for number in range(2, clicks + 1):
+    rows = (1 + judged[:, :, 1:].argmax(-1, keepdim=True))[..., None, None]
+    answer = logits.gather(2, rows.expand(-1, -1, 1, *masks.shape[2:]))[:, :, 0]
+    yield Asked(points, kinds, logits, answer)
+    for _ in range(1, clicks):
         click, side = further_clicks(masks, answer > 0, 1, step, generator)
         points, kinds = torch.cat((points, click), 2), torch.cat((kinds, side), 2)
-        answer = model.answer(neck, points, kinds, answer)[0][:, :, 0]
-        if number in (3, clicks):
-            found[f"clicks_{number}"] = iou(answer > 0, masks)
-    return found
+        logits = model.answer(neck, points, kinds, answer)[0]
+        answer = logits[:, :, 0]
+        yield Asked(points, kinds, logits, answer)
 
 
 def _filled(masks: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 
-
 LATER_SHARES = ((0.35, 0.55, 0.1), (0.1, 0.5, 0.4), (0.0, 0.3, 0.7))
 """How often each side comes where weights are trained on: what small pictures teach is there already."""
 

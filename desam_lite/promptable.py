@@ -5,13 +5,16 @@ one picture at a time. Pictures may be smaller than the encoder's square: positi
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from desam_lite.encoder import run_block_for_training
+from desam_lite.errors import StudyError
 from desam_lite.sam import BackboneSpec, build_image_encoder, build_mask_decoder, build_prompt_encoder
+from desam_lite.weights import find_weights, read_tensors
 
 OUTSIDE, INSIDE, TOP_LEFT, BOTTOM_RIGHT, NO_POINT = 0, 1, 2, 3, -1
 """What a prompt's token stands for; a prompt without box has one token that is no point, as in SAM."""
@@ -99,6 +102,26 @@ class PromptableSAM(nn.Module):
         table = torch.cat([e.weight for e in encoder.point_embeddings] + [encoder.not_a_point_embed.weight])
         tokens: torch.Tensor = place + table[kinds]  # NO_POINT is -1, the last row
         return tokens
+
+
+def fill_promptable(model: PromptableSAM, path: Path | str) -> None:
+    """Fill a model with weights under SAM's names.
+
+    Args:
+        model: Of the size of the weights.
+        path: Their file, or "shipped".
+
+    Raises:
+        StudyError: A tensor is missing or has another shape.
+    """
+    tensors = {name: value.float() for name, value in read_tensors(find_weights(path)).items()}
+    own = model.state_dict()
+    odd = [name for name in own if name not in tensors or tensors[name].shape != own[name].shape]
+    if odd:
+        raise StudyError(
+            f"the weights '{path}' do not fit this backbone at tensor '{odd[0]}': give weights of its size."
+        )
+    model.load_state_dict({name: tensors[name] for name in own})
 
 
 def _resized(position: torch.Tensor, side: int) -> torch.Tensor:
