@@ -118,7 +118,9 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     tensors = load_file(tmp_path / "w.safetensors")
     del tensors["mask_decoder.iou_token.weight"]
     save_file(tensors, tmp_path / "less.safetensors")
-    with pytest.raises(StudyError, match=r"do not fit this backbone at tensor 'mask_decoder.iou_token.weight'"):
+    with pytest.raises(
+        StudyError, match=r"do not fit this backbone at tensor 'mask_decoder.iou_token.weight'"
+    ):
         run.begin_with(tmp_path / "less.safetensors")
 
 
