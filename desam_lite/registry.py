@@ -5,6 +5,7 @@ A method is a class (`desam_lite.methods.base`) and one call of `register`. Thos
 an entry point of the group ``desam_lite.methods``.
 """
 
+import dis
 import hashlib
 import importlib
 import importlib.util
@@ -14,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from desam_lite.errors import StudyError
@@ -107,11 +108,8 @@ class MethodEntry:
         """Return what names its code, so that runs of a changed method are not taken for those of the new one.
 
         Returns:
-            Hash of the files or notebook cells that define its class and those it is derived from, outside of this package;
-            None for a method of this package.
-
-        Raises:
-            StudyError: The source of a class cannot be read.
+            Hash of what its class and those it is derived from are made of, outside of this package; None for a method of
+            this package.
         """
         if self.own:
             return None
@@ -127,6 +125,8 @@ class MethodEntry:
             return None
         return f"{module}:{name}" if _can_be_found(module) else None
 
+
+_PLAIN = (bool, int, float, str, tuple)
 
 METHODS: dict[str, MethodEntry] = {}
 """Name of a method to what builds it."""
@@ -221,18 +221,44 @@ def _is_library(module: str) -> bool:
 
 
 def _source(kind: type) -> str:
-    """Return the text of the files or notebook cells that define the functions of a class."""
-    functions = [inspect.unwrap(getattr(value, "__func__", value)) for value in vars(kind).values()]
-    files = dict.fromkeys(f.__code__.co_filename for f in functions if isinstance(f, FunctionType))
-    files = files or dict.fromkeys([_file_of(kind)])
-    text = "".join("".join(linecache.getlines(name)) for name in files)
-    if not text:
-        raise StudyError(
-            f"the source of {kind.__name__} cannot be read, and names its runs: define it in a file or in a notebook."
+    """Return what a class outside of this package is made of, as text.
+
+    These are the files or notebook cells of its functions and of the functions and classes beside it that they name, and the
+    plain values (numbers, texts) that it holds and they name.
+    """
+    texts: dict[str, None] = {}
+    seen: set[Any] = set()
+    waiting: list[Any] = [kind]
+    while waiting:
+        part = waiting.pop()
+        if part in seen:
+            continue
+        seen.add(part)
+        if isinstance(part, type):
+            inside = dict(vars(part))
+            waiting += [
+                inspect.unwrap(getattr(value, "__func__", value))
+                for value in inside.values()
+                if callable(value)
+            ]
+        elif isinstance(part, FunctionType):
+            texts["".join(linecache.getlines(part.__code__.co_filename))] = None
+            inside = {name: part.__globals__.get(name) for name in _global_names(part.__code__)}
+            waiting += [value for value in inside.values() if _is_beside(value, kind)]
+        else:
+            continue
+        texts[repr([(name, inside[name]) for name in sorted(inside) if isinstance(inside[name], _PLAIN)])] = (
+            None
         )
-    return text
+    return "\n".join(sorted(texts))
 
 
-def _file_of(kind: type) -> str:
-    module: Any = importlib.import_module(kind.__module__)
-    return str(getattr(module, "__file__", "") or "")
+def _global_names(code: CodeType) -> set[str]:
+    """Return the global names that a function reads."""
+    names = {str(step.argval) for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+    return names.union(*(_global_names(part) for part in code.co_consts if isinstance(part, CodeType)))
+
+
+def _is_beside(value: Any, kind: type) -> bool:
+    home = getattr(value, "__module__", None) if isinstance(value, type | FunctionType) else None
+    return home is not None and home.partition(".")[0] == kind.__module__.partition(".")[0]

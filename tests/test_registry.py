@@ -1,6 +1,7 @@
 """A method is registered once and known everywhere; one from outside trains in the same loop and is named by its code."""
 
 import json
+import linecache
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -134,6 +135,20 @@ def test_only_code_from_outside_names_runs_and_does_by_its_text(
         add(f"mine{number}", a_class(tmp_path, monkeypatch, factor, f"module{number}"))
         codes.append(METHODS[f"mine{number}"].code())
     assert None not in codes and codes[0] != codes[1]
+
+
+def test_functions_and_values_beside_a_class_belong_to_its_code() -> None:
+    codes = []
+    for text, rate in (("1 + 1", 0.5), ("1 + 2", 0.5), ("1 + 1", 0.6)):
+        space: dict[str, Any] = {"UNetMethod": UNetMethod, "__name__": "__main__"}
+        name = f"<cell {text}>"
+        helper = f"def helper():\n    return {text}\n"
+        linecache.cache[name] = (len(helper), None, helper.splitlines(True), name)
+        exec(compile(helper, name, "exec"), space)  # noqa: S102  as a notebook does
+        exec("class Mine(UNetMethod):\n    def draw(self, generator):\n        return helper()\n", space)  # noqa: S102
+        kind = type("Changed", (space["Mine"],), {"rate": rate, "__module__": "__main__"})
+        codes.append(registry.MethodEntry("mine", kind, "Mine", frozenset()).code())
+    assert len(set(codes)) == 3
 
 
 def test_a_method_of_an_installed_package_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

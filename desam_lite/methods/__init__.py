@@ -10,11 +10,13 @@ import torch
 
 from desam_lite.cards import ModelCard, read_card
 from desam_lite.methods.base import Method, Predictor
-from desam_lite.registry import METHODS, Choice, register
+from desam_lite.registry import DECODER, METHODS, ON_UNET, Choice, register
 from desam_lite.spec import RANDOM_WEIGHTS
 
 __all__ = [
+    "DECODER",
     "METHODS",
+    "ON_UNET",
     "Choice",
     "Method",
     "Predictor",
