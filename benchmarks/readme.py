@@ -133,6 +133,18 @@ def _phantoms(known: Result) -> str:
     return "; ".join(said)
 
 
+def _methods(known: Result) -> str:
+    said = []
+    for ran in known["settings"]:
+        away = [r for r in known["averages"] if r["task"] == ran["task"] and not r["in_domain"]]
+        order = sorted(away, key=lambda r: -r["dice"])
+        each = ", ".join(f"{r['label']} {r['dice']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in order)
+        said.append(
+            f"{ran['task']}, seeds {len(ran['seeds'])}, {ran['runs'] - len(ran['failed'])} runs, out of domain: {each}"
+        )
+    return "; ".join(said)
+
+
 def _phantom_gap(known: Result) -> str:
     means = {(r["task"], r["label"], r["in_domain"]): r["dice"] for r in known["averages"]}
     each = dict.fromkeys((task, label) for task, label, _ in means)
@@ -191,6 +203,10 @@ AIMS: dict[str, tuple[str, Callable[[Result], str]]] = {
         "Dice between the synthetic hospitals: a U-Net above 0.85 in and between 0.4 and 0.7 out of domain, below 0.85 with "
         "augmentation; the prior at most as on real sites (0.54)",
         _phantom_gap,
+    ),
+    "methods": (
+        "Dice of every method and control in and out of domain, with intervals and paired tests",
+        _methods,
     ),
     "phantoms": ("a synthetic volume in under 2 s on one core", _phantoms),
     "sam_tiny": (

@@ -8,6 +8,7 @@ from typing import Any
 
 from desam_lite.errors import StudyError
 from desam_lite.manifest import PALETTE, Intensity, Manifest
+from desam_lite.registry import METHODS, find
 from desam_lite.spec import RunSpec
 
 CARD = "model.json"
@@ -36,7 +37,7 @@ class ModelCard:
     def judges(self) -> bool:
         """Whether the model predicts the IoU of its masks, and was trained to."""
         spec = self.spec
-        has_head = spec.method in ("sam_finetuned", "sam_zero_shot") or spec.variant in ("desam", "no_fusion")
+        has_head = METHODS[spec.method].judges and spec.variant in (None, "desam", "no_fusion")
         return has_head and spec.prompt_mode == "points"
 
 
@@ -68,6 +69,7 @@ def read_card(directory: Path) -> ModelCard:
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
         run, organs = card["run"], card["organs"]
+        _require_registered(run, path)
         colors = card.get("colors") or [PALETTE[n % len(PALETTE)] for n in range(len(organs))]
         spec = RunSpec(**run["identity"]["settings"], **run["files"])
         intensity = Intensity.model_validate(card["preparation"]["intensity"])
@@ -83,3 +85,12 @@ def read_card(directory: Path) -> ModelCard:
         raise StudyError(
             f"the card '{path}' is damaged or of another version of this package: restore the one that the run wrote."
         ) from error
+
+
+def _require_registered(run: Mapping[str, Any], path: Path) -> None:
+    method = run["identity"]["settings"]["method"]
+    if find(method) is None:
+        home = run.get("method_module", "its module")
+        raise StudyError(
+            f"the card '{path}' is of the method '{method}', which nobody has registered here: import {home} first."
+        )

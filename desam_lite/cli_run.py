@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 import yaml
 
+import desam_lite.catalogue  # noqa: F401  it registers the methods of the study
 from desam_lite.cli_data import DataOption, ManifestArgument
 from desam_lite.errors import StudyError
+from desam_lite.registry import METHOD_CHOICES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,10 +32,7 @@ def run(
     method: Annotated[
         str,
         typer.Option(
-            help="The average mask: prior. On slices: unet, unet_light, unet_aug, randconv, mixstyle, csdg, advbias, maxstyle. "
-            "DeSAM with the whole box or with points: desam_b, desam_p; parts of it: pdmm_only, desam_p_no_iou_head, "
-            "desam_p_no_fusion; control: desam_b_random. SAM: sam_grid, sam_box, sam_finetuned_b, sam_finetuned_p, samed; "
-            "oracles: sam_point_oracle, sam_box_oracle, sam_finetuned_oracle."
+            help=f"What is trained, explained in book/notation.md: {', '.join(METHOD_CHOICES)}; or one of an installed package."
         ),
     ] = "desam_p",
     seed: Annotated[int, typer.Option(min=0, help="Names every random draw.")] = 0,

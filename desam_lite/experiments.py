@@ -33,6 +33,23 @@ EXPERIMENTS: dict[str, Experiment] = {
     "decoder_ablation": Experiment(
         methods=("desam_b", "pdmm_only", "desam_p", "desam_p_no_iou_head", "desam_p_no_fusion"), few=True
     ),
+    "method_comparison": Experiment(
+        methods=(
+            *("prior", "unet", "randconv", "mixstyle", "csdg", "advbias", "maxstyle"),
+            *(
+                "sam_grid",
+                "sam_box",
+                "sam_point_oracle",
+                "sam_box_oracle",
+                "sam_finetuned_b",
+                "sam_finetuned_p",
+                "samed",
+            ),
+            *("desam_b", "desam_p", "desam_b_random"),
+        ),
+        few=True,
+    ),
+    "own_method": Experiment(methods=("prior", "unet"), few=True),
 }
 """Name of a notebook to what it trains."""
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from desam_lite.backbones import open_embeddings
 from desam_lite.errors import StudyError
 from desam_lite.progress import track
+from desam_lite.registry import METHODS, portable, register
 from desam_lite.runs import Run, execute_run, find_run
 from desam_lite.spec import RunSpec
 from desam_lite.tasks import Task, open_task
@@ -44,7 +45,8 @@ def execute_runs(
     """Do every run that is not finished.
 
     What runs share (slices, embeddings) is made first, once. Press Ctrl-C at any moment: finished runs are kept and the
-    others continue from their last checkpoint the next time.
+    others continue from their last checkpoint the next time. A method that is defined in a notebook is known to this
+    process alone: its runs are done here, one after the other, when the others are finished.
 
     Args:
         specs: What to run.
@@ -105,14 +107,30 @@ def _embed_once(
 def _failures(runs: Sequence[Run], workspace: Path, jobs: int, progress: bool) -> Iterator[tuple[str, str]]:
     """Do the runs; yield name and reason of each that failed."""
     unique = list({run.name: run for run in runs}.values())
-    if jobs == 1 or len(unique) == 1:
-        for run in track(unique, "runs", enabled=progress):
-            reason = _attempt(run.spec, workspace, progress)
-            if reason:
-                yield run.name, reason
+    here = [run for run in unique if jobs == 1 or len(unique) == 1 or _lives_here(run.spec)]
+    yield from _side_by_side([run for run in unique if run not in here], workspace, jobs, progress)
+    for run in track(here, "runs", enabled=progress and bool(here)):
+        reason = _attempt(run.spec, workspace, progress)
+        if reason:
+            yield run.name, reason
+
+
+def _lives_here(spec: RunSpec) -> bool:
+    """Whether the method of a run is defined in this process alone, as in a notebook: no other process can do it."""
+    return METHODS[spec.method].place() is None
+
+
+def _side_by_side(
+    runs: Sequence[Run], workspace: Path, jobs: int, progress: bool
+) -> Iterator[tuple[str, str]]:
+    if not runs:
         return
-    with ProcessPoolExecutor(jobs, mp_context=_start_method(), initializer=_begin_worker) as pool:
-        futures = {pool.submit(_attempt, run.spec, workspace, False): run for run in unique}
+    methods = dict.fromkeys(run.spec.method for run in runs)
+    from_outside = [portable(name) for name in methods if not METHODS[name].own]
+    with ProcessPoolExecutor(
+        jobs, mp_context=_start_method(), initializer=_begin_worker, initargs=(from_outside,)
+    ) as pool:
+        futures = {pool.submit(_attempt, run.spec, workspace, False): run for run in runs}
         for future in track(as_completed(futures), "runs", total=len(futures), enabled=progress):
             reason = _reason(future)
             if reason:
@@ -150,8 +168,11 @@ def _start_method() -> Any:
     return context
 
 
-def _begin_worker() -> None:
+def _begin_worker(methods: Sequence[dict[str, Any]] = ()) -> None:
+    """Begin a process that does runs: one thread, and the methods from outside of the package known as they are here."""
     torch.set_num_threads(1)
+    for method in methods:
+        register(**method)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

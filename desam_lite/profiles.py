@@ -8,34 +8,10 @@ from pydantic import BaseModel, ConfigDict
 
 from desam_lite.errors import StudyError
 from desam_lite.manifest import load_manifest
-from desam_lite.spec import CONVOLUTIONAL, ON_SAM, RANDOM_WEIGHTS, SHIPPED_WEIGHTS, RunSpec, make_spec
+from desam_lite.registry import METHOD_CHOICES, METHODS, load_installed
+from desam_lite.spec import RANDOM_WEIGHTS, SHIPPED_WEIGHTS, RunSpec, make_spec
 
-METHOD_CHOICES: dict[str, dict[str, str]] = {
-    "prior": {"method": "prior"},
-    "unet": {"method": "unet"},
-    "unet_light": {"method": "unet", "augmentation": "light"},
-    "unet_aug": {"method": "unet", "augmentation": "nnunet"},
-    "randconv": {"method": "randconv"},
-    "mixstyle": {"method": "mixstyle"},
-    "csdg": {"method": "csdg"},
-    "advbias": {"method": "advbias"},
-    "maxstyle": {"method": "maxstyle"},
-    "desam_b": {"method": "desam", "prompt_mode": "box"},
-    "desam_p": {"method": "desam", "prompt_mode": "points"},
-    "pdmm_only": {"method": "desam", "prompt_mode": "box", "variant": "pdmm_only"},
-    "desam_p_no_iou_head": {"method": "desam", "prompt_mode": "points", "variant": "no_iou_head"},
-    "desam_p_no_fusion": {"method": "desam", "prompt_mode": "points", "variant": "no_fusion"},
-    "desam_b_random": {"method": "desam", "prompt_mode": "box", "weights": RANDOM_WEIGHTS},
-    "sam_grid": {"method": "sam_zero_shot", "prompt_mode": "points"},
-    "sam_box": {"method": "sam_zero_shot", "prompt_mode": "box"},
-    "sam_point_oracle": {"method": "sam_zero_shot", "prompt_mode": "point_oracle"},
-    "sam_box_oracle": {"method": "sam_zero_shot", "prompt_mode": "box_oracle"},
-    "sam_finetuned_b": {"method": "sam_finetuned", "prompt_mode": "box"},
-    "sam_finetuned_p": {"method": "sam_finetuned", "prompt_mode": "points"},
-    "sam_finetuned_oracle": {"method": "sam_finetuned", "prompt_mode": "box_oracle"},
-    "samed": {"method": "samed"},
-}
-"""The names a notebook's ``methods`` parameter takes, and what they mean in a specification."""
+__all__ = ["METHOD_CHOICES", "PROFILES", "Profile", "get_profile", "plan_domain_splits"]
 
 
 class Profile(BaseModel):
@@ -48,7 +24,8 @@ class Profile(BaseModel):
         few: How many are, where the question is not about hospitals.
         seeds: One run each.
         common: Settings of every run.
-        per_method: Settings of the runs of one method of `METHOD_CHOICES`.
+        on_unet: Settings of the runs of every method on the U-Net.
+        per_method: Settings of the runs of one method, by its name.
         needs_weights: Whether the frozen encoder must be given as a file.
         methods: Names of `METHOD_CHOICES` that are run when none are named.
     """
@@ -61,9 +38,15 @@ class Profile(BaseModel):
     few: int
     seeds: tuple[int, ...]
     common: dict[str, Any]
-    per_method: dict[str, dict[str, Any]]
+    on_unet: dict[str, Any] = {}
+    per_method: dict[str, dict[str, Any]] = {}
     needs_weights: bool = False
     methods: tuple[str, ...] = ("prior", "unet", "desam_b", "desam_p")
+
+    def settings(self, method: str) -> dict[str, Any]:
+        """Return the settings of the runs of a method."""
+        on_unet = self.on_unet if "unet_width" in METHODS[method].uses else {}
+        return {**self.common, **on_unet, **self.per_method.get(method, {})}
 
 
 # The recipe for a decoder on a small encoder, chosen on an untrained one and validation cases of three sources (A, D, E).
@@ -84,11 +67,9 @@ _TINY: dict[str, Any] = {
     "unet_size": 64,
 }
 
-_ON_UNET = [name for name, choice in METHOD_CHOICES.items() if choice["method"] in CONVOLUTIONAL]
-
 # SAM's decoder already draws: at 1e-3 it forgets more than it learns (lowest validation loss of source A 0.32 with tight
 # boxes, against 0.20 at the published 1e-4; with the whole image the two are equal).
-_TUNED = [name for name, choice in METHOD_CHOICES.items() if choice["method"] == "sam_finetuned"]
+_TUNED = {"sam_finetuned": {"learning_rate": 1e-4}}
 
 PROFILES = {
     "smoke": Profile(
@@ -98,7 +79,6 @@ PROFILES = {
         few=1,
         seeds=(0,),
         common={**_TINY, "epochs": 1, "unet_width": 4, "points_per_side": 3, "learning_rate": 1e-3},
-        per_method={},
     ),
     "teach": Profile(
         name="teach",
@@ -108,8 +88,8 @@ PROFILES = {
         seeds=(0, 1),
         common={**_TINY, "epochs": 20, "points_per_side": 5, "learning_rate": 1e-3},
         methods=("prior", "unet", "desam_b_random", "desam_b", "desam_p"),
-        per_method={name: {"learning_rate": 1.5e-3} for name in _ON_UNET}
-        | {name: {"learning_rate": 1e-4} for name in _TUNED},
+        on_unet={"learning_rate": 1.5e-3},
+        per_method=_TUNED,
     ),
     "paper": Profile(
         name="paper",
@@ -118,7 +98,7 @@ PROFILES = {
         few=6,
         seeds=(0, 1, 2),
         common={"backbone": "vit_h", "precision": "bf16-mixed", "epochs": 50, "learning_rate": 1e-4},
-        per_method={name: {"learning_rate": 3e-4} for name in _ON_UNET},
+        on_unet={"learning_rate": 3e-4},
         needs_weights=True,
     ),
 }
@@ -167,6 +147,8 @@ def plan_domain_splits(
     chosen = list(sources) or domains[: profile.sources]
     _all_known("domain", chosen, domains, f"the manifest {manifest}")
     names = list(methods) or list(profile.methods)
+    if any(name not in METHOD_CHOICES for name in names):
+        load_installed()
     _all_known("method", names, list(METHOD_CHOICES), "this experiment")
     asked = any(_needs_weights(METHOD_CHOICES[name]) for name in names)
     if profile.needs_weights and asked and "weights" not in settings:
@@ -180,7 +162,7 @@ def plan_domain_splits(
             data_root=Path(data_root),
             source=source,
             seed=seed,
-            **{**profile.common, **profile.per_method.get(name, {}), **settings, **METHOD_CHOICES[name]},
+            **{**profile.settings(METHOD_CHOICES[name]["method"]), **settings, **METHOD_CHOICES[name]},
         )
         for source in chosen
         for name in names
@@ -191,7 +173,7 @@ def plan_domain_splits(
 
 def _needs_weights(choice: Mapping[str, str]) -> bool:
     """Whether a method has an encoder and does not say with which weights."""
-    return choice["method"] in ON_SAM and "weights" not in choice
+    return "weights" in METHODS[choice["method"]].uses and "weights" not in choice
 
 
 def _all_known(kind: str, wanted: Sequence[str], known: Sequence[str], where: str) -> None:

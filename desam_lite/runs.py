@@ -107,13 +107,15 @@ class Run:
 
 
 def identify(spec: RunSpec, task: Task) -> dict[str, Any]:
-    """Return what names a run: its settings, and manifest, data and frozen weights by content."""
+    """Return what names a run: its settings, and manifest, data, frozen weights and a method from outside by content."""
+    code = METHODS[spec.method].code()
     return {
         "settings": spec.settings(),
         "manifest": task.manifest.content_hash(),
         "data": task.data_hash,
         "weights": weights_hash(spec),
         "version": RUN_VERSION,
+        **({} if code is None else {"method_code": code}),
     }
 
 
@@ -304,6 +306,7 @@ def _record(run: Run, task: Task, fabric: "Fabric") -> dict[str, Any]:
         "run": run.name,
         "task": task.manifest.name,
         "label": run.spec.label,
+        "method_module": METHODS[run.spec.method].module,
         "identity": identify(run.spec, task),
         "files": {**files, "weights": run.spec.weights},
         "code": provenance.code_version(),

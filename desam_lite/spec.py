@@ -4,46 +4,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+import desam_lite.catalogue  # noqa: F401  it registers the methods of the study
 from desam_lite.errors import StudyError
+from desam_lite.registry import METHODS, SETTINGS, find
 
 RANDOM_WEIGHTS = "random"
 SHIPPED_WEIGHTS = "shipped"
 RANDOM_ENCODER = "random encoder"
 """What the label of a method says whose encoder has never been trained."""
 
-MethodName = Literal[
-    "desam",
-    "unet",
-    "randconv",
-    "mixstyle",
-    "csdg",
-    "advbias",
-    "maxstyle",
-    "prior",
-    "sam_zero_shot",
-    "sam_finetuned",
-    "samed",
-]
 PromptMode = Literal["points", "box", "point_oracle", "box_oracle"]
 Variant = Literal["desam", "no_iou_head", "no_fusion", "pdmm_only"]
 
-CONVOLUTIONAL = ("unet", "randconv", "mixstyle", "csdg", "advbias", "maxstyle")
-"""The methods on the U-Net; they see slices and share its settings."""
-
-_LABELS = {
-    "unet": "U-Net",
-    "randconv": "RandConv",
-    "mixstyle": "MixStyle",
-    "csdg": "CSDG",
-    "advbias": "AdvBias",
-    "maxstyle": "MaxStyle",
-    "prior": "Prior",
-    "samed": "SAMed",
-    "desam": "DeSAM",
-    "sam_finetuned": "Tuned SAM",
-}
 _AUGMENTED = {"light": " + light aug.", "nnunet": " + nnU-Net aug."}
 _VARIANTS = {
     "desam": "{}",
@@ -51,30 +25,10 @@ _VARIANTS = {
     "no_fusion": "{} without fusion",
     "pdmm_only": "PDMM alone",
 }
-_MODES = {"points": "-P", "box": "-B", "box_oracle": " tight box (oracle)"}
-_SAM_MODES = {
-    "points": "SAM grid",
-    "box": "SAM box",
-    "point_oracle": "SAM point (oracle)",
-    "box_oracle": "SAM tight box (oracle)",
-}
-_PROMPTS = {"desam": ("points", "box"), "sam_finetuned": tuple(_MODES), "sam_zero_shot": tuple(_SAM_MODES)}
-_ON_EMBEDDINGS = ("desam", "sam_finetuned", "sam_zero_shot")
-ON_SAM = (*_ON_EMBEDDINGS, "samed")
-"""The methods with an encoder that may have SAM's weights."""
+_OF_POINTS = ("iou_loss", "iou_weight", "points_per_side", "iou_threshold", "stability_threshold")
 
-_ONLY_FOR = {
-    ("desam",): ("variant",),
-    ("desam", "sam_finetuned"): ("iou_loss", "iou_weight", "min_area"),
-    _ON_EMBEDDINGS: (
-        *("prompt_mode", "embedding_format", "points_per_side", "iou_threshold", "stability_threshold"),
-    ),
-    ON_SAM: ("backbone", "weights"),
-    ("samed",): ("lora_rank",),
-    CONVOLUTIONAL: ("unet_width", "unet_size", "augmentation"),
-}
-_UNTRAINED = ("prior", "sam_zero_shot")
-_TRAINING = ("epochs", "batch_size", "learning_rate", "clip", "precision", "train_slices")
+CONVOLUTIONAL = tuple(name for name, entry in METHODS.items() if "unet_width" in entry.uses)
+"""The study's methods on the U-Net; they see slices and share its settings."""
 
 
 class RunSpec(BaseModel):
@@ -87,7 +41,7 @@ class RunSpec(BaseModel):
         manifest: The task's manifest file.
         data_root: Folder that the manifest's patterns start from.
         source: Domain trained on.
-        method: What is compared.
+        method: What is compared: a name of `desam_lite.registry.METHODS`.
         variant: Decoder variant of DeSAM.
         prompt_mode: The prompt of DeSAM and SAM: a grid of points (P) or the whole image as box (B). SAM may also get, as an
             oracle, the innermost point or the tight box of the reference.
@@ -120,7 +74,7 @@ class RunSpec(BaseModel):
     manifest: Path
     data_root: Path
     source: str
-    method: MethodName
+    method: str
     variant: Variant | None = "desam"
     prompt_mode: PromptMode | None = "points"
     backbone: str | None = "sam_tiny"
@@ -145,6 +99,15 @@ class RunSpec(BaseModel):
     clip: float | None = Field(default=0.0, ge=0)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] | None = "32-true"
 
+    @field_validator("method")
+    @classmethod
+    def _is_registered(cls, name: str) -> str:
+        if find(name) is None:
+            raise ValueError(
+                f"nobody has registered such a method; there are {', '.join(map(repr, METHODS))}"
+            )
+        return name
+
     @model_validator(mode="before")
     @classmethod
     def _drop_unused(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -156,38 +119,38 @@ class RunSpec(BaseModel):
         missing = [name for name, value in values.items() if value is None and name not in _unused(values)]
         if missing:
             raise ValueError(f"method '{self.method}' needs a value for {', '.join(missing)}")
-        known = _PROMPTS.get(self.method, (self.prompt_mode,))
-        if self.prompt_mode not in known:
-            raise ValueError(f"method '{self.method}' takes prompt_mode {', '.join(map(str, known))}")
+        labels = METHODS[self.method].labels
+        if isinstance(labels, Mapping) and self.prompt_mode not in labels:
+            raise ValueError(f"method '{self.method}' takes prompt_mode {', '.join(labels)}")
         return self
 
     @property
     def label(self) -> str:
         """The method's name as tables and figures show it."""
-        mode = self.prompt_mode or ""
-        name = (
-            _SAM_MODES[mode]
-            if self.method == "sam_zero_shot"
-            else _LABELS[self.method] + _MODES.get(mode, "") + _AUGMENTED.get(self.augmentation or "", "")
-        )
-        name = _VARIANTS[self.variant or "desam"].format(name)
-        return f"{name}, {RANDOM_ENCODER}" if self.weights == RANDOM_WEIGHTS else name
+        return label_of(dict(self))
 
     def settings(self) -> dict[str, Any]:
         """Return what names the run: all fields but where the files lie; data and weights enter by their content."""
         return self.model_dump(mode="json", exclude={"manifest", "data_root", "weights"})
 
 
+def label_of(values: Mapping[str, Any]) -> str:
+    """Return the name in tables and figures of a method with some settings; those that are not given count as usual."""
+    labels = METHODS[values["method"]].labels
+    name = labels if isinstance(labels, str) else labels[values.get("prompt_mode") or "points"]
+    name += _AUGMENTED.get(values.get("augmentation") or "", "")
+    name = _VARIANTS[values.get("variant") or "desam"].format(name)
+    return f"{name}, {RANDOM_ENCODER}" if values.get("weights") == RANDOM_WEIGHTS else name
+
+
 def _unused(values: Mapping[str, Any]) -> list[str]:
     """Return the settings that a run with these values does not use."""
-    method = values.get("method")
-    unused = [name for owners, names in _ONLY_FOR.items() if method not in owners for name in names]
-    if method in _UNTRAINED:
-        unused += _TRAINING
-    without_prim = method == "desam" and values.get("variant", "desam") == "pdmm_only"
+    entry = find(values.get("method"))
+    unused = SETTINGS - (entry.uses if entry else frozenset())
+    without_prim = values.get("method") == "desam" and values.get("variant", "desam") == "pdmm_only"
     if without_prim or values.get("prompt_mode", "points") != "points":
-        unused += ("iou_loss", "iou_weight", "points_per_side", "iou_threshold", "stability_threshold")
-    return unused
+        unused |= set(_OF_POINTS)
+    return sorted(unused)
 
 
 def make_spec(**fields: Any) -> RunSpec:

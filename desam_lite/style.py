@@ -12,6 +12,9 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from desam_lite.registry import CHOICES, METHOD_CHOICES
+from desam_lite.spec import label_of
+
 WIDTH = 5.8
 """Width of every figure in inches: a column of text, still readable on a telephone."""
 
@@ -35,31 +38,6 @@ _STYLE: dict[str, Any] = {
     "figure.dpi": 160,
 }
 
-# Colour and marker of each method.
-_LOOKS = {
-    "Prior": ("#6b6b6b", "o"),
-    "U-Net": ("#d55e00", "o"),
-    "U-Net + light aug.": ("#d55e00", "^"),
-    "U-Net + nnU-Net aug.": ("#d55e00", "v"),
-    "RandConv": ("#56b4e9", "s"),
-    "MixStyle": ("#117733", "D"),
-    "CSDG": ("#999933", "P"),
-    "AdvBias": ("#000000", "<"),
-    "MaxStyle": ("#332288", "h"),
-    "DeSAM-B": ("#0072b2", "o"),
-    "DeSAM-P": ("#009e73", "o"),
-    "PDMM alone": ("#0072b2", "s"),
-    "DeSAM-P without IoU head": ("#009e73", "^"),
-    "DeSAM-P without fusion": ("#009e73", "s"),
-    "SAM grid": ("#882255", "o"),
-    "SAM box": ("#cc6677", "o"),
-    "SAM point (oracle)": ("#767676", "*"),
-    "SAM tight box (oracle)": ("#767676", "s"),
-    "Tuned SAM-B": ("#cc79a7", "o"),
-    "Tuned SAM-P": ("#aa4499", "o"),
-    "Tuned SAM tight box (oracle)": ("#767676", "D"),
-    "SAMed": ("#a66f00", "p"),
-}
 _OTHER_COLORS = ("#cc79a7", "#56b4e9", "#e69f00", "#000000")
 NO_RUNS = "no finished run to show"
 
@@ -88,8 +66,14 @@ def method_color(label: str) -> str:
     With an encoder that has never been trained it is the method's own, but darker.
     """
     name, _, encoder = label.partition(",")
-    color = _LOOKS[name][0] if name in _LOOKS else _OTHER_COLORS[sum(name.encode()) % len(_OTHER_COLORS)]
+    known = _looks().get(name, ("", ""))[0]
+    color = known or _OTHER_COLORS[sum(name.encode()) % len(_OTHER_COLORS)]
     return _darker(color) if encoder and not is_oracle(name) else color
+
+
+def _looks() -> dict[str, tuple[str, str]]:
+    """Return label -> colour and marker, as the methods are registered; "" for a colour that was left open."""
+    return {label_of(METHOD_CHOICES[name]): (choice.color, choice.marker) for name, choice in CHOICES.items()}
 
 
 def _darker(color: str) -> str:
@@ -101,7 +85,7 @@ def _darker(color: str) -> str:
 def method_marker(label: str) -> str:
     """Return matplotlib's name of a method's marker: with its colour, it tells a method from any other."""
     name = label.partition(",")[0]
-    return _LOOKS[name][1] if name in _LOOKS else "o"
+    return _looks().get(name, ("", "o"))[1]
 
 
 @contextmanager

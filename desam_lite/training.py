@@ -84,7 +84,8 @@ def train(
         fabric: Device, precision and number of processes; launched by the caller.
 
     Yields:
-        One row per finished epoch: ``epoch`` (from 1), ``train_loss``, ``val_loss``, ``learning_rate``, ``seconds``.
+        One row per finished epoch: ``epoch`` (from 1), ``train_loss``, ``val_loss``, ``learning_rate``, ``seconds``
+        of the clock, and ``busy_seconds``: of the cores that worked on it, whatever else they did, or of the clock on a GPU.
 
     Raises:
         StudyError: A loss is not finite; the sentence names the cases of that batch.
@@ -94,7 +95,7 @@ def train(
     progress = _resume(folder, method, optimizer, fabric.device)
     yield from progress.history
     for epoch in range(progress.epoch, settings.epochs):
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         rate = settings.learning_rate * (1 - epoch / settings.epochs) ** 0.9
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -103,6 +104,7 @@ def train(
         val_loss = _validate(method, module, validation, settings, fabric)
         row = {"epoch": float(epoch + 1), "train_loss": loss, "val_loss": val_loss, "learning_rate": rate}
         row["seconds"] = time.perf_counter() - start
+        row["busy_seconds"] = time.process_time() - cpu if fabric.device.type == "cpu" else row["seconds"]
         progress.history.append(row)
         progress.epoch = epoch + 1
         if val_loss < progress.best_loss:

@@ -42,6 +42,7 @@ FIELDS = {
         *("decode_cpu_ms", "decode_gb_s", "rms_error"),
         *(f"published_{what}" for what in ("bytes_per_slice", "write_mb_s", "decode_cpu_ms")),
     },
+    "methods": {"task", "label", "source", "target", "seeds", "dice", "low", "high"},
     "phantom_gap": {"task", "label", "source", "target", "dice", "low", "high"},
     "phantoms": {
         *(

@@ -77,7 +77,7 @@ def test_what_is_not_trained_has_no_settings_of_training() -> None:
     [
         ({"epochs": 0}, "setting 'epochs' = 0: .* greater than or equal to 1"),
         ({"learning_rte": 1}, "setting 'learning_rte' = 1: Extra inputs are not permitted"),
-        ({"method": "nnunet"}, "setting 'method' = 'nnunet': .* 'desam', 'unet'"),
+        ({"method": "nnunet"}, "setting 'method' = 'nnunet': .* 'prior', 'unet'"),
         ({"seed": 2**64}, "setting 'seed'"),
         ({"epochs": None}, "^method 'unet' needs a value for epochs; .* explained in desam_lite/spec.py"),
         ({"method": "desam", "prompt_mode": None, "weights": None}, "needs a value for prompt_mode, weights"),

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ from desam_lite.embeddings import ReadEmbeddings
 from desam_lite.errors import StudyError
 from desam_lite.files import atomic_path, write_json
 from desam_lite.prompted import PromptedSAM
+from desam_lite.slices import CaseSlices
+from desam_lite.spec import RunSpec
 from desam_lite.weights import find_weights, read_tensors
 
 
@@ -54,6 +56,17 @@ class Predictor(ABC):
 
     oracle: bool = False
     encoder: PromptedSAM | None = None
+
+    @classmethod
+    def build(cls, spec: RunSpec, n_organs: int, cases: Sequence[CaseSlices]) -> Self:
+        """Build it as a specification says.
+
+        Args:
+            spec: The run, with the settings the method is registered to use.
+            n_organs: K.
+            cases: The training cases of the source; none when what a run saved is to be read.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def predict(

@@ -1,12 +1,16 @@
 """DeSAM as a method: the decoupled decoder, trained and asked as `desam_lite.methods.prompted` has it."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
+from desam_lite.backbones import build_model
 from desam_lite.cards import TENSORS
 from desam_lite.checkpoints import load_checkpoint
 from desam_lite.methods.prompted import IoULoss, PromptedMethod, draw_point
 from desam_lite.model import DeSAM
+from desam_lite.slices import CaseSlices
+from desam_lite.spec import RunSpec
 
 __all__ = ["DeSAMMethod", "IoULoss", "draw_point"]
 
@@ -22,6 +26,11 @@ class DeSAMMethod(PromptedMethod):
     )
 
     model: DeSAM
+
+    @classmethod
+    def build(cls, spec: RunSpec, n_organs: int, cases: Sequence[CaseSlices]) -> Self:
+        """Build it as a specification says."""
+        return cls.with_prompts(build_model(spec, n_organs), spec)
 
     def load(self, directory: Path) -> None:
         """Take over what `save` wrote, and the frozen weights that the card names."""

@@ -20,6 +20,7 @@ from desam_lite.methods.base import (
     save_tensors,
 )
 from desam_lite.slices import CaseSlices
+from desam_lite.spec import RunSpec
 from desam_lite.weights import find_weights, read_tensors
 
 _GRID = (24, 64, 64)
@@ -37,6 +38,11 @@ class Prior(Predictor):
 
     def __init__(self, mean: npt.NDArray[np.float32], thresholds: Sequence[float]):
         self.mean, self.thresholds = mean, list(thresholds)
+
+    @classmethod
+    def build(cls, spec: RunSpec, n_organs: int, cases: Sequence[CaseSlices]) -> Self:
+        """Build it from the training cases; the specification has nothing to say."""
+        return cls.fit(cases, n_organs)
 
     @classmethod
     def fit(cls, cases: Sequence[CaseSlices], n_organs: int) -> Self:

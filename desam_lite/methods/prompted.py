@@ -5,7 +5,7 @@ DeSAM and the coupled SAM share all of this, so that the decoder alone makes the
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from desam_lite.inference import GridSettings, PromptMode, predict_prompted, pre
 from desam_lite.methods.base import Method, SlicePrediction, combine_organs, mask_loss
 from desam_lite.oracle import OracleMode, oracle_prompts, tight_box
 from desam_lite.prompted import ImageEmbeddings, PromptedSAM, Prompts
+from desam_lite.spec import RunSpec
 
 # How far an edge of a training box may lie outside the organ, in parts of the square (MedSAM's public code).
 _SHIFT = 20 / 1024
@@ -42,6 +43,16 @@ class IoULoss:
         """Return the weighted mean over ``(B, K)`` judgements, a scalar."""
         distance = {"l1": nn.functional.l1_loss, "mse": nn.functional.mse_loss}[self.kind]
         return self.weight * distance(predicted, target)
+
+
+def grid_settings(spec: RunSpec) -> GridSettings:
+    """Return the point grid of a specification and what is kept of its masks."""
+    return GridSettings(
+        points_per_side=spec.points_per_side or 1,
+        iou_threshold=spec.iou_threshold or 0.0,
+        stability_threshold=spec.stability_threshold or 0.0,
+        min_area=spec.min_area or 0,
+    )
 
 
 class _Decoder(nn.Module):
@@ -100,6 +111,13 @@ class PromptedMethod(Method):
         self.judge = judge or IoULoss()
         self.module = _Decoder(model)
         self.input_size, self.mask_size = model.image_size, 4 * model.embedding_size
+
+    @classmethod
+    def with_prompts(cls, model: PromptedSAM, spec: RunSpec) -> Self:
+        """Build it on a model, with the prompts, thresholds and IoU loss of a specification."""
+        assert spec.prompt_mode is not None
+        judge = IoULoss(spec.iou_loss or "l1", spec.iou_weight or 1.0)
+        return cls(model, spec.prompt_mode, grid_settings(spec), judge)
 
     @property
     def oracle(self) -> bool:  # type: ignore[override]

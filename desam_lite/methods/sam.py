@@ -1,14 +1,15 @@
 """Plain SAM as a method: asked as it is, or with its mask decoder tuned on the source (the coupled model)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from desam_lite.automatic import automatic_masks, draw_on_slice
+from desam_lite.backbones import build_sam
 from desam_lite.cards import TENSORS, read_card
 from desam_lite.checkpoints import frozen_file, load_sam
 from desam_lite.coupled import CoupledSAM
@@ -16,9 +17,11 @@ from desam_lite.embeddings import ReadEmbeddings
 from desam_lite.inference import GridSettings, PromptMode, sigmoid
 from desam_lite.methods.base import Predictor, SlicePrediction, combine_organs
 from desam_lite.methods.prior import Prior
-from desam_lite.methods.prompted import PromptedMethod, each_slice
+from desam_lite.methods.prompted import PromptedMethod, each_slice, grid_settings
 from desam_lite.oracle import OracleMode, oracle_prompts
 from desam_lite.prompted import ImageEmbeddings, Prompts
+from desam_lite.slices import CaseSlices
+from desam_lite.spec import RunSpec
 
 Floats = npt.NDArray[np.float32]
 
@@ -45,6 +48,11 @@ class SAMFinetuned(PromptedMethod):
     )
 
     model: CoupledSAM
+
+    @classmethod
+    def build(cls, spec: RunSpec, n_organs: int, cases: Sequence[CaseSlices]) -> Self:
+        """Build it as a specification says."""
+        return cls.with_prompts(build_sam(spec, n_organs, seed=spec.seed), spec)
 
     def load(self, directory: Path) -> None:
         """Take over what `save` wrote, and the frozen weights that the card names."""
@@ -88,6 +96,13 @@ class SAMZeroShot(Predictor):
         self.model, self.mode, self.grid, self.prior = model, mode, grid, prior
         self.encoder, self.oracle = model, mode in get_args(OracleMode)
         model.requires_grad_(False).eval()
+
+    @classmethod
+    def build(cls, spec: RunSpec, n_organs: int, cases: Sequence[CaseSlices]) -> Self:
+        """Build it as a specification says, with the prior of the training cases."""
+        assert spec.prompt_mode is not None
+        prior = Prior.fit(cases, n_organs)
+        return cls(build_sam(spec, n_organs), spec.prompt_mode, grid_settings(spec), prior)
 
     def predict(
         self, images: npt.NDArray[np.uint8], embeddings: ReadEmbeddings | None

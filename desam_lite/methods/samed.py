@@ -1,14 +1,15 @@
 """SAMed: SAM's encoder adapted by low-rank changes, and a decoder that needs no prompt."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
+from desam_lite.backbones import build_sam
 from desam_lite.coupled import CoupledSAM
 from desam_lite.datasets import Batch
 from desam_lite.embeddings import AT_ONCE, ReadEmbeddings
@@ -17,6 +18,8 @@ from desam_lite.lora import add_lora, encode_for_training
 from desam_lite.methods.base import Method, SlicePrediction, mask_loss, unjudged
 from desam_lite.methods.sam import load_frozen
 from desam_lite.sam import encode_levels, preprocess
+from desam_lite.slices import CaseSlices
+from desam_lite.spec import RunSpec
 
 
 class _Network(nn.Module):
@@ -73,6 +76,12 @@ class SAMed(Method):
         model.prompt_encoder.no_mask_embed.requires_grad_(True)
         self.module = _Network(model)
         self.input_size, self.mask_size = model.image_size, 4 * model.embedding_size
+
+    @classmethod
+    def build(cls, spec: RunSpec, n_organs: int, cases: Sequence[CaseSlices]) -> Self:
+        """Build it as a specification says."""
+        assert spec.lora_rank is not None
+        return cls(build_sam(spec, n_organs, seed=spec.seed), spec.lora_rank, spec.seed)
 
     def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
         """Return Dice plus cross-entropy, the loss all methods share."""

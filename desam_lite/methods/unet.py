@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,8 @@ from desam_lite.framing import fit_square, unfit_square
 from desam_lite.methods.augmentation import Augmentation
 from desam_lite.methods.augmentation import augment as _augment
 from desam_lite.methods.base import Method, SlicePrediction, mask_loss, unjudged
+from desam_lite.slices import CaseSlices
+from desam_lite.spec import RunSpec
 
 Alter = Callable[[int, torch.Tensor], torch.Tensor]
 
@@ -116,6 +118,12 @@ class UNetMethod(Method):
         self.augmentation = augmentation
         self.network = build_unet(n_organs, width, size, seed)
         self.module = self.network
+
+    @classmethod
+    def build(cls, spec: RunSpec, n_organs: int, cases: Sequence[CaseSlices]) -> Self:
+        """Build it, or a method on it, as a specification says."""
+        assert spec.unet_width is not None and spec.unet_size is not None
+        return cls(n_organs, spec.unet_width, spec.unet_size, spec.seed, spec.augmentation or "none")
 
     def prepare(self, batch: Batch, generators: Sequence[np.random.Generator], *, augment: bool) -> Batch:
         """Augment the training slices, then let the method draw what it needs; validation sees slices as they are."""
