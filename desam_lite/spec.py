@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from desam_lite.errors import StudyError
 
+RUN_VERSION = 2
+"""Raised when the meaning of a specification changes, so that older runs are not taken for new ones."""
 RANDOM_WEIGHTS = "random"
 SHIPPED_WEIGHTS = "shipped"
 RANDOM_ENCODER = "random encoder"
