@@ -5,12 +5,13 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 HTML    := _build/html
 READY   := $(VENV)/.ready
-STUDY   := -p profile=$(PROFILE) $(if $(MANIFEST),-p manifest=$(MANIFEST)) $(if $(DATA),-p data_root=$(DATA)) $(if $(WEIGHTS),-p weights=$(WEIGHTS))
-NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+# MANIFEST and DATA may name several, in the same order.
+STUDY   := --profile $(PROFILE) $(addprefix --manifest ,$(MANIFEST)) $(addprefix --data ,$(DATA)) $(addprefix --weights ,$(WEIGHTS)) \
+           $(addprefix --executor ,$(EXECUTOR)) $(addprefix --jobs ,$(JOBS))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup test smoke book serve lint clean
+.PHONY: help setup test smoke book plan status serve lint clean
 .DEFAULT_GOAL := help
 
 help:            ## list what can be done
@@ -37,18 +38,18 @@ lint: $(READY)   ## check style and types
 	$(BIN)/mypy
 
 smoke: $(READY)  ## run every notebook at the smallest size, without building the book
-	for notebook in $(NOTEBOOKS); do \
-	  $(BIN)/desam-lite execute $$notebook --out _build/smoke/$$(basename $$notebook) -p profile=smoke || exit 1; \
-	done
+	$(BIN)/desam-lite reproduce --profile smoke --pages _build/smoke
 
-book: $(READY)   ## run the notebooks (PROFILE=smoke|teach|paper) and build _build/html/index.html
-	for notebook in $(NOTEBOOKS); do \
-	  $(BIN)/desam-lite execute $$notebook --out book/executed/$$(basename $$notebook) $(STUDY) || exit 1; \
-	done
-	$(BIN)/desam-lite check-book
-	$(BIN)/jupyter-book build . --path-output . -W -n --keep-going --quiet
+book: $(READY)   ## do all runs and notebooks (PROFILE=smoke|teach|paper) and build _build/html/index.html
+	$(BIN)/desam-lite reproduce $(STUDY)
 	@test -s $(HTML)/index.html || { echo "the book was not written: see the messages above." >&2; exit 1; }
 	@echo "The book is at $(HTML)/index.html: open it in a browser, or run 'make serve'."
+
+plan: $(READY)   ## say what 'make book' would run, and how long it may take
+	$(BIN)/desam-lite reproduce $(STUDY) --plan
+
+status: $(READY) ## say what is done, running and failed
+	$(BIN)/desam-lite reproduce --status
 
 serve: $(READY)  ## show the built book at http://localhost:8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(HTML) 8000

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import typer
 
-from desam_lite import cli_data, cli_predict, cli_pretrain, cli_run, cli_weights
+from desam_lite import cli_data, cli_graph, cli_predict, cli_pretrain, cli_run, cli_weights
 from desam_lite.errors import StudyError
 
 _LIBRARIES = (
@@ -36,6 +36,7 @@ app.add_typer(cli_weights.app, name="weights")
 app.command()(cli_run.run)
 app.command()(cli_predict.predict)
 app.command()(cli_run.execute)
+app.command()(cli_graph.reproduce)
 app.command()(cli_pretrain.pretrain)
 app.command()(cli_run.check_book)
 

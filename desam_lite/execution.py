@@ -12,17 +12,17 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nbformat
-import papermill
-from nbclient.exceptions import DeadKernelError
-from papermill.exceptions import PapermillExecutionError
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from desam_lite.errors import StudyError
 from desam_lite.files import sha256_file, write_text
 from desam_lite.notebook import project_root
+
+if TYPE_CHECKING:
+    from papermill.exceptions import PapermillExecutionError
 
 PAGE_LIMIT = 1_000_000
 """Largest executed notebook that becomes a page, in bytes."""
@@ -71,6 +71,10 @@ def execute_notebook(
         StudyError: The notebook or a parameter is at fault, or a cell failed; then ``out`` is left as it was, and the copy with
             the error is beside it under the name ``<name>.failed.ipynb``.
     """
+    # Imported here: who only reads a notebook's parameters, as the graph does, need not wait for these.
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
     source, out = Path(source), Path(out)
     passed = dict(parameters or {})
     _check_parameters(source, passed)
@@ -198,6 +202,8 @@ def _check_parameters(source: Path, passed: Mapping[str, Any]) -> None:
 
 
 def _run(source: Path, copy: Path, parameters: dict[str, Any], progress: bool) -> None:
+    import papermill
+
     papermill.execute_notebook(
         str(source),
         str(copy),
@@ -210,7 +216,7 @@ def _run(source: Path, copy: Path, parameters: dict[str, Any], progress: bool) -
     )
 
 
-def _reason(error: PapermillExecutionError) -> str:
+def _reason(error: "PapermillExecutionError") -> str:
     """Say in one sentence what stopped a cell; a `StudyError` already is such a sentence."""
     text = " ".join(_ANSI.sub("", str(error.evalue)).split())
     return (

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from desam_lite.backbones import open_embeddings
 from desam_lite.errors import StudyError
+from desam_lite.graph_records import FAILED, NO_RETRY
 from desam_lite.progress import track
 from desam_lite.registry import METHODS, portable, register
 from desam_lite.runs import Run, execute_run, find_run
@@ -63,7 +64,8 @@ def execute_runs(
     workspace = Path(workspace)
     tasks = _open_tasks(specs, workspace, progress)
     runs = [find_run(spec, tasks[_place(spec)], workspace) for spec in specs]
-    waiting = [run for run in runs if not run.finished]
+    runs = [replace(run, error=_failed_before(run)) for run in runs]
+    waiting = [run for run in runs if not run.finished and not run.error]
     if not waiting:
         return runs
     _embed_once(waiting, tasks, workspace, progress)
@@ -71,7 +73,7 @@ def execute_runs(
     for run in waiting:
         if run.name in errors:
             tqdm.write(f"run {run.name} ({run.spec.label} from {run.spec.source}) failed: {errors[run.name]}")
-    return [replace(run, error=errors.get(run.name, "")) for run in runs]
+    return [replace(run, error=errors.get(run.name, run.error)) for run in runs]
 
 
 def default_jobs() -> int:
@@ -79,6 +81,14 @@ def default_jobs() -> int:
     if torch.cuda.is_available():
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _failed_before(run: Run) -> str:
+    """Return why the graph could not finish a run, in a notebook that the graph runs: it tells of it rather than try again."""
+    note = run.directory / FAILED
+    if NO_RETRY not in os.environ or run.finished or not note.is_file():
+        return ""
+    return note.read_text(encoding="utf-8").strip()
 
 
 def _place(spec: RunSpec) -> tuple[Path, Path]:

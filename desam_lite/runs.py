@@ -32,15 +32,12 @@ from desam_lite.methods import METHODS, Method, Predictor
 from desam_lite.progress import track
 from desam_lite.scoring import prediction_path, read_prediction, score_domains
 from desam_lite.slices import split_cases
-from desam_lite.spec import RunSpec
+from desam_lite.spec import RUN_VERSION, RunSpec
 from desam_lite.tasks import Task, open_task
 from desam_lite.training import CHECKPOINT, TrainSettings, make_fabric, train
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-RUN_VERSION = 2
-"""Raised when the meaning of a specification changes, so that older runs are not taken for new ones."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ import desam_lite.catalogue  # noqa: F401  it registers the methods of the study
 from desam_lite.errors import StudyError
 from desam_lite.registry import METHODS, SETTINGS, find
 
+RUN_VERSION = 2
+"""Raised when the meaning of a specification changes, so that older runs are not taken for new ones."""
 RANDOM_WEIGHTS = "random"
 SHIPPED_WEIGHTS = "shipped"
 RANDOM_ENCODER = "random encoder"
