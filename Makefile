@@ -10,7 +10,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup test smoke book serve lint clean
+.PHONY: help setup test smoke book serve lint verify student clean
 .DEFAULT_GOAL := help
 
 help:            ## list what can be done
@@ -52,6 +52,12 @@ book: $(READY)   ## run the notebooks (PROFILE=smoke|teach|paper) and build _bui
 
 serve: $(READY)  ## show the built book at http://localhost:8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(HTML) 8000
+
+verify: $(READY) ## compare the results of this machine with those kept in results/reference (PROFILE=smoke|teach|paper)
+	$(BIN)/desam-lite verify-results --profile $(PROFILE) $(if $(MANIFEST),--manifest $(MANIFEST)) $(if $(DATA),--data $(DATA)) $(if $(WEIGHTS),--weights $(WEIGHTS))
+
+student: $(READY) ## copies of the notebooks without solutions, for a class, in student/
+	$(BIN)/desam-lite student --out student
 
 clean:           ## remove what was built (book, caches of tools); data/, results/ and .venv stay
 	rm -rf _build book/executed .pytest_cache .mypy_cache .ruff_cache .coverage*
