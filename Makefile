@@ -11,7 +11,7 @@ STUDY   := --profile $(PROFILE) $(addprefix --manifest ,$(MANIFEST)) $(addprefix
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup test smoke book plan status serve lint clean
+.PHONY: help setup test smoke book plan status serve lint verify student clean
 .DEFAULT_GOAL := help
 
 help:            ## list what can be done
@@ -53,6 +53,12 @@ status: $(READY) ## say what is done, running and failed
 
 serve: $(READY)  ## show the built book at http://localhost:8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(HTML) 8000
+
+verify: $(READY) ## compare the results of this machine with those kept in results/reference (PROFILE=smoke|teach|paper)
+	$(BIN)/desam-lite verify-results --profile $(PROFILE) $(if $(MANIFEST),--manifest $(MANIFEST)) $(if $(DATA),--data $(DATA)) $(if $(WEIGHTS),--weights $(WEIGHTS))
+
+student: $(READY) ## copies of the notebooks without solutions, for a class, in student/
+	$(BIN)/desam-lite student --out student
 
 clean:           ## remove what was built (book, caches of tools); data/, results/ and .venv stay
 	rm -rf _build book/executed .pytest_cache .mypy_cache .ruff_cache .coverage*

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import typer
 
-from desam_lite import cli_data, cli_graph, cli_predict, cli_pretrain, cli_run, cli_weights
+from desam_lite import cli_course, cli_data, cli_graph, cli_predict, cli_pretrain, cli_run, cli_weights
 from desam_lite.errors import StudyError
 
 _LIBRARIES = (
@@ -39,6 +39,8 @@ app.command()(cli_run.execute)
 app.command()(cli_graph.reproduce)
 app.command()(cli_pretrain.pretrain)
 app.command()(cli_run.check_book)
+app.command()(cli_course.verify_results)
+app.command()(cli_course.student)
 
 
 def main() -> NoReturn:
