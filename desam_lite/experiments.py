@@ -33,6 +33,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     "decoder_ablation": Experiment(
         methods=("desam_b", "pdmm_only", "desam_p", "desam_p_no_iou_head", "desam_p_no_fusion"), few=True
     ),
+    "protocol_hides": Experiment(),  # the runs of domain_splits, scored in other ways
+    "real_difference": Experiment(),  # the same runs again
 }
 """Name of a notebook to what it trains."""
 
