@@ -35,6 +35,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "protocol_hides": Experiment(),  # the runs of domain_splits, scored in other ways
     "real_difference": Experiment(),  # the same runs again
+    "visual_comparison": Experiment(),  # and again
 }
 """Name of a notebook to what it trains."""
 
