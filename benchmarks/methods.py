@@ -37,8 +37,7 @@ NOTE = (
 
 
 class Amount(NamedTuple):
-    """What is run of a task: no sources are those of the experiment, no methods all, no data root the usual one, no cases the
-    profile's."""
+    """What is run of a task; what is left empty is the experiment's (sources, methods), the usual (data root), the profile's."""
 
     profile: str = "teach"
     data_root: str = ""

@@ -13,8 +13,9 @@ import numpy.typing as npt
 import torch
 
 from desam_lite.errors import StudyError
-from desam_lite.slices import select_slices
+from desam_lite.slices import SliceRule, select_slices
 
+Mask = npt.NDArray[np.bool_]
 Protocol = Literal["whole_volume", "published"]
 PROTOCOLS: tuple[Protocol, ...] = ("whole_volume", "published")
 
@@ -22,6 +23,41 @@ PUBLISHED_SIZE = 256
 """Side of the square on which the public code scores a slice, in pixels."""
 PUBLISHED_BORDER = 50
 """Width of the frame of that square in which the public code sets predictions to zero, in pixels."""
+
+
+class Quirks(NamedTuple):
+    """What a protocol does to a case before it is scored; by default nothing.
+
+    Attributes:
+        slices: Which slices count: "all", those with the organ ("foreground"), or those but the last ("published").
+        square: Whether slices are brought to `PUBLISHED_SIZE` squared first.
+        border: Whether predictions in a frame of `PUBLISHED_BORDER` of that square's pixels are set to zero.
+    """
+
+    slices: SliceRule = "all"
+    square: bool = False
+    border: bool = False
+
+
+QUIRKS: dict[Protocol, Quirks] = {
+    "whole_volume": Quirks(),
+    "published": Quirks(slices="published", square=True, border=True),
+}
+"""What the two protocols of every ``metrics.csv`` are."""
+
+
+class Scored(NamedTuple):
+    """One organ of one case as a protocol looks at it.
+
+    Attributes:
+        predicted: ``(Z, H, W)`` bool: the slices that count, after everything that is done to them.
+        true: The reference in the same slices.
+        spacing: ``(z, y, x)`` in mm.
+    """
+
+    predicted: Mask
+    true: Mask
+    spacing: tuple[float, float, float]
 
 
 class VolumeScore(NamedTuple):
@@ -142,23 +178,50 @@ def score_case(
     Returns:
         The scores; all NaN under ``published`` where that protocol leaves no slice of this case.
     """
-    predicted, true = prediction == organ, labels == organ
-    if protocol == "whole_volume":
-        return score_volume(predicted, true, spacing)
-    rows = select_slices(true.astype(np.uint8), "published")
-    if len(rows) == 0:
+    seen = as_scored(prediction == organ, labels == organ, spacing, QUIRKS[protocol])
+    if len(seen.true) == 0:
         return VolumeScore(np.nan, np.nan, np.nan, np.nan)
+    return score_volume(*seen)
+
+
+def as_scored(predicted: Mask, true: Mask, spacing: Sequence[float], quirks: Quirks) -> Scored:
+    """Return one organ of one case as a protocol looks at it.
+
+    Args:
+        predicted: ``(Z, H, W)`` bool.
+        true: The reference, of the same shape.
+        spacing: ``(z, y, x)`` in mm.
+        quirks: What the protocol does.
+
+    Returns:
+        The slices that count; there may be none.
+    """
     z, y, x = spacing
-    height, width = true.shape[1:]
-    square = _nearest_square(predicted[rows])
-    inner = slice(PUBLISHED_BORDER, PUBLISHED_SIZE - PUBLISHED_BORDER)
-    kept = np.zeros_like(square)
-    kept[:, inner, inner] = square[:, inner, inner]
-    scaled = (z, y * height / PUBLISHED_SIZE, x * width / PUBLISHED_SIZE)
-    return score_volume(kept, _nearest_square(true[rows]), scaled)
+    if quirks.slices != "all":
+        rows = select_slices(true.astype(np.uint8), quirks.slices)
+        predicted, true = predicted[rows], true[rows]
+    if quirks.square and len(true):
+        height, width = true.shape[1:]
+        y, x = y * height / PUBLISHED_SIZE, x * width / PUBLISHED_SIZE
+        predicted, true = _nearest_square(predicted), _nearest_square(true)
+    if quirks.border:
+        predicted = predicted & inside_border(true.shape[1:])
+    return Scored(predicted, true, (z, y, x))
 
 
-def _nearest_square(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+def inside_border(shape: Sequence[int]) -> Mask:
+    """Return which pixels ``(H, W)`` of a slice have their centre inside the published border, whatever the slice's size.
+
+    >>> int(inside_border((256, 256)).sum()) == (256 - 2 * 50) ** 2
+    True
+    """
+    last = PUBLISHED_SIZE - PUBLISHED_BORDER
+    centres = [(np.arange(side) + 0.5) * PUBLISHED_SIZE / side for side in shape]
+    rows, columns = ((axis > PUBLISHED_BORDER) & (axis < last) for axis in centres)
+    return np.asarray(rows[:, None] & columns[None, :])
+
+
+def _nearest_square(mask: Mask) -> Mask:
     """Resample ``(Z, H, W)`` to ``(Z, 256, 256)`` by nearest neighbour, pixel centres aligned."""
     tensor = torch.from_numpy(mask[:, None].astype(np.uint8))
     sized = torch.nn.functional.interpolate(tensor, (PUBLISHED_SIZE, PUBLISHED_SIZE), mode="nearest-exact")

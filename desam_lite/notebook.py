@@ -17,10 +17,13 @@ from desam_lite.pictures import Example, largest_slice
 from desam_lite.style import UNITS
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from matplotlib.figure import Figure
 
     from desam_lite.profiles import Profile
     from desam_lite.runs import Run
+    from desam_lite.slices import CaseSlices
     from desam_lite.tasks import Task
 
 _ROOT_MARK = "data_manifests"
@@ -65,11 +68,11 @@ class Picture:
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         width = round(self.figure.get_figwidth() * 100)
-        data = {"image/png": base64.b64encode(_png(self.figure)).decode(), "text/plain": self.alt}
+        data = {"image/png": base64.b64encode(png(self.figure)).decode(), "text/plain": self.alt}
         return data, {"image/png": {"alt": self.alt, "width": width}}
 
 
-def _png(figure: "Figure") -> bytes:
+def png(figure: "Figure") -> bytes:
     """Draw a figure in 256 colours, chosen so that even the rarest keeps its hue: half the bytes of all colours."""
     drawn, packed = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi="figure")
@@ -130,15 +133,27 @@ def case_example(task: "Task", runs: "Sequence[Run]", row: pd.Series, rule: str)
         row: The chosen row of the scores.
         rule: How it was chosen; written under the picture.
     """
-    wanted = (row["label"], row["source"], row["seed"])
-    run = next(run for run in runs if (run.spec.label, run.spec.source, run.spec.seed) == wanted)
     case = task.slices.load(row["target"], row["case"])
     z = largest_slice(case.labels)
     title, factor = UNITS[row["metric"]]
     score = f"{rule}: {title} {row['value'] * factor:.0f}"
     note = f"{score}\n{row['case']} of {row['target']},\ntrained on {row['source']}, seed {row['seed']}"
-    prediction = run.prediction(row["target"], row["case"])[z]
-    return Example(row["label"], note, case.images[z], case.labels[z], prediction, case.spacing[1:])
+    prediction = run_of(runs, row).prediction(row["target"], row["case"])
+    return slice_example(case, prediction, z, row["label"], note)
+
+
+def run_of(runs: "Sequence[Run]", row: pd.Series) -> "Run":
+    """Return the run that a row of scores (``label``, ``source``, ``seed``) is of."""
+    wanted = (row["label"], row["source"], row["seed"])
+    return next(run for run in runs if (run.spec.label, run.spec.source, run.spec.seed) == wanted)
+
+
+def slice_example(
+    case: "CaseSlices", prediction: "npt.NDArray[np.uint8] | None", z: int, title: str, note: str
+) -> Example:
+    """Return slice ``z`` of a case with its prediction ``(Z, H, W)``, ready to be drawn."""
+    drawn = None if prediction is None else prediction[z]
+    return Example(title, note, case.images[z], case.labels[z], drawn, case.spacing[1:])
 
 
 def all_metrics(runs: "Sequence[Run]") -> pd.DataFrame:

@@ -7,7 +7,7 @@ colour throughout.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,11 @@ from matplotlib.patheffects import withStroke
 from desam_lite.style import NO_RUNS, WIDTH, legend, nothing, styled
 
 Image = npt.NDArray[np.uint8]
+Crop = bool | Literal["reference"]
 
 _REFERENCE = "white"
 _DPI = 110  # enough for slices of some 200 pixels, and a page stays under 1 MB
+_MANY = 18  # more pictures than this in one figure are drawn smaller, for the same reason
 _DASHED = (0, (2, 1.5))
 
 
@@ -52,7 +54,7 @@ def largest_slice(labels: Image) -> int:
 
 
 def pictures(
-    examples: Sequence[Example], organs: Mapping[str, str], *, columns: int = 3, crop: bool = False
+    examples: Sequence[Example], organs: Mapping[str, str], *, columns: int = 3, crop: Crop = False
 ) -> Figure:
     """Draw slices side by side with contours.
 
@@ -63,7 +65,8 @@ def pictures(
         examples: In reading order.
         organs: Name -> colour, in the order of the ids 1..K.
         columns: Most pictures per row.
-        crop: Whether to show only the surroundings of the organs (at least 45 % of each side).
+        crop: Whether to show only the surroundings of the organs (at least 45 % of each side); "reference" goes by the reference
+            alone, so that all pictures of one slice have one frame.
 
     Returns:
         The figure.
@@ -74,12 +77,13 @@ def pictures(
     rows = math.ceil(len(examples) / columns)
     with styled():
         height = 0.35 + rows * (WIDTH / columns + 0.42)
-        figure = Figure((WIDTH, height), dpi=_DPI, layout=ConstrainedLayoutEngine(h_pad=0.09))
+        dpi = _DPI * min(1.0, math.sqrt(_MANY / len(examples)))
+        figure = Figure((WIDTH, height), dpi=dpi, layout=ConstrainedLayoutEngine(h_pad=0.09))
         axes = figure.subplots(rows, columns, squeeze=False)
         for ax in axes.flat[len(examples) :]:
             ax.set_axis_off()
         for ax, example in zip(axes.flat, examples, strict=False):
-            _picture(ax, example, list(organs.values()), crop)
+            draw(ax, example, list(organs.values()), crop=crop)
         compared = any(example.prediction is not None for example in examples)
         legend(figure, _contour_handles(organs, compared))
     return figure
@@ -97,10 +101,19 @@ def pictures_alt(examples: Sequence[Example], organs: Mapping[str, str]) -> str:
     listed = "; ".join(
         " ".join(f"{example.title}, {example.note}".split()).strip(", ") for example in examples
     )
-    return f"{len(examples)} axial slices with {drawn} of {', '.join(organs)}: {listed}."
+    slices = "axial slice" if len(examples) == 1 else "axial slices"
+    return f"{len(examples)} {slices} with {drawn} of {', '.join(organs)}: {listed}."
 
 
-def _picture(ax: Axes, example: Example, colors: Sequence[str], crop: bool) -> None:
+def draw(ax: Axes, example: Example, colors: Sequence[str], *, crop: Crop = False) -> None:
+    """Draw one slice with its contours into a part of a figure.
+
+    Args:
+        ax: Where.
+        example: What.
+        colors: Of the organs 1..K.
+        crop: Whether to show only the surroundings of the organs.
+    """
     height, width = example.image.shape
     sides = height * example.spacing[0], width * example.spacing[1]
     extent = (0.0, sides[1], sides[0], 0.0)  # mm, so that pixels keep their shape
@@ -116,7 +129,7 @@ def _picture(ax: Axes, example: Example, colors: Sequence[str], crop: bool) -> N
         _contour(ax, example.prediction == organ, extent, color, "solid")
         _contour(ax, example.reference == organ, extent, _REFERENCE, _DASHED)
     if crop:
-        _crop(ax, example)
+        _crop(ax, example._replace(prediction=None) if crop == "reference" else example)
     ax.set_title(example.title, pad=4)
     ax.set_xlabel(example.note, fontsize=8.5, color="#444444")
 

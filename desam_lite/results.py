@@ -175,7 +175,7 @@ def compare(
             row = {"first": first, "second": second, "in_domain": in_domain, **estimate, **_sign_test(group)}
             rows.append(row)
     table = pd.DataFrame(rows, columns=[name for name in _DIFFERENCES if name != "p_holm"])
-    return table.assign(p_holm=_holm(table["p"].to_numpy(float)))
+    return table.assign(p_holm=holm(table["p"].to_numpy(float)))
 
 
 def paired_differences(scores: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
@@ -233,7 +233,7 @@ def most_different(scores: pd.DataFrame, first: str, second: str) -> pd.Series:
     return ordered.iloc[int(ordered["value"].abs().to_numpy().argmax())]
 
 
-class _Cube(NamedTuple):
+class Cube(NamedTuple):
     """Scores as an array, NaN where there is none.
 
     Attributes:
@@ -247,7 +247,8 @@ class _Cube(NamedTuple):
     seeds: npt.NDArray[np.bool_]
 
 
-def _cube(scores: pd.DataFrame) -> _Cube:
+def cube_of(scores: pd.DataFrame) -> Cube:
+    """Return scores of one method, or of differences, as an array; there must be at least one."""
     source, target, seed = (pd.factorize(scores[name], sort=True)[0] for name in ("source", "target", "seed"))
     case = (
         scores.groupby("target")["case"]
@@ -259,11 +260,11 @@ def _cube(scores: pd.DataFrame) -> _Cube:
     values[source, target, seed, case] = scores["value"].to_numpy(float)
     present = np.isfinite(values)
     counts = present.any(axis=(0, 2)).sum(axis=1)
-    return _Cube(values, counts, present.any(axis=(1, 3)))
+    return Cube(values, counts, present.any(axis=(1, 3)))
 
 
-def _average(cube: _Cube, rule: Rule, case_weights: Floats, seed_weights: Floats) -> Floats:
-    """Return one average per draw ``(B,)`` from ``case_weights`` ``(B, T, C)`` and ``seed_weights`` ``(B, S, R)``."""
+def average(cube: Cube, rule: Rule, case_weights: Floats, seed_weights: Floats) -> Floats:
+    """Return one average by a rule per draw ``(B,)``, from ``case_weights`` ``(B, T, C)`` and ``seed_weights`` ``(B, S, R)``."""
     present = np.isfinite(cube.values)
     filled = np.where(present, cube.values, 0.0)
     total = np.einsum("strc,btc->bstr", filled, case_weights)
@@ -287,12 +288,12 @@ def _weighted_mean(values: Floats, weights: Floats | float, axis: int) -> Floats
     return mean
 
 
-def _ones(cube: _Cube) -> tuple[Floats, Floats]:
+def _ones(cube: Cube) -> tuple[Floats, Floats]:
     sources, targets, seeds, cases = cube.values.shape
     return np.ones((1, targets, cases)), np.ones((1, sources, seeds))
 
 
-def _drawn(cube: _Cube, draws: int, seed: int) -> tuple[Floats, Floats]:
+def _drawn(cube: Cube, draws: int, seed: int) -> tuple[Floats, Floats]:
     """Draw how often each case of a target ``(B, T, C)`` and each seed of a source ``(B, S, R)`` is in a bootstrap sample."""
     random = np.random.default_rng(seed)
     sources, targets, seeds, cases = cube.values.shape
@@ -309,14 +310,14 @@ def _estimate(group: pd.DataFrame, rule: Rule, draws: int, seed: int) -> dict[st
     scored = group.dropna(subset="value")
     if scored.empty:
         return {**dict.fromkeys(_ESTIMATES[:5], np.nan), **dict.fromkeys(_ESTIMATES[5:], 0)}
-    cube = _cube(scored)
+    cube = cube_of(scored)
     per_case = _per_case(scored)
     low, high = np.nan, np.nan
     if cube.cases.max() > 1:
-        low, high = np.nanpercentile(_average(cube, rule, *_drawn(cube, draws, seed)), [2.5, 97.5])
+        low, high = np.nanpercentile(average(cube, rule, *_drawn(cube, draws, seed)), [2.5, 97.5])
     counts = {f"{name}s": scored[name].nunique() for name in ("source", "target", "seed")}
     return {
-        "mean": float(_average(cube, rule, *_ones(cube))[0]),
+        "mean": float(average(cube, rule, *_ones(cube))[0]),
         "low": float(low),
         "high": float(high),
         "seed_sd": _spread(_per_seed(cube, rule)),
@@ -331,11 +332,11 @@ def _per_case(scores: pd.DataFrame) -> Floats:
     return scores.groupby(["target", "case"])["value"].mean().to_numpy(float)
 
 
-def _per_seed(cube: _Cube, rule: Rule) -> Floats:
+def _per_seed(cube: Cube, rule: Rule) -> Floats:
     count = cube.values.shape[2]
     case_weights, seed_weights = _ones(cube)
     only = np.eye(count)[:, None, :] * seed_weights
-    averages = _average(cube, rule, np.repeat(case_weights, count, axis=0), only)
+    averages = average(cube, rule, np.repeat(case_weights, count, axis=0), only)
     return averages[np.isfinite(averages)]
 
 
@@ -350,8 +351,8 @@ def _sign_test(differences: pd.DataFrame) -> dict[str, float]:
     return {"won": won, "p": p}
 
 
-def _holm(p: Floats) -> Floats:
-    """Return Holm's correction of p values; NaN stay NaN and do not count."""
+def holm(p: Floats) -> Floats:
+    """Return Holm's correction of p values ``(N,)``; NaN stay NaN and do not count."""
     corrected = np.full_like(p, np.nan)
     order = [int(place) for place in np.argsort(p) if np.isfinite(p[place])]
     largest = 0.0

@@ -83,18 +83,19 @@ class Run:
                 f"run {self.name} ({self.spec.label} from {self.spec.source}) is not finished: run it again."
             )
         frame = pd.read_csv(self.directory / "metrics.csv", dtype={"target": str, "case": str, "organ": str})
-        return self._identified(frame)
+        return self.identified(frame)
 
     def history(self) -> pd.DataFrame:
         """Return one row per finished epoch (none for a method that is not trained)."""
         path = self.directory / "history.csv"
-        return self._identified(pd.read_csv(path)) if path.exists() else pd.DataFrame()
+        return self.identified(pd.read_csv(path)) if path.exists() else pd.DataFrame()
 
     def prediction(self, domain: str, case: str) -> npt.NDArray[np.uint8]:
         """Return the predicted organ ids ``(Z, H, W)`` of a test case."""
         return read_prediction(prediction_path(self.directory, domain, case))
 
-    def _identified(self, frame: pd.DataFrame) -> pd.DataFrame:
+    def identified(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Return rows about this run with the columns that say which run it is."""
         spec = self.spec
         names = ("source", "method", "label", "variant", "prompt_mode", "backbone", "weights", "seed")
         columns = {"run": self.name, "task": self.task, **{name: getattr(spec, name) for name in names}}

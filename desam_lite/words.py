@@ -218,7 +218,7 @@ def table(frame: pd.DataFrame, *, metric: str = "dice", caption: str = "") -> Ta
     _, factor = UNITS[metric]
     formats: dict[str, Callable[[Any], str]] = dict.fromkeys(_MEASURED, lambda value: f"{value * factor:.1f}")
     formats |= {"in_domain": lambda inside: "in" if inside else "out", "won": lambda share: f"{share:.0%}"}
-    formats |= {"p": _p, "p_holm": _p}
+    formats |= {"p": say_p, "p_holm": say_p}
     shown = pd.DataFrame(
         {
             _HEADINGS.get(name, name): ["" if pd.isna(v) else formats.get(name, str)(v) for v in column]
@@ -228,7 +228,8 @@ def table(frame: pd.DataFrame, *, metric: str = "dice", caption: str = "") -> Ta
     return Table(shown, caption)
 
 
-def _p(value: float) -> str:
+def say_p(value: float) -> str:
+    """Return a p value as tables show it."""
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 

@@ -215,7 +215,7 @@ def test_p_value_uses_one_number_per_case_and_holm_corrects_it() -> None:
 
 
 def test_holm_never_orders_p_values_anew() -> None:
-    corrected = results._holm(np.array([0.04, np.nan, 0.01, 0.03]))
+    corrected = results.holm(np.array([0.04, np.nan, 0.01, 0.03]))
     np.testing.assert_allclose(corrected, [0.06, np.nan, 0.03, 0.06])
 
 
