@@ -116,7 +116,9 @@ def choose_parameters(
     Raises:
         StudyError: A parameter is one of no notebook, or there are more data folders than manifests.
     """
-    own = {name: str(has["manifest"][1]) for name, has in declared.items() if "manifest" in has}
+    own = {
+        name: str(has["manifest"][1]) for name, has in declared.items() if has.get("manifest", ("", ""))[1]
+    }
     places = _match_tasks(wishes, own)
     unused = [
         key
@@ -223,7 +225,7 @@ def _add_page(
         "parameters": dict(given),
     }
     page |= {"data": [], "runs": [], "title": f"page {name}"}
-    if "manifest" in full and "profile" in full:
+    if full.get("manifest") and "profile" in full:  # a notebook without one makes its data itself
         page["data"] = [_add_data(plan, full)]
     if name in EXPERIMENTS:
         specs = _specs(name, full)
