@@ -37,8 +37,7 @@ NOTE = (
 
 
 class Amount(NamedTuple):
-    """What is run of a task: no sources are those of the experiment, no methods all, no data root the usual one, no cases the
-    profile's."""
+    """What is run of a task; what is empty is as the experiment or the profile has it."""
 
     profile: str = "teach"
     data_root: str = ""
