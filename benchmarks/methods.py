@@ -37,7 +37,7 @@ NOTE = (
 
 
 class Amount(NamedTuple):
-    """What is run of a task; what is left empty is the experiment's (sources, methods), the usual (data root), the profile's."""
+    """What is run of a task; what is empty is as the experiment or the profile has it."""
 
     profile: str = "teach"
     data_root: str = ""

@@ -19,6 +19,15 @@ def test_one_slice_is_left_as_it_is() -> None:
     assert torch.equal(mix_styles(alone, torch.tensor([0.3]), torch.tensor([0])), alone)
 
 
+def test_with_one_slice_the_network_in_training_is_the_plain_one() -> None:
+    images, method = four_slices()[1].images, MixStyle(1, 4, 32, 0)
+    assert images is not None
+    method.module.train()
+    with torch.no_grad():
+        alone = method.module(images[:1], torch.zeros(1, LEVELS), torch.rand(1, LEVELS))
+        assert torch.equal(alone, method.network(images[:1]))
+
+
 def test_a_slice_that_keeps_its_style_is_left_as_it_is() -> None:
     found = mix_styles(maps(), torch.tensor([1.0, 0.2, 1.0]), torch.tensor([1, 2, 0]))
     assert torch.equal(found[[0, 2]], maps()[[0, 2]])

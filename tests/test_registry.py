@@ -19,9 +19,10 @@ from desam_lite.methods.unet import UNetMethod
 from desam_lite.parallel import execute_runs
 from desam_lite.profiles import METHOD_CHOICES, get_profile, plan_domain_splits
 from desam_lite.registry import CHOICES, ON_UNET, SETTINGS
-from desam_lite.spec import RunSpec, make_spec
+from desam_lite.spec import CONVOLUTIONAL, RunSpec, make_spec
 
 Place = tuple[Path, Path]
+ROOT = Path(__file__).resolve().parents[1]
 MODULE = """
 from desam_lite.methods.unet import UNetMethod
 
@@ -108,6 +109,26 @@ def test_the_names_of_finished_runs_stay() -> None:
         if name in kept
     }
     assert found == kept
+
+
+def test_every_method_cites_its_paper_states_its_defaults_and_what_differs() -> None:
+    references = (ROOT / "book" / "references.bib").read_text()
+    for name, entry in METHODS.items():
+        kind = entry.load()
+        if name == "prior":  # of this study, with nothing to choose
+            assert not kind.paper
+            continue
+        assert f"{{{kind.paper}," in references, name
+        assert kind.defaults_from and kind.differs, name
+
+
+def test_every_trained_method_is_among_those_that_are_asked_to_learn_four_slices_by_heart() -> None:
+    on_sam = {
+        "desam",
+        "sam_finetuned",
+        "samed",
+    }  # test_overfit, test_sam_methods; the others: test_overfit_unet
+    assert {name for name, entry in METHODS.items() if "epochs" in entry.uses} == on_sam | set(CONVOLUTIONAL)
 
 
 def test_registering_again_replaces_ones_own_and_nobody_elses(
