@@ -12,6 +12,8 @@ RANDOM_WEIGHTS = "random"
 SHIPPED_WEIGHTS = "shipped"
 RANDOM_ENCODER = "random encoder"
 """What the label of a method says whose encoder has never been trained."""
+ONE_ORGAN = "one organ"
+"""What the label of a method says that is trained on one organ of several: the runs on the others share it."""
 
 MethodName = Literal[
     "desam",
@@ -105,6 +107,7 @@ class RunSpec(BaseModel):
         unet_width: Channels of the U-Net's finest level.
         unet_size: Side of the U-Net's input square, in pixels.
         augmentation: What is done to its training slices at random: nothing, "light" (grey levels only) or as much as nnU-Net.
+        organs: Names of the organs that are learnt, drawn and scored, as if the task had no others; None for all of them.
         seed: Names initial weights, split, order, prompts.
         split: How the source's cases are divided.
         train_slices: Which slices are trained on.
@@ -136,6 +139,7 @@ class RunSpec(BaseModel):
     unet_width: int | None = Field(default=32, ge=1)
     unet_size: int | None = Field(default=256, ge=16)
     augmentation: Literal["none", "light", "nnunet"] | None = "none"
+    organs: tuple[str, ...] | None = Field(default=None, min_length=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
     split: Literal["published_90_10", "70_10_20"] = "published_90_10"
     train_slices: Literal["all", "foreground", "published"] | None = "published"
@@ -153,7 +157,8 @@ class RunSpec(BaseModel):
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> Self:
         values = dict(self)
-        missing = [name for name, value in values.items() if value is None and name not in _unused(values)]
+        may_be_none = (*_unused(values), "organs")
+        missing = [name for name, value in values.items() if value is None and name not in may_be_none]
         if missing:
             raise ValueError(f"method '{self.method}' needs a value for {', '.join(missing)}")
         known = _PROMPTS.get(self.method, (self.prompt_mode,))
@@ -171,11 +176,17 @@ class RunSpec(BaseModel):
             else _LABELS[self.method] + _MODES.get(mode, "") + _AUGMENTED.get(self.augmentation or "", "")
         )
         name = _VARIANTS[self.variant or "desam"].format(name)
+        if self.organs is not None:
+            name = f"{name}, {ONE_ORGAN if len(self.organs) == 1 else ' + '.join(self.organs)}"
         return f"{name}, {RANDOM_ENCODER}" if self.weights == RANDOM_WEIGHTS else name
 
     def settings(self) -> dict[str, Any]:
-        """Return what names the run: all fields but where the files lie; data and weights enter by their content."""
-        return self.model_dump(mode="json", exclude={"manifest", "data_root", "weights"})
+        """Return what names the run: all fields but where the files lie; data and weights enter by their content.
+
+        Organs are named where a run has some of them only, so that all others keep the names they had.
+        """
+        elsewhere = {"manifest", "data_root", "weights"}
+        return self.model_dump(mode="json", exclude=elsewhere if self.organs else {*elsewhere, "organs"})
 
 
 def _unused(values: Mapping[str, Any]) -> list[str]:
