@@ -50,13 +50,18 @@ def make_card(record: Mapping[str, Any], spec: RunSpec, manifest: Manifest) -> d
         manifest: Its task.
     """
     return {
-        "title": f"{spec.label} trained on {spec.source} of {manifest.title}",
+        "title": f"{spec.label}{_of(spec)} trained on {spec.source} of {manifest.title}",
         "organs": [organ.name for organ in manifest.organs],
         "colors": [organ.color for organ in manifest.organs],
         "preparation": manifest.preparation(spec.source),
         "licence_of_data": manifest.licence,
         "run": record,
     }
+
+
+def _of(spec: RunSpec) -> str:
+    """Return which of several organs a run has learnt, in words."""
+    return f" ({', '.join(spec.organs)})" if spec.organs else ""
 
 
 def read_card(directory: Path) -> ModelCard:

@@ -4,8 +4,9 @@ An experiment is named after its notebook. The notebook asks `plan_experiment` w
 that runs the whole study.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,18 @@ class Experiment:
     Attributes:
         methods: Names of `profiles.METHOD_CHOICES`; empty for the profile's.
         few: Whether it trains at the profile's few domains, because its question is not about hospitals.
+        manifest: The task of its notebook.
+        one_organ: Those of its methods that are also trained with a model for each organ, where the task has several.
+        seeds: Profile -> seeds, where not the profile's own.
+        settings: Profile -> fields of `RunSpec`, where not the profile's own.
     """
 
     methods: tuple[str, ...] = ()
     few: bool = False
+    manifest: str = "phantom_prostate"
+    one_organ: tuple[str, ...] = ()
+    seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -46,6 +55,12 @@ EXPERIMENTS: dict[str, Experiment] = {
     "protocol_hides": Experiment(),  # the runs of domain_splits, scored in other ways
     "real_difference": Experiment(),  # the same runs again
     "visual_comparison": Experiment(),  # and again
+    "modality_splits": Experiment(
+        methods=("prior", "unet", "desam_b", "desam_p"),
+        manifest="phantom_abdomen",
+        one_organ=("desam_b",),
+        seeds={"teach": (0,)},  # an abdomen has three times the slices of a prostate
+    ),
 }
 """Name of a notebook to what it trains."""
 
@@ -95,15 +110,22 @@ def plan_experiment(
     if name not in EXPERIMENTS:
         raise StudyError(f"there is no experiment '{name}': choose from {', '.join(EXPERIMENTS)}.")
     usual = EXPERIMENTS[name]
-    domains = list(load_manifest(manifest).domains)
+    task = load_manifest(manifest)
+    settings = {**usual.settings.get(profile.name, {}), **settings}
     if weights:
         settings["weights"] = weights
-    return plan_domain_splits(
+    plan = partial(
+        plan_domain_splits,
         profile,
         manifest,
         study_root(manifest, data_root, profile),
-        sources=sources or (domains[: profile.few] if usual.few else ()),
-        methods=methods or usual.methods,
-        seeds=seeds,
+        sources=sources or (list(task.domains)[: profile.few] if usual.few else ()),
+        seeds=seeds or usual.seeds.get(profile.name, ()),
         **settings,
     )
+    named = methods or usual.methods
+    specs = plan(methods=named)
+    alone = [name for name in usual.one_organ if name in named]
+    if alone and len(task.organs) > 1:
+        specs += [spec for organ in task.organs for spec in plan(methods=alone, organs=(organ.name,))]
+    return specs

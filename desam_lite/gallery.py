@@ -199,7 +199,7 @@ def say_comparison(scores: pd.DataFrame, labels: Sequence[str]) -> str:
     verdict = (
         "The method matters more than the case" if method > case else "The case matters more than the method"
     )
-    widest = wide.loc[apart.idxmax()]
+    widest = wide.iloc[int(apart.to_numpy().argmax())]
     return (
         f"**{verdict}**: on one and the same case out of domain the best and the worst method are {method:.0f} points of {title} "
         f"apart at the median, and four in five cases lie within {case:.0f}. Where they differ most, {widest.idxmax()} has "

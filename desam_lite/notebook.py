@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 
@@ -17,7 +18,6 @@ from desam_lite.pictures import Example, largest_slice
 from desam_lite.style import UNITS
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
     from matplotlib.figure import Figure
 
@@ -138,7 +138,7 @@ def case_example(task: "Task", runs: "Sequence[Run]", row: pd.Series, rule: str)
     title, factor = UNITS[row["metric"]]
     score = f"{rule}: {title} {row['value'] * factor:.0f}"
     note = f"{score}\n{row['case']} of {row['target']},\ntrained on {row['source']}, seed {row['seed']}"
-    prediction = run_of(runs, row).prediction(row["target"], row["case"])
+    prediction = prediction_of(task, runs, row)
     return slice_example(case, prediction, z, row["label"], note)
 
 
@@ -146,6 +146,25 @@ def run_of(runs: "Sequence[Run]", row: pd.Series) -> "Run":
     """Return the run that a row of scores (``label``, ``source``, ``seed``) is of."""
     wanted = (row["label"], row["source"], row["seed"])
     return next(run for run in runs if (run.spec.label, run.spec.source, run.spec.seed) == wanted)
+
+
+def prediction_of(task: "Task", runs: "Sequence[Run]", row: pd.Series) -> "npt.NDArray[np.uint8]":
+    """Return the organ ids ``(Z, H, W)`` drawn into the case of a row of scores, as the task numbers them.
+
+    Where each organ has a model of its own, their masks are laid over each other; where two overlap, the later organ is shown.
+    """
+    run = run_of(runs, row)
+    if run.spec.organs is None:
+        return run.prediction(row["target"], row["case"])
+    ids = {organ.name: number for number, organ in enumerate(task.manifest.organs, start=1)}
+    wanted = (run.spec.label, run.spec.source, run.spec.seed)
+    own = [r for r in runs if (r.spec.label, r.spec.source, r.spec.seed) == wanted and r.finished]
+    drawn = np.zeros_like(run.prediction(row["target"], row["case"]))
+    for run in own:
+        found = run.prediction(row["target"], row["case"])
+        for number, organ in enumerate(task.only(run.spec.organs).manifest.organs, start=1):
+            drawn[found == number] = ids[organ.name]
+    return drawn
 
 
 def slice_example(

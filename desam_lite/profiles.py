@@ -100,6 +100,21 @@ PROFILES = {
         common={"backbone": "vit_h", "precision": "bf16-mixed", "epochs": 50, "learning_rate": 1e-4},
         on_unet={"learning_rate": 3e-4},
         needs_weights=True,
+        methods=(  # every competitor; oracles, controls and decoders with parts taken away are asked for by name
+            *(
+                "prior",
+                "unet",
+                "unet_aug",
+                "randconv",
+                "mixstyle",
+                "csdg",
+                "advbias",
+                "maxstyle",
+                "sam_grid",
+                "sam_box",
+            ),
+            *("sam_finetuned_b", "sam_finetuned_p", "samed", "desam_b", "desam_p"),
+        ),
     ),
 }
 

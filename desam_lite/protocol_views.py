@@ -113,8 +113,8 @@ def case_under_protocol(example: Example, profile: Profile, colors: Sequence[str
     Returns:
         The figure.
     """
-    prediction = {"color": colors[0], "ls": "-", "label": "prediction"}
-    reference = {"color": _TRUE, "ls": "--", "label": "reference"}
+    prediction: dict[str, Any] = {"color": colors[0], "ls": "-", "label": "prediction"}
+    reference: dict[str, Any] = {"color": _TRUE, "ls": "--", "label": "reference"}
     with styled():
         figure = Figure((WIDTH, 3.5), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))

@@ -96,6 +96,7 @@ def _rescored(run: "Run", task: "Task") -> pd.DataFrame:
     scored = run.metrics()[["target", "case", "organ"]].drop_duplicates()
     organs = list(dict.fromkeys(scored["organ"]))  # in the order of the ids
     rows: list[dict[str, object]] = []
+    task = task.only(run.spec.organs)
     for target, case in scored[["target", "case"]].drop_duplicates().itertuples(index=False):
         slices, prediction = task.slices.load(target, case), run.prediction(target, case)
         for number, organ in enumerate(organs, start=1):

@@ -121,13 +121,14 @@ def find_run(spec: RunSpec, task: Task, workspace: Path | str) -> Run:
     """Return the run of a specification: where it is, or would be.
 
     Raises:
-        StudyError: The source is no domain of the task, or the weights of an unfinished run do not fit.
+        StudyError: The source or an organ is none of the task, or the weights of an unfinished run do not fit.
     """
     task.cases(spec.source)
     name = digest(identify(spec, task))
     run = Run(spec, task.manifest.name, Path(workspace) / "runs" / name)
+    learnt = task.only(spec.organs)
     if not run.finished:
-        check_weights(spec, len(task.manifest.organs))
+        check_weights(spec, len(learnt.manifest.organs))
     return run
 
 
@@ -165,6 +166,7 @@ def execute_run(
     run.directory.mkdir(parents=True, exist_ok=True)
     if not means.fabric.is_global_zero:  # it helps to train; the first process does the rest
         quiet = replace(means, progress=False)
+        task = task.only(spec.organs)
         _learn(run, task, _split(spec, task), _embeddings(run, task, workspace, quiet), quiet)
         return run
     with _alone(run.directory):
@@ -202,6 +204,7 @@ def _work(run: Run, task: Task, workspace: Path, means: _Means) -> None:
     start, spec, folder = time.perf_counter(), run.spec, run.directory
     record = _record(run, task, means.fabric)
     write_json(folder / "run.json", record)
+    task = task.only(spec.organs)  # from here on it has no other organs
     split = _split(spec, task)
     _write_csv(pd.DataFrame(split.items(), columns=["case", "part"]), folder / "split.csv")
     embeddings = _embeddings(run, task, workspace, means)

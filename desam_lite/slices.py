@@ -62,13 +62,23 @@ class SliceStore:
         folder: Where the files lie.
         manifest: The task.
         index: Its sound cases.
+        organs: Names of the organs that `load` gives, numbered 1, 2, ... in this order, the others being background; None for all
+            as the manifest numbers them. The files are the same.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, index: "pd.DataFrame"):
+    def __init__(
+        self, folder: Path, manifest: Manifest, index: "pd.DataFrame", organs: Sequence[str] | None = None
+    ):
         self.folder = folder
+        self.index = index
+        self._ids = None if organs is None else _new_ids(manifest, organs)
         self.manifest = manifest
         rows = [{str(key): value for key, value in row.items()} for row in index.to_dict("records")]
         self._rows = {(str(row["domain"]), str(row["case"])): row for row in rows}
+
+    def only(self, organs: Sequence[str]) -> "SliceStore":
+        """Return the same slices with these organs alone."""
+        return SliceStore(self.folder, self.manifest, self.index, organs)
 
     def cases(self, domain: str | None = None) -> list[tuple[str, str]]:
         """Return the (domain, case) pairs, of one domain or of all, in the order of the index."""
@@ -114,6 +124,7 @@ class SliceStore:
             raise StudyError(
                 f"the prepared slices {path} of {domain}/{case} are missing or damaged: run again."
             ) from error
+        labels = labels if self._ids is None else self._ids[labels]
         return CaseSlices(self.manifest.name, domain, case, images, labels, geometry.spacing, geometry)
 
     def is_whole(self, domain: str, case: str) -> bool:
@@ -261,6 +272,15 @@ def _drawn_70_10_20(patients: list[str], seed: int) -> dict[str, Part]:
     chosen.update(dict.fromkeys(drawn[:val], "val"))
     chosen.update(dict.fromkeys(drawn[val : val + test], "test"))
     return chosen
+
+
+def _new_ids(manifest: Manifest, organs: Sequence[str]) -> npt.NDArray[np.uint8]:
+    """Return the new id of each organ id of the task, by place; 0 is background."""
+    names = [organ.name for organ in manifest.organs]
+    ids = np.zeros(len(names) + 1, dtype=np.uint8)
+    for number, organ in enumerate(organs, start=1):
+        ids[1 + names.index(organ)] = number
+    return ids
 
 
 def _crc32(array: npt.NDArray[np.uint8]) -> int:

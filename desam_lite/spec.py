@@ -16,6 +16,8 @@ RANDOM_WEIGHTS = "random"
 SHIPPED_WEIGHTS = "shipped"
 RANDOM_ENCODER = "random encoder"
 """What the label of a method says whose encoder has never been trained."""
+ONE_ORGAN = "one organ"
+"""What the label of a method says that is trained on one organ of several: the runs on the others share it."""
 
 PromptMode = Literal["points", "box", "point_oracle", "box_oracle"]
 Variant = Literal["desam", "no_iou_head", "no_fusion", "pdmm_only"]
@@ -61,6 +63,7 @@ class RunSpec(BaseModel):
         unet_width: Channels of the U-Net's finest level.
         unet_size: Side of the U-Net's input square, in pixels.
         augmentation: What is done to its training slices at random: nothing, "light" (grey levels only) or as much as nnU-Net.
+        organs: Names of the organs that are learnt, drawn and scored, as if the task had no others; None for all of them.
         seed: Names initial weights, split, order, prompts.
         split: How the source's cases are divided.
         train_slices: Which slices are trained on.
@@ -92,6 +95,7 @@ class RunSpec(BaseModel):
     unet_width: int | None = Field(default=32, ge=1)
     unet_size: int | None = Field(default=256, ge=16)
     augmentation: Literal["none", "light", "nnunet"] | None = "none"
+    organs: tuple[str, ...] | None = Field(default=None, min_length=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
     split: Literal["published_90_10", "70_10_20"] = "published_90_10"
     train_slices: Literal["all", "foreground", "published"] | None = "published"
@@ -118,7 +122,8 @@ class RunSpec(BaseModel):
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> Self:
         values = dict(self)
-        missing = [name for name, value in values.items() if value is None and name not in _unused(values)]
+        may_be_none = (*_unused(values), "organs")
+        missing = [name for name, value in values.items() if value is None and name not in may_be_none]
         if missing:
             raise ValueError(f"method '{self.method}' needs a value for {', '.join(missing)}")
         labels = METHODS[self.method].labels
@@ -132,8 +137,12 @@ class RunSpec(BaseModel):
         return label_of(dict(self))
 
     def settings(self) -> dict[str, Any]:
-        """Return what names the run: all fields but where the files lie; data and weights enter by their content."""
-        return self.model_dump(mode="json", exclude={"manifest", "data_root", "weights"})
+        """Return what names the run: all fields but where the files lie; data and weights enter by their content.
+
+        Organs are named where a run has some of them only, so that all others keep the names they had.
+        """
+        elsewhere = {"manifest", "data_root", "weights"}
+        return self.model_dump(mode="json", exclude=elsewhere if self.organs else {*elsewhere, "organs"})
 
 
 def label_of(values: Mapping[str, Any]) -> str:
@@ -142,6 +151,9 @@ def label_of(values: Mapping[str, Any]) -> str:
     name = labels if isinstance(labels, str) else labels[values.get("prompt_mode") or "points"]
     name += _AUGMENTED.get(values.get("augmentation") or "", "")
     name = _VARIANTS[values.get("variant") or "desam"].format(name)
+    organs = values.get("organs")
+    if organs is not None:
+        name = f"{name}, {ONE_ORGAN if len(organs) == 1 else ' + '.join(organs)}"
     return f"{name}, {RANDOM_ENCODER}" if values.get("weights") == RANDOM_WEIGHTS else name
 
 

@@ -1,10 +1,12 @@
 """A task that is ready to be used: manifest read, every case checked, slices prepared."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
+from desam_lite.errors import StudyError
 from desam_lite.files import digest
 from desam_lite.index import build_index, index_hash, require_sound
 from desam_lite.manifest import Manifest, load_manifest
@@ -28,6 +30,24 @@ class Task:
     index: pd.DataFrame
     data_hash: str
     slices: SliceStore
+
+    def only(self, organs: Sequence[str] | None) -> "Task":
+        """Return the task as if it had no other organs than these, renumbered in the order of the manifest; None changes nothing.
+
+        Raises:
+            StudyError: The task has no such organ.
+        """
+        if organs is None:
+            return self
+        kept = [organ for organ in self.manifest.organs if organ.name in organs]
+        unknown = set(organs) - {organ.name for organ in kept}
+        if unknown:
+            known = ", ".join(organ.name for organ in self.manifest.organs)
+            raise StudyError(
+                f"task '{self.manifest.name}' has no organ '{min(unknown)}': choose from {known}."
+            )
+        manifest = self.manifest.model_copy(update={"organs": tuple(kept)})
+        return replace(self, manifest=manifest, slices=self.slices.only([organ.name for organ in kept]))
 
     def cases(self, domain: str) -> list[str]:
         """Return the case ids of a domain, in order.

@@ -228,6 +228,11 @@ def table(frame: pd.DataFrame, *, metric: str = "dice", caption: str = "") -> Ta
     return Table(shown, caption)
 
 
+def unit(metric: str) -> str:
+    """Return what the values of a metric are called where they are shown."""
+    return UNITS[metric][0]
+
+
 def say_p(value: float) -> str:
     """Return a p value as tables show it."""
     return "<0.001" if value < 0.001 else f"{value:.3f}"

@@ -139,7 +139,7 @@ def test_sites_show_the_case_of_median_volume_at_its_largest_slice(task: Task) -
 
 def test_a_chosen_case_is_shown_with_the_prediction_of_its_run(task: Task) -> None:
     def run(seed: int) -> Any:
-        spec = SimpleNamespace(label="U-Net", source="A", seed=seed)
+        spec = SimpleNamespace(label="U-Net", source="A", seed=seed, organs=None)
         return SimpleNamespace(spec=spec, prediction=lambda *_: np.full((8, 16, 16), seed, np.uint8))
 
     row = pd.Series(

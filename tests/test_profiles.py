@@ -103,15 +103,29 @@ def test_unknown_names_are_answered_with_the_known_ones(chosen: dict[str, Any], 
         plan("teach", **chosen)
 
 
+def test_the_paper_profile_runs_every_competitor_and_nothing_else_unasked() -> None:
+    named = {
+        name
+        for name, choice in METHOD_CHOICES.items()
+        if not choice.get("prompt_mode", "").endswith("_oracle")
+        and "variant" not in choice
+        and "weights" not in choice
+    }
+    assert set(get_profile("paper").methods) == named - {"unet_light"}
+
+
 def test_an_unknown_profile_is_answered_with_the_known_ones() -> None:
     with pytest.raises(StudyError, match="no profile 'huge': use one of smoke, teach, paper"):
         get_profile("huge")
 
 
 def test_the_paper_path_runs_at_a_tiny_size(tiny_task: tuple[Path, Path], tmp_path: Path) -> None:
-    """All four methods as published: mixed precision, no held-out case, published slices, both protocols."""
+    """The four methods of every profile, as published: mixed precision, no held-out case, published slices, both protocols."""
     tiny = {"backbone": "sam_tiny", "weights": "random", "epochs": 1, "unet_width": 4, "unet_size": 32}
-    specs = plan_domain_splits(get_profile("paper"), *tiny_task, sources=["A"], seeds=[0], **tiny)
+    methods = ["prior", "unet", "desam_b", "desam_p"]
+    specs = plan_domain_splits(
+        get_profile("paper"), *tiny_task, sources=["A"], methods=methods, seeds=[0], **tiny
+    )
     assert {spec.precision for spec in specs} == {"bf16-mixed", None}
     runs = execute_runs(specs, tmp_path, jobs=1, progress=False)
     assert [run.error for run in runs] == [""] * 4
