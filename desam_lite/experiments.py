@@ -22,10 +22,12 @@ class Experiment:
     Attributes:
         methods: Names of `profiles.METHOD_CHOICES`; empty for the profile's.
         few: Whether it trains at the profile's few domains, because its question is not about hospitals.
+        dear: Whether it has so many methods that it gets the profile's fewer seeds.
     """
 
     methods: tuple[str, ...] = ()
     few: bool = False
+    dear: bool = False
 
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -48,6 +50,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             *("desam_b", "desam_p", "desam_b_random"),
         ),
         few=True,
+        dear=True,
     ),
     "own_method": Experiment(methods=("prior", "unet"), few=True),
 }
@@ -108,6 +111,6 @@ def plan_experiment(
         study_root(manifest, data_root, profile),
         sources=sources or (domains[: profile.few] if usual.few else ()),
         methods=methods or usual.methods,
-        seeds=seeds,
+        seeds=seeds or (profile.dear_seeds if usual.dear else ()),
         **settings,
     )

@@ -23,6 +23,7 @@ class Profile(BaseModel):
         sources: How many of a task's domains are trained on; None for all.
         few: How many are, where the question is not about hospitals.
         seeds: One run each.
+        dear_seeds: The same, for an experiment with many methods.
         common: Settings of every run.
         on_unet: Settings of the runs of every method on the U-Net.
         per_method: Settings of the runs of one method, by its name.
@@ -37,6 +38,7 @@ class Profile(BaseModel):
     sources: int | None
     few: int
     seeds: tuple[int, ...]
+    dear_seeds: tuple[int, ...]
     common: dict[str, Any]
     on_unet: dict[str, Any] = {}
     per_method: dict[str, dict[str, Any]] = {}
@@ -78,6 +80,7 @@ PROFILES = {
         sources=2,
         few=1,
         seeds=(0,),
+        dear_seeds=(0,),
         common={**_TINY, "epochs": 1, "unet_width": 4, "points_per_side": 3, "learning_rate": 1e-3},
     ),
     "teach": Profile(
@@ -86,6 +89,7 @@ PROFILES = {
         sources=3,
         few=1,
         seeds=(0, 1),
+        dear_seeds=(0,),
         common={**_TINY, "epochs": 20, "points_per_side": 5, "learning_rate": 1e-3},
         methods=("prior", "unet", "desam_b_random", "desam_b", "desam_p"),
         on_unet={"learning_rate": 1.5e-3},
@@ -97,6 +101,7 @@ PROFILES = {
         sources=None,
         few=6,
         seeds=(0, 1, 2),
+        dear_seeds=(0, 1, 2),
         common={"backbone": "vit_h", "precision": "bf16-mixed", "epochs": 50, "learning_rate": 1e-4},
         on_unet={"learning_rate": 3e-4},
         needs_weights=True,
