@@ -41,6 +41,16 @@ def test_few_hospitals_where_the_question_is_not_about_them() -> None:
     )  # what two notebooks need is trained once
 
 
+def test_an_experiment_with_many_methods_gets_fewer_seeds_unless_they_are_chosen() -> None:
+    teach = get_profile("teach")
+    dear = plan_experiment("method_comparison", teach, "phantom_prostate")
+    assert {s.seed for s in dear} < set(teach.seeds)
+    shared = set(plan_experiment("domain_splits", teach, "phantom_prostate"))
+    assert {s.label for s in shared & set(dear)} == {s.label for s in shared}  # trained once for both
+    chosen = plan_experiment("method_comparison", teach, "phantom_prostate", seeds=[3], methods=["unet"])
+    assert [s.seed for s in chosen] == [3]
+
+
 def test_weights_reach_what_stands_on_them() -> None:
     specs = plan_experiment(
         "decoder_ablation", get_profile("teach"), "phantom_prostate", weights="mine.safetensors"
