@@ -22,10 +22,14 @@ class Experiment:
     Attributes:
         methods: Names of `profiles.METHOD_CHOICES`; empty for the profile's.
         few: Whether it trains at the profile's few domains, because its question is not about hospitals.
+        one_seed: Whether the first of the profile's seeds is enough, because much is asked of each trained model.
+        synthetic: Whether it asks for scans that can be made to order: on a task of real ones it stays with the synthetic.
     """
 
     methods: tuple[str, ...] = ()
     few: bool = False
+    one_seed: bool = False
+    synthetic: bool = False
 
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -33,8 +37,27 @@ EXPERIMENTS: dict[str, Experiment] = {
     "decoder_ablation": Experiment(
         methods=("desam_b", "pdmm_only", "desam_p", "desam_p_no_iou_head", "desam_p_no_fusion"), few=True
     ),
+    "number_of_points": Experiment(methods=("desam_p", "sam_finetuned_p"), few=True, one_seed=True),
+    "coupling_seen": Experiment(
+        methods=(
+            "sam_point_oracle",
+            "sam_finetuned_p",
+            "desam_p",
+            "sam_box_oracle",
+            "sam_finetuned_oracle",
+            "desam_b",
+        ),
+        few=True,
+        one_seed=True,
+    ),
+    "which_shift_hurts": Experiment(
+        methods=("prior", "unet", "desam_b", "desam_p"), few=True, one_seed=True, synthetic=True
+    ),
 }
 """Name of a notebook to what it trains."""
+
+MADE_TO_ORDER = "phantom_prostate"
+"""The task of an experiment on scans made to order, where the task given is real."""
 
 
 def study_root(manifest: Path | str, data_root: str, profile: Profile) -> Path:
@@ -49,6 +72,13 @@ def study_root(manifest: Path | str, data_root: str, profile: Profile) -> Path:
     task = load_manifest(manifest)
     default = f"{task.name}_{profile.cases}" if task.synthetic else task.name
     return Path(data_root) if data_root else Path("data") / default
+
+
+def study_task(name: str, manifest: Path | str, data_root: str) -> tuple[Path | str, str]:
+    """Return the manifest and data folder an experiment is on: those given, but synthetic ones where it needs these."""
+    if EXPERIMENTS[name].synthetic and not load_manifest(manifest).synthetic:
+        return MADE_TO_ORDER, ""
+    return manifest, data_root
 
 
 def plan_experiment(
@@ -82,6 +112,7 @@ def plan_experiment(
     if name not in EXPERIMENTS:
         raise StudyError(f"there is no experiment '{name}': choose from {', '.join(EXPERIMENTS)}.")
     usual = EXPERIMENTS[name]
+    manifest, data_root = study_task(name, manifest, data_root)
     domains = list(load_manifest(manifest).domains)
     if weights:
         settings["weights"] = weights
@@ -91,6 +122,6 @@ def plan_experiment(
         study_root(manifest, data_root, profile),
         sources=sources or (domains[: profile.few] if usual.few else ()),
         methods=methods or usual.methods,
-        seeds=seeds,
+        seeds=seeds or (profile.seeds[:1] if usual.one_seed else ()),
         **settings,
     )
