@@ -27,6 +27,7 @@ class Experiment:
         one_organ: Those of its methods that are also trained with a model for each organ, where the task has several.
         seeds: Profile -> seeds, where not the profile's own.
         settings: Profile -> fields of `RunSpec`, where not the profile's own.
+        synthetic: Whether it asks for scans that can be made to order: on a task of real ones it stays with the synthetic.
     """
 
     methods: tuple[str, ...] = ()
@@ -35,7 +36,10 @@ class Experiment:
     one_organ: tuple[str, ...] = ()
     seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    synthetic: bool = False
 
+
+_ONE = dict.fromkeys(("smoke", "teach", "paper"), (0,))  # for what asks much of each trained model
 
 EXPERIMENTS: dict[str, Experiment] = {
     "domain_splits": Experiment(),
@@ -62,8 +66,23 @@ EXPERIMENTS: dict[str, Experiment] = {
         one_organ=("desam_b",),
         seeds={"teach": (0,)},  # an abdomen has three times the slices of a prostate
     ),
+    "number_of_points": Experiment(methods=("desam_p", "sam_finetuned_p"), few=True, seeds=_ONE),
+    "coupling_seen": Experiment(
+        methods=(
+            *("sam_point_oracle", "sam_finetuned_p", "desam_p"),
+            *("sam_box_oracle", "sam_finetuned_oracle", "desam_b"),
+        ),
+        few=True,
+        seeds=_ONE,
+    ),
+    "which_shift_hurts": Experiment(
+        methods=("prior", "unet", "desam_b", "desam_p"), few=True, seeds=_ONE, synthetic=True
+    ),
 }
 """Name of a notebook to what it trains."""
+
+MADE_TO_ORDER = "phantom_prostate"
+"""The task of an experiment on scans made to order, where the task given is real."""
 
 
 def study_root(manifest: Path | str, data_root: str, profile: Profile) -> Path:
@@ -78,6 +97,13 @@ def study_root(manifest: Path | str, data_root: str, profile: Profile) -> Path:
     task = load_manifest(manifest)
     default = f"{task.name}_{profile.cases}" if task.synthetic else task.name
     return Path(data_root) if data_root else Path("data") / default
+
+
+def study_task(name: str, manifest: Path | str, data_root: str) -> tuple[Path | str, str]:
+    """Return the manifest and data folder an experiment is on: those given, but synthetic ones where it needs these."""
+    if EXPERIMENTS[name].synthetic and not load_manifest(manifest).synthetic:
+        return MADE_TO_ORDER, ""
+    return manifest, data_root
 
 
 def plan_experiment(
@@ -111,6 +137,7 @@ def plan_experiment(
     if name not in EXPERIMENTS:
         raise StudyError(f"there is no experiment '{name}': choose from {', '.join(EXPERIMENTS)}.")
     usual = EXPERIMENTS[name]
+    manifest, data_root = study_task(name, manifest, data_root)
     task = load_manifest(manifest)
     settings = {**usual.settings.get(profile.name, {}), **settings}
     if weights:

@@ -146,6 +146,33 @@ def predict_prompted(
     )
 
 
+@torch.no_grad()
+def masks_of(
+    model: PromptedSAM,
+    logits: torch.Tensor,
+    original_size: tuple[int, int],
+    settings: GridSettings,
+) -> npt.NDArray[np.bool_]:
+    """Bring mask logits to the slice and clean each as a prediction is cleaned, whatever its score.
+
+    Args:
+        model: What drew them.
+        logits: ``(B, K, 4h, 4w)`` of `PromptedSAM.decode`.
+        original_size: Height and width of the slice, in pixels.
+        settings: Gives the smallest area of holes and islands.
+
+    Returns:
+        ``(B, K, H, W)`` bool.
+    """
+    maps = unfit_square(logits.float(), original_size, model.image_size).cpu().numpy() > 0
+    return np.stack([[_clean(mask, settings) for mask in organs] for organs in maps])
+
+
+def _clean(mask: npt.NDArray[np.bool_], settings: GridSettings) -> npt.NDArray[np.bool_]:
+    scale = max(mask.shape) / _AREA_SIDE
+    return remove_small(mask, settings.min_area * scale * scale)
+
+
 def _as_prompts(points: torch.Tensor) -> Prompts:
     return Prompts.points(points[:, None], torch.ones(len(points), 1))
 
@@ -209,8 +236,7 @@ class _Finder:
         return found
 
     def _clean(self, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        scale = max(self.size) / _AREA_SIDE
-        return remove_small(mask, self.settings.min_area * scale * scale)
+        return _clean(mask, self.settings)
 
 
 def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -54,6 +54,14 @@ def _show_sentence(shell: Any, kind: type, error: BaseException, _traceback: Any
     return [str(error)]
 
 
+def by_hand() -> bool:
+    """Whether a person runs this notebook, so that widgets can be moved; a batch job takes no input, and says so."""
+    from IPython.core.getipython import get_ipython
+
+    kernel = getattr(get_ipython(), "kernel", None)
+    return bool(getattr(kernel, "_allow_stdin", False))
+
+
 class Picture:
     """A figure with its alternative text, as Jupyter displays it; the book takes the text from there.
 
