@@ -11,7 +11,7 @@ STUDY   := --profile $(PROFILE) $(addprefix --manifest ,$(MANIFEST)) $(addprefix
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup test smoke book plan status serve lint verify student clean
+.PHONY: help setup test smoke book plan status serve lint verify student pdf clean
 .DEFAULT_GOAL := help
 
 help:            ## list what can be done
@@ -59,6 +59,9 @@ verify: $(READY) ## compare the results of this machine with those kept in resul
 
 student: $(READY) ## copies of the notebooks without solutions, for a class, in student/
 	$(BIN)/desam-lite student --out student
+
+pdf: $(READY)    ## the built book as one PDF, _build/desam-lite.pdf (needs chromium)
+	$(BIN)/python book/make_pdf.py $(HTML) _build/desam-lite.pdf
 
 clean:           ## remove what was built (book, caches of tools); data/, results/ and .venv stay
 	rm -rf _build book/executed .pytest_cache .mypy_cache .ruff_cache .coverage*

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 
 import pytest
-from built_book import built_html, pages
+import yaml
+from built_book import ROOT, built_html, pages
 
 pytestmark = pytest.mark.browser
 
@@ -26,7 +28,7 @@ class Visit:
         self.page.goto(path.as_uri() + query, wait_until="load")
         if path.name == "index.html":  # it leads on to the introduction
             self.page.wait_for_url("**/introduction.html", wait_until="load")
-        self.page.wait_for_timeout(150)
+        self.page.wait_for_timeout(100)
 
 
 @pytest.fixture(scope="module")
@@ -68,23 +70,82 @@ def _is_local(url: str) -> bool:
 
 @pytest.mark.parametrize("visit", [(w, look) for w in WIDTHS for look in LOOKS], indirect=True, ids=str)
 def test_every_page_opens_without_a_fault_and_fits(html: Path, visit: Visit) -> None:
+    wrong = []
     for path in pages(html):
         visit.open(path)
-        wide = visit.page.evaluate(
-            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-        )
-        assert visit.faults == [], path.name
-        assert wide <= 0, f"{path.name} is {wide} pixels too wide"
+        found = visit.page.evaluate(LOOK)
+        wide = found["wide"] > 0
+        filtered = {each for each in found["filters"] if each != "none"}
+        wrong += [f"{path.name}: {fault}" for fault in visit.faults]
+        wrong += [f"{path.name} is {found['wide']} pixels too wide: {found['widest']}"] if wide else []
+        wrong += [f"{path.name}: pictures are filtered by {filtered}"] if filtered else []
+        wrong += [f"{path.name}: {src} has no alternative text" for src in found["silent"]]
+        visit.faults.clear()
+    assert wrong == []
 
 
-@pytest.mark.parametrize("visit", [(1280, look) for look in LOOKS], indirect=True, ids=str)
-def test_grey_levels_of_pictures_are_untouched(html: Path, visit: Visit) -> None:
+LOOK = """() => {
+  const root = document.documentElement, images = [...document.querySelectorAll('img')];
+  const over = [...document.querySelectorAll('article *')].filter(e => e.getBoundingClientRect().right > root.clientWidth + 1);
+  return {
+    wide: root.scrollWidth - root.clientWidth,
+    widest: over.length ? over[0].outerHTML.slice(0, 120) : '',
+    filters: [...document.querySelectorAll('article figure img')].map(i => getComputedStyle(i).filter),
+    silent: images.filter(i => !(i.getAttribute('alt') || '').trim()).map(i => i.src),
+  };
+}"""
+
+
+def test_every_experiment_shows_pictures_whose_grey_levels_can_be_looked_at(html: Path, visit: Visit) -> None:
     for path in (html / "book" / "executed").glob("*.html"):
         visit.open(path)
-        filters = visit.page.eval_on_selector_all(
-            "article figure img", "all => all.map(i => getComputedStyle(i).filter)"
-        )
-        assert filters and set(filters) == {"none"}
+        loaded = visit.page.eval_on_selector_all("article figure img", "all => all.map(i => i.naturalWidth)")
+        assert loaded and min(loaded) > 0, path.name
+
+
+@pytest.mark.parametrize("visit", [(1280, "light"), (390, "dark")], indirect=True, ids=str)
+def test_axe_finds_nothing_serious(html: Path, visit: Visit) -> None:
+    script = axe_script()
+    found = []
+    for path in pages(html):
+        if (path.parent.name == "api" and path.name != "data.html") or path.name in (
+            "genindex.html",
+            "index.html",
+        ):
+            continue  # made of the same parts, many thousands of them
+        visit.open(path)
+        visit.page.evaluate(script)
+        for fault in visit.page.evaluate(AXE):
+            found.append(f"{path.name}: {fault['id']} at {fault['nodes'][0]['html'][:150]}")
+    assert found == []
+
+
+AXE = """async () => {
+  const all = await axe.run(document, {resultTypes: ['violations'], iframes: false, elementRef: false});
+  return all.violations.filter(v => ['serious', 'critical'].includes(v.impact));
+}"""
+
+
+def axe_script() -> str:
+    """The script of axe-core, which checks whether people who cannot see or point can use a page."""
+    pytest.importorskip("axe_playwright_python")
+    return (resources.files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
+
+
+def test_the_reader_is_led_through_the_whole_book_and_back(html: Path, visit: Visit) -> None:
+    visit.open(html / "index.html")
+    forward = [visit.page.url]
+    while visit.page.locator("a.right-next").count():
+        visit.page.locator("a.right-next").first.click()
+        forward.append(visit.page.url)
+        assert len(forward) < 100
+    back = [visit.page.url]
+    while visit.page.locator("a.left-prev").count():
+        visit.page.locator("a.left-prev").first.click()
+        back.append(visit.page.url)
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    assert back[::-1] == forward
+    assert len(forward) == 1 + sum(len(part["chapters"]) for part in toc["parts"])
 
 
 @pytest.mark.parametrize("visit", [(1280, look) for look in LOOKS], indirect=True, ids=str)
@@ -112,6 +173,15 @@ def test_search_finds_a_word_of_the_book(html: Path, visit: Visit) -> None:
     visit.page.wait_for_selector("#search-results li a", timeout=10_000)
     assert visit.page.locator("#search-results li").count() >= 2
     assert visit.faults == []
+
+
+def test_the_answer_of_a_prose_chapter_opens(html: Path, visit: Visit) -> None:
+    visit.open(html / "book" / "coupling.html")
+    solution = visit.page.locator("details.sd-dropdown").first
+    inside = solution.locator("p").last
+    assert not inside.is_visible()
+    solution.locator("summary").click()
+    assert inside.is_visible()
 
 
 def test_a_solution_opens(html: Path, visit: Visit) -> None:

@@ -1,6 +1,7 @@
 """Every notebook keeps to the conventions that make it run by hand, as a job and as a page."""
 
 import ast
+import json
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def test_sources_carry_no_outputs(path: Path) -> None:
 
 
 def test_cells_have_names_that_stay(path: Path) -> None:
-    names = [cell.id for cell in cells(path)]
+    names = [cell["id"] for cell in json.loads(path.read_text())["cells"]]  # nbformat would mend them quietly
     assert len(set(names)) == len(names)
     assert all(name.replace("-", "").isalnum() and not name.isdigit() for name in names)
 
