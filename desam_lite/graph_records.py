@@ -137,7 +137,10 @@ def _lives(mark: Record) -> bool:
 
 def drop_stale(folder: Path, plan: dict[str, Any]) -> None:
     """Remove the records that no longer hold: of failures, of what was changed, of what is damaged or gone."""
+    going = running(folder, plan)
     for job in list_jobs(plan):
+        if job not in going:  # of a process that was killed
+            mark_path(folder, job).unlink(missing_ok=True)
         record = read_record(folder, job)
         if record is None or record["status"] != "ok" or not _holds(plan, job, record):
             record_path(folder, job).unlink(missing_ok=True)

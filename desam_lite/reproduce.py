@@ -205,8 +205,10 @@ def _alone(folder: Path) -> Iterator[IO[str]]:
 @contextlib.contextmanager
 def _warm(plan: Plan, folder: Path, executor: Executor) -> Iterator[dict[str, str]]:
     """Yield the environment of jobs; where many small ones run here, with a warm process at hand."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"} if not has_gpu() else dict(os.environ)
+    environment = dict(os.environ)
     environment.pop(WARM, None)
+    if executor == "local" and not has_gpu():
+        environment["OMP_NUM_THREADS"] = "1"
     few = len(open_jobs(plan, folder)) < TOGETHER
     if executor != "local" or has_gpu() or few or not hasattr(os, "fork"):
         yield environment

@@ -128,6 +128,7 @@ def test_a_failure_is_in_the_run_directory_and_forgotten_at_the_next_start(
     (tmp_path / "logs" / "run-r.log").write_text("step 1\n 10%\r 20%\nTraceback\n")
     said = "\n".join(say_failures(plan, tmp_path))
     assert "U-Net from A: no memory" in said and "     20%\n    Traceback" in said and "10%" not in said
+    mark_path(tmp_path, RUN).unlink()
     assert "1 failed" in say_status(plan, tmp_path)
     drop_stale(tmp_path, plan)
     assert read_record(tmp_path, RUN) is None and not (directory / FAILED).exists()

@@ -33,9 +33,10 @@ def plan(study: Path) -> dict[str, dict[str, dict[str, str]]]:
     return content
 
 
-def wait_for(study: Path, pattern: str) -> Path:
+def wait_for(study: Path, pattern: str, newer: float = 0.0) -> Path:
+    folder = study / "results" / "graph" / "running"
     for _ in range(2400):
-        found = sorted((study / "results" / "graph" / "running").glob(pattern))
+        found = [path for path in folder.glob(pattern) if path.stat().st_mtime > newer]
         if found:
             return found[0]
         time.sleep(0.05)
@@ -92,7 +93,7 @@ def test_stopping_it_leaves_no_process_behind(study: Path) -> None:
     process = reproduce(
         study, "--profile", "smoke", "-p", "sources=[A]", "-p", "methods=[unet,desam_b,desam_p]"
     )
-    wait_for(study, "*.json")
+    wait_for(study, "*-*.json", newer=time.time())
     process.send_signal(signal.SIGINT)
     status, out = told(process)
     assert status != 0 and "what is finished is kept" in out
