@@ -225,11 +225,13 @@ def _add_page(
         "parameters": dict(given),
     }
     page |= {"data": [], "runs": [], "title": f"page {name}"}
-    if full.get("manifest") and "profile" in full:  # a notebook without one makes its data itself
-        page["data"] = [_add_data(plan, full)]
     if name in EXPERIMENTS:
-        specs = _specs(name, full)
-        page["runs"] = [_add_run(plan, spec, page["data"][0], full, name) for spec in specs]
+        for spec in _specs(name, full):  # on the task of the notebook, or on a synthetic one where it needs that
+            data = _add_data(plan, {**full, "manifest": str(spec.manifest), "data_root": str(spec.data_root)})
+            page["runs"].append(_add_run(plan, spec, data, full, name))
+            page["data"] = [data]
+    elif full.get("manifest") and "profile" in full:  # a notebook without one makes its data itself
+        page["data"] = [_add_data(plan, full)]
     page["key"] = digest([sha256_file(source), page["parameters"], page["page"], code, sorted(page["runs"])])
     plan["pages"][name] = page
 
