@@ -2,7 +2,8 @@
 
 import heapq
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,8 +145,7 @@ def _cases(manifest: Path) -> int:
 def say_scaling(specs: Sequence[RunSpec], table: pd.DataFrame, rates: Rates) -> str:
     """Return the arithmetic in words, from the table of `scaling`."""
     first = table.iloc[0]
-    methods: Mapping[str, int] = pd.Series([spec.label for spec in specs]).value_counts().to_dict()
-    each = ", ".join(f"{label} {count}" for label, count in methods.items())
+    each = ", ".join(f"{label} {count}" for label, count in Counter(spec.label for spec in specs).items())
     times = ", ".join(f"{row.wall_hours:.3g} h on {row.devices}" for row in table.itertuples())
     return (
         f"The paper-sized study has {first['runs']:.0f} runs ({each}). At the rates measured on {rates.where} (encoding "
