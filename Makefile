@@ -11,7 +11,11 @@ STUDY   := --profile $(PROFILE) $(addprefix --manifest ,$(MANIFEST)) $(addprefix
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+<<<<<<< HEAD
 .PHONY: help setup test smoke book plan status serve lint verify student pdf clean
+=======
+.PHONY: help setup test slurm smoke book plan status serve lint clean
+>>>>>>> graph
 .DEFAULT_GOAL := help
 
 help:            ## list what can be done
@@ -31,6 +35,9 @@ test: $(READY)   ## run the tests, with coverage
 	$(BIN)/python -m coverage run -m pytest $(TESTS)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --fail-under=90
+
+slurm: $(READY)  ## try the graph on a Slurm cluster made on this machine (root, slurm-wlm and munge)
+	$(BIN)/python -m pytest -rs tests/slurm
 
 lint: $(READY)   ## check style and types
 	$(BIN)/ruff check .

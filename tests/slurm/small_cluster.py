@@ -1,5 +1,6 @@
 """A real Slurm on this one machine: munge, a controller and several compute nodes, all in one folder."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -164,10 +165,8 @@ def _environment(pid: int) -> str:
 
 
 def _kill(pid: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _free_ports(count: int) -> list[int]:

@@ -1,0 +1,194 @@
+"""The graph against a plain loop over the same runs, its time when nothing is to do, and what the start of a job costs.
+
+    python benchmarks/graph.py              # some minutes; --quick: half a minute
+
+The study is the smoke profile's on a tiny synthetic task, so that what is measured is the graph and not the training.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from common import Options, read_options, write_result
+
+from desam_lite.files import write_json
+from desam_lite.graph_records import Job, page_stamp, run_sizes, write_record
+from desam_lite.scaling import list_study, read_rates, scaling
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+NOTE = (
+    "seconds: wall clock of whole commands. loop: one process that does the same runs one after the other, imports included. "
+    "nothing_to_do: a plan whose runs and page are all recorded as done. start: seconds until a "
+    "job's own work begins, in a new process and in a copy of a warm one. Scaling: hours of the paper-sized study at the "
+    "rates recorded here."
+)
+SLICES_PER_CASE = 25.0
+"""Assumed, not measured: slices of a prostate or abdominal scan with an organ in them, on average."""
+
+
+def main() -> None:
+    options = read_options(__doc__ or "")
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [
+            _graph_and_loop(Path(folder), options),
+            _nothing_to_do(Path(folder), options),
+            *_starts(options),
+        ]
+    write_result("graph", options, rows, note=NOTE, scaling=_scaling(), slices_per_case=SLICES_PER_CASE)
+
+
+def _graph_and_loop(folder: Path, options: Options) -> dict[str, Any]:
+    """Do a small study cold by the graph and by a loop, and by the graph once more."""
+    from small_study import write_study
+
+    study = folder / "study"
+    study.mkdir()
+    write_study(study)
+    methods = "prior" if options.quick else "prior,unet,desam_b,desam_p"
+    words = ["--profile", "smoke", "-p", "sources=[A]", "-p", f"methods=[{methods}]", "-p", "jobs=1"]
+    loop = _seconds(study, [sys.executable, "-c", LOOP, methods])
+    cold = _seconds(study, _reproduce(*words))
+    cached = _seconds(study, _reproduce(*words))
+    record = json.loads(next((study / "results/graph/pages").glob("*.json")).read_text())
+    done = {"case": "cold and cached", "runs": len(methods.split(",")), "seconds_loop": loop}
+    return done | {
+        "seconds_graph": cold,
+        "seconds_of_which_page": record["seconds"],
+        "seconds_cached": cached,
+    }
+
+
+LOOP = """
+import sys
+from desam_lite.parallel import execute_runs
+from desam_lite.experiments import plan_experiment
+wanted = {"sources": ["A"], "methods": sys.argv[1].split(",")}
+specs = plan_experiment("domain_splits", get_profile("smoke"), "tiny.yaml", "data", **wanted)
+assert all(run.finished for run in execute_runs(specs, "loop", jobs=1, progress=False))
+"""
+
+
+def _nothing_to_do(folder: Path, options: Options) -> dict[str, Any]:
+    """Ask for a study whose runs are all done: records and run directories as the graph leaves them."""
+    from small_study import write_study
+
+    from desam_lite.graph import Wishes, make_plan
+    from desam_lite.graph_records import listing
+
+    study, count = folder / "finished", 20 if options.quick else 500
+    study.mkdir()
+    write_study(study)
+    before = Path.cwd()
+    os.chdir(study)
+    try:
+        seeds = list(range(count))
+        parameters = {"methods": ["unet"], "sources": ["A"], "seeds": seeds}
+        notebook = json.loads(Path("notebooks/domain_splits.ipynb").read_text())
+        notebook["cells"][0]["source"] += "seeds: list[int] = []\n"
+        Path("notebooks/domain_splits.ipynb").write_text(json.dumps(notebook))
+        plan = make_plan(Wishes("smoke", parameters=parameters, book=False, pages=Path("pages")))
+        graph = Path("results/graph").resolve()
+        for key in plan["data"]:
+            write_record(graph, Job("data", key), "ok", stamp=listing(Path("data")))
+        for key, run in plan["runs"].items():
+            directory = _finished_run(Path("results/runs").resolve() / key, run["spec"])
+            write_record(graph, Job("run", key), "ok", directory=str(directory), bytes=run_sizes(directory))
+        page = plan["pages"]["domain_splits"]
+        Path("pages").mkdir()
+        Path(page["page"]).write_text("page")
+        write_record(
+            graph, Job("page", "domain_splits"), "ok", key=page["key"], stamp=page_stamp(Path(page["page"]))
+        )
+    finally:
+        os.chdir(before)
+    words = [
+        "--profile",
+        "smoke",
+        *(w for k, v in parameters.items() for w in ("-p", f"{k}={json.dumps(v)}")),
+    ]
+    return {
+        "case": "nothing to do",
+        "runs": len(plan["runs"]),
+        "seconds": _seconds(study, _reproduce(*words)),
+    }
+
+
+def _finished_run(directory: Path, settings: dict[str, Any]) -> Path:
+    directory.mkdir(parents=True)
+    for name in ("metrics.csv", "split.csv", "history.csv", "done"):
+        (directory / name).write_text("a,b\n1,2\n")
+    write_json(directory / "run.json", {"minutes": {"training": 1.0}, "identity": {"settings": settings}})
+    (directory / "model.safetensors").write_bytes(b"x" * 1000)
+    (directory / "predictions").mkdir()
+    for case in range(8):
+        (directory / "predictions" / f"case{case}.nii.gz").write_bytes(b"x" * 100)
+    return directory
+
+
+def _starts(options: Options) -> list[dict[str, Any]]:
+    """Measure what a job costs before it does anything: a new process that imports, and a copy of a warm one."""
+    code = "import desam_lite.warm as w; w._import_all()"
+    new = [_seconds(ROOT, [sys.executable, "-c", code]) for _ in range(1 if options.quick else 3)]
+    return [
+        {"case": "start of a new process", "seconds": min(new)},
+        {"case": "start in a copy of the warm process", "seconds": _warm_start(3 if options.quick else 10)},
+    ]
+
+
+def _warm_start(repeats: int) -> float:
+    """Return the median seconds of a whole job that has nothing to do (there is no plan), done by a warm process."""
+    with tempfile.TemporaryDirectory() as place:
+        path = f"{place}/warm"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "desam_lite.warm", path], stdin=subprocess.PIPE, env=_environment()
+        )
+        while not Path(path).exists():
+            time.sleep(0.02)
+        job = [sys.executable, "-m", "desam_lite.job", place, "run", "none"]
+        environment = {"DESAM_LITE_WARM": path}
+        times = [_seconds(ROOT, job, fails=True, **environment) for _ in range(repeats + 1)][1:]
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait()
+    return sorted(times)[len(times) // 2]
+
+
+def _reproduce(*words: str) -> list[str]:
+    return [sys.executable, "-m", "desam_lite.cli", "reproduce", "--no-book", "--pages", "pages", *words]
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def _seconds(folder: Path, command: list[str], *, fails: bool = False, **more: str) -> float:
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=folder, env={**_environment(), **more}, capture_output=True, text=True)
+    if done.returncode and not fails:
+        raise RuntimeError(done.stdout + done.stderr)
+    return time.perf_counter() - start
+
+
+def _scaling() -> list[dict[str, Any]]:
+    """Return the hours of the paper-sized study for every device and backbone whose rates are recorded."""
+    from desam_lite.profiles import PROFILES
+
+    specs = list_study(PROFILES["paper"])
+    rows = []
+    for device in ("cpu", "cuda"):
+        for backbone in ("vit_b", "vit_h"):
+            rates = read_rates(ROOT / "benchmarks" / "results", device, backbone)
+            if rates is not None:
+                table = scaling(specs, rates, SLICES_PER_CASE)
+                rows += [{"measured_on": rates.where, **row} for row in table.to_dict("records")]
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Arithmetic of the paper-sized study: how many runs there are, what each costs at measured rates, how long on so many GPUs."""
+
+import heapq
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from desam_lite.experiments import EXPERIMENTS, plan_experiment
+from desam_lite.manifest import load_manifest
+from desam_lite.profiles import Profile
+from desam_lite.spec import RunSpec
+
+TASKS = ("prostate", "abdomen")
+SAM = "SAM.pth"
+"""Stands for the checkpoint: only its name enters a plan."""
+DECODERS = ("desam", "sam_finetuned", "sam_zero_shot")
+"""The methods whose rates are measured: they train or run a decoder on stored embeddings."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How fast one device is.
+
+    Attributes:
+        where: Device and backbone, in words.
+        encode: Images encoded per second.
+        train: Training slices per second.
+        predict: Slices predicted per second with a grid of 9 x 9 points.
+    """
+
+    where: str
+    encode: float
+    train: float
+    predict: float
+
+
+def read_rates(folder: Path | str, device: str, backbone: str) -> Rates | None:
+    """Return the rates of a device from the recorded benchmarks; None where one of the three was never measured.
+
+    Args:
+        folder: With ``encoder-DEVICE.json``, ``training-DEVICE.json`` and ``inference-DEVICE.json``.
+        device: "cpu" or "cuda".
+        backbone: The frozen encoder.
+    """
+    try:
+        encoder, training, inference = (
+            json.loads((Path(folder) / f"{name}-{device}.json").read_text())
+            for name in ("encoder", "training", "inference")
+        )
+    except OSError:
+        return None
+    encode = [row["images_per_second"] for row in encoder["rows"] if row["backbone"] == backbone]
+    train = [row["samples_per_second"] for row in training["rows"] if row["backbone"] == backbone]
+    seconds = [r["seconds"] for r in inference["rows"] if (r["backbone"], r["points"]) == (backbone, 81)]
+    if not (encode and train and seconds):
+        return None
+    return Rates(f"{encoder['device']}, {backbone}", max(encode), max(train), 1 / seconds[0])
+
+
+def list_study(profile: Profile, tasks: Sequence[str] = TASKS) -> list[RunSpec]:
+    """List every run of the study on real data, each once: all experiments on all tasks.
+
+    Args:
+        profile: How much work; for the paper's scale, `paper`.
+        tasks: Manifests.
+    """
+    planned = [
+        spec
+        for task in tasks
+        for name in EXPERIMENTS
+        for spec in plan_experiment(name, profile, task, weights=SAM)
+    ]
+    return list(dict.fromkeys(planned))
+
+
+def run_seconds(spec: RunSpec, rates: Rates, slices_per_case: float) -> float:
+    """Return the seconds of one run on one device: epochs over the training slices, then every slice of every case once.
+
+    Args:
+        spec: A run of one of `DECODERS`.
+        rates: Of the device.
+        slices_per_case: How many slices a scan has, on average.
+    """
+    domains = load_manifest(spec.manifest).domains
+    cases = {name: domain.cases or 0 for name, domain in domains.items()}
+    trained = (spec.epochs or 0) * 0.9 * cases[spec.source] * slices_per_case / rates.train
+    return trained + sum(cases.values()) * slices_per_case / rates.predict
+
+
+def wall_hours(seconds: Sequence[float], devices: int) -> float:
+    """Return the hours of independent runs on so many devices, the longest first, each on the device that is free first.
+
+    >>> wall_hours([3600, 3600, 7200], 2)
+    2.0
+    """
+    free = [0.0] * devices
+    for each in sorted(seconds, reverse=True):
+        heapq.heappush(free, heapq.heappop(free) + each)
+    return max(free) / 3600
+
+
+def scaling(
+    specs: Sequence[RunSpec], rates: Rates, slices_per_case: float, devices: Sequence[int] = (1, 8, 64)
+) -> pd.DataFrame:
+    """Return the expected hours of a study by the number of devices, with its arithmetic.
+
+    Args:
+        specs: Of `list_study`; those whose method has no measured rate are counted, not timed.
+        rates: Of one device.
+        slices_per_case: How many slices a scan has, on average.
+        devices: How many.
+
+    Returns:
+        One row per number of devices: ``devices``, ``runs``, ``runs_without_rate``, ``encode_hours``, ``run_hours`` (sum),
+        ``longest_run_hours``, ``wall_hours``.
+    """
+    timed = [spec for spec in specs if spec.method in DECODERS]
+    seconds = [run_seconds(spec, rates, slices_per_case) for spec in timed]
+    images = sum(_cases(manifest) for manifest in {spec.manifest for spec in timed}) * slices_per_case
+    encode = images / rates.encode / 3600
+    rows = [
+        {
+            "devices": count,
+            "runs": len(specs),
+            "runs_without_rate": len(specs) - len(timed),
+            "encode_hours": encode,
+            "run_hours": sum(seconds) / 3600,
+            "longest_run_hours": max(seconds, default=0.0) / 3600,
+            # The slices of a task are encoded by one job; the tasks, and the runs after it, go side by side.
+            "wall_hours": encode / min(count, len(TASKS)) + wall_hours(seconds, count),
+        }
+        for count in devices
+    ]
+    return pd.DataFrame(rows)
+
+
+def _cases(manifest: Path) -> int:
+    return sum(domain.cases or 0 for domain in load_manifest(manifest).domains.values())
+
+
+def say_scaling(specs: Sequence[RunSpec], table: pd.DataFrame, rates: Rates) -> str:
+    """Return the arithmetic in words, from the table of `scaling`."""
+    first = table.iloc[0]
+    each = ", ".join(f"{label} {count}" for label, count in Counter(spec.label for spec in specs).items())
+    times = ", ".join(f"{row.wall_hours:.3g} h on {row.devices}" for row in table.itertuples())
+    return (
+        f"The paper-sized study has {first['runs']:.0f} runs ({each}). At the rates measured on {rates.where} (encoding "
+        f"{rates.encode:.3g}, training {rates.train:.3g}, predicting {rates.predict:.3g} slices per second) the "
+        f"{first['runs'] - first['runs_without_rate']:.0f} runs with a measured rate take {first['run_hours']:.3g} h of "
+        f"computing after {first['encode_hours']:.3g} h of encoding: {times} such devices."
+    )
