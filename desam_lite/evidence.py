@@ -29,8 +29,13 @@ ALPHA = 0.05
 """Below this a p value is called significant here, as almost everywhere."""
 
 
-def pairs_of(scores: pd.DataFrame, *, control: str = "Prior") -> list[tuple[str, str]]:
+def pairs_of(scores: pd.DataFrame, *, control: str = "Prior", most: int = 5) -> list[tuple[str, str]]:
     """Return every pair of methods but the control, the later of them first.
+
+    Args:
+        scores: Of `results.scores`.
+        control: The method that is left out.
+        most: With more methods than this, only the last of them is compared, with each other one.
 
     Raises:
         StudyError: There are no two.
@@ -40,6 +45,8 @@ def pairs_of(scores: pd.DataFrame, *, control: str = "Prior") -> list[tuple[str,
         raise StudyError(
             "a comparison needs two trained methods: name two in methods, and finish their runs."
         )
+    if len(learnt) > most:
+        return [(learnt[-1], label) for label in reversed(learnt[:-1])]
     return list(combinations(reversed(learnt), 2))
 
 

@@ -35,6 +35,8 @@ def scores(effect: float = 0.1, seeds: int = 3, cases: int = 6, noise: float = 0
 
 def test_every_pair_of_learners_is_compared_once_and_the_control_is_none() -> None:
     assert evidence.pairs_of(scores()) == [PAIR]
+    many = pd.concat([scores(cases=1).query("label == 'U-Net'").assign(label=name) for name in "abcdefg"])
+    assert evidence.pairs_of(many) == [("g", other) for other in "fedcba"]
     with pytest.raises(StudyError, match="two trained methods"):
         evidence.pairs_of(scores().query("label != 'U-Net'"))
 
