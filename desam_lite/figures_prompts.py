@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import AbstractPathEffect, withStroke
 
 from desam_lite.pictures import Example, pictures
-from desam_lite.style import NO_RUNS, WIDTH, method_color, method_marker, nothing, oracle_note, styled
+from desam_lite.style import NO_RUNS, WIDTH, method_color, method_marker, nothing, styled
 
 _GREY = "#444444"
 _DASHED = (0, (4, 2))
@@ -53,11 +53,12 @@ def dice_maps(maps: pd.DataFrame, example: Example) -> Figure:
                 transform=axes[row, 0].transAxes,
             )
         bar = figure.colorbar(picture, ax=axes, location="bottom", shrink=0.55, aspect=32, pad=0.02)
-        bar.set_label("Dice (%) of the mask that a prompt there gives" + oracle_note(maps["label"].unique()))
+        bar.set_label(f"Dice (%) of the mask that a prompt there gives\n{_SIZE}")
         bar.outline.set_visible(False)
     return figure
 
 
+_SIZE = "the size of a box is the reference's (oracle); places are not"
 _ASKED = {"points": "asked with a point", "box": "asked with a box"}
 
 
@@ -124,10 +125,10 @@ def prompted_pictures(
 
 
 def spreads(summary: pd.DataFrame) -> Figure:
-    """Draw how far apart the masks of many prompts are: 10th to 90th percentile and median of Dice, a row per model.
+    """Draw how far apart the masks of many prompts are: a row per model, Dice from the 10th percentile to the best.
 
     Args:
-        summary: label, kind, low, typical, high: means over slices and cases.
+        summary: label, kind, low, typical, best: means over slices and cases.
 
     Returns:
         The figure.
@@ -141,7 +142,7 @@ def spreads(summary: pd.DataFrame) -> Figure:
         for place, row in enumerate(summary.to_dict("records")):
             color = method_color(row["label"])
             ax.plot(
-                [row["low"] * 100, row["high"] * 100],
+                [row["low"] * 100, row["best"] * 100],
                 [place] * 2,
                 color=color,
                 lw=5,
@@ -153,11 +154,8 @@ def spreads(summary: pd.DataFrame) -> Figure:
         ax.set_yticks(range(len(names)), names, fontsize=8.5)
         for tick, label in zip(ax.get_yticklabels(), summary["label"], strict=True):
             tick.set_color(method_color(label))
-        ax.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, 100))
-        ax.set_xlabel(
-            "Dice (%) over the prompts of a slice: median, 10th to 90th percentile"
-            + oracle_note(summary["label"])
-        )
+        ax.set(ylim=(len(names) - 0.5, -0.5), xlim=(-3, 100))
+        ax.set_xlabel(f"Dice (%): median, 10th percentile to best\n{_SIZE}")
         ax.grid(axis="x")
         ax.spines["left"].set_visible(False)
         ax.tick_params(axis="y", length=0)
@@ -170,10 +168,10 @@ def spreads_alt(summary: pd.DataFrame) -> str:
         return f"Empty figure: {NO_RUNS}."
     parts = [
         f"{row['label']}, {_ASKED[row['kind']]}: median {row['typical'] * 100:.0f}, "
-        f"from {row['low'] * 100:.0f} to {row['high'] * 100:.0f}"
+        f"from {row['low'] * 100:.0f} to {row['best'] * 100:.0f}"
         for row in summary.to_dict("records")
     ]
-    return f"Dice (%) over the prompts of a slice, median and 10th to 90th percentile. {'; '.join(parts)}."
+    return f"Dice (%) over the prompts of a slice, median, and from the 10th percentile to the best. {'; '.join(parts)}."
 
 
 def _two_lines(label: str) -> str:

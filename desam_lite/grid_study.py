@@ -141,13 +141,13 @@ def per_slice(maps: pd.DataFrame) -> pd.DataFrame:
         One row per model, kind of prompt, slice and organ: `WHO`, ``kind``, ``slice``, ``organ``; ``rank``, Spearman's
         correlation of score and Dice over the prompts (NaN where one of them is constant); ``auc``, the chance that a prompt
         inside the organ has a higher score than one outside; ``chosen``, the Dice of the prompt with the highest score;
-        ``best``, ``typical`` (median), ``low`` and ``high`` (10th and 90th percentile) over prompts; ``spread``, these two apart.
+        ``best``, ``typical`` (median) and ``low`` (10th percentile) over prompts; ``spread``, best minus low.
     """
     keys = [*WHO, "kind", "slice", "organ"]
     rows = []
     for names, prompts in maps.groupby(keys, sort=False):
         dice, score = prompts["dice"].to_numpy(float), prompts["score"].to_numpy(float)
-        low, typical, high = np.percentile(dice, [10, 50, 90])
+        low, typical = np.percentile(dice, [10, 50])
         judged = bool(np.isfinite(score).all())
         rows.append(
             {
@@ -158,8 +158,7 @@ def per_slice(maps: pd.DataFrame) -> pd.DataFrame:
                 "best": dice.max(),
                 "typical": typical,
                 "low": low,
-                "high": high,
-                "spread": high - low,
+                "spread": dice.max() - low,
             }
         )
     return pd.DataFrame(rows)

@@ -225,15 +225,17 @@ def places(middles: npt.NDArray[np.floating], reference: Mask, kind: Kind) -> np
 def good_and_poor(reference: Mask, kind: Kind) -> dict[str, npt.NDArray[np.float64]]:
     """Return a good and a poor prompt for an organ ``(H, W)``, in pixels of the slice.
 
-    Good is the innermost point, or the tight box. Poor is the same moved sideways by the width of the organ, to the side with
-    more room: a slip that no longer means the organ but is still near it.
+    Good is the innermost point, or the tight box. Poor is the same moved by the size of the organ to the side with most room for
+    it (right, left, down or up): a slip that no longer means the organ but is still near it.
     """
     box = tight_box(reference)
     good = innermost(reference) + 0.5 if kind == "points" else box
-    width = box[2] - box[0]
-    to_left = box[0] > reference.shape[1] - box[2]
-    step = -min(width, box[0]) if to_left else min(width, reference.shape[1] - box[2])
-    poor = good + np.resize([step, 0.0], good.shape)
+    size, limits = box[2:] - box[:2], np.array(reference.shape[::-1])
+    room = np.concatenate([limits - box[2:], box[:2]])  # right, down, left, up
+    side = int((room / np.tile(size, 2)).argmax())
+    step = np.zeros(2)
+    step[side % 2] = (1 if side < 2 else -1) * min(size[side % 2], room[side])
+    poor = good + np.resize(step, good.shape)
     return {"good": np.asarray(good, np.float64), "poor": np.asarray(poor, np.float64)}
 
 

@@ -81,7 +81,7 @@ def say_coupling(differences: pd.DataFrame) -> str:
         for row in rows.to_dict("records")
     ]
     return (
-        f"**{verdict}**: the distance between the Dice (%) of good and poor prompts (90th and 10th percentile over a slice) "
+        f"**{verdict}**: the distance in Dice (%) between good and poor prompts (the best and the 10th percentile over a slice) "
         f"differs by {', and by '.join(parts)}."
     )
 

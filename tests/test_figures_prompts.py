@@ -74,7 +74,7 @@ def maps() -> pd.DataFrame:
 
 
 def spreads() -> pd.DataFrame:
-    values = {"low": [0.1, 0.6], "typical": [0.4, 0.7], "high": [0.8, 0.75]}
+    values = {"low": [0.1, 0.6], "typical": [0.4, 0.7], "best": [0.8, 0.75]}
     return pd.DataFrame({"label": ["Tuned SAM-P", "DeSAM-B"], "kind": ["points", "box"], **values})
 
 
