@@ -11,11 +11,7 @@ STUDY   := --profile $(PROFILE) $(addprefix --manifest ,$(MANIFEST)) $(addprefix
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-<<<<<<< HEAD
-.PHONY: help setup test smoke book plan status serve lint verify student pdf clean
-=======
-.PHONY: help setup test slurm smoke book plan status serve lint clean
->>>>>>> graph
+.PHONY: help setup test slurm smoke book plan status serve lint verify student pdf clean
 .DEFAULT_GOAL := help
 
 help:            ## list what can be done

@@ -226,7 +226,9 @@ def _add_page(
     }
     page |= {"data": [], "runs": [], "title": f"page {name}"}
     if name in EXPERIMENTS:
-        for spec in _specs(name, full):  # on the task of the notebook, or on a synthetic one where it needs that
+        for spec in _specs(
+            name, full
+        ):  # on the task of the notebook, or on a synthetic one where it needs that
             data = _add_data(plan, {**full, "manifest": str(spec.manifest), "data_root": str(spec.data_root)})
             page["runs"].append(_add_run(plan, spec, data, full, name))
             page["data"] = [data]
