@@ -25,7 +25,7 @@ def grid_curves(dice: pd.DataFrame, seconds: pd.DataFrame) -> Figure:
         seconds: label, points, seconds (per slice).
 
     Returns:
-        The figure: Dice with 95 % intervals at the left, seconds at the right; both axes of points are logarithmic.
+        The figure: Dice with 95 % intervals at the left, seconds at the right; points on a logarithmic axis.
     """
     if dice.empty:
         return nothing()
@@ -42,7 +42,7 @@ def grid_curves(dice: pd.DataFrame, seconds: pd.DataFrame) -> Figure:
             ax.set_ylabel(title)
             ax.grid(axis="y")
         left.set_ylim(0, 100)
-        right.set_yscale("log")
+        right.set_ylim(bottom=0)
         labels = list(dict.fromkeys(map(str, dice["label"])))
         legend(figure, [*_methods(labels), *_domains()])
     return figure
