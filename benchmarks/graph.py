@@ -68,6 +68,7 @@ LOOP = """
 import sys
 from desam_lite.parallel import execute_runs
 from desam_lite.experiments import plan_experiment
+from desam_lite.profiles import get_profile
 wanted = {"sources": ["A"], "methods": sys.argv[1].split(",")}
 specs = plan_experiment("domain_splits", get_profile("smoke"), "tiny.yaml", "data", **wanted)
 assert all(run.finished for run in execute_runs(specs, "loop", jobs=1, progress=False))

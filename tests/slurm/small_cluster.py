@@ -83,6 +83,7 @@ class SmallCluster:
 
     def __enter__(self) -> "SmallCluster":
         USUAL.parent.mkdir(exist_ok=True)
+        USUAL.unlink(missing_ok=True)  # of a cluster that was killed: it leads nowhere
         USUAL.symlink_to(self.folder / "slurm.conf")
         try:
             munge = [f"--socket={self.folder}/munge.socket", f"--key-file={self.folder}/munge.key"]
