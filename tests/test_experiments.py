@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from desam_lite.errors import StudyError
+from desam_lite.execution import read_parameters
 from desam_lite.experiments import EXPERIMENTS, plan_experiment, study_root
 from desam_lite.profiles import PROFILES, get_profile
 
@@ -16,6 +17,12 @@ ASKED = re.compile(r'plan_experiment\(\s*\\?"(\w+)\\?"')
 def test_every_notebook_that_trains_asks_for_its_own_experiment() -> None:
     asked = {path.stem: ASKED.findall(path.read_text()) for path in (ROOT / "notebooks").glob("*.ipynb")}
     assert {name: names for name, names in asked.items() if names} == {name: [name] for name in EXPERIMENTS}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_is_on_the_task_of_its_notebook(name: str) -> None:
+    declared = read_parameters(ROOT / "notebooks" / f"{name}.ipynb")
+    assert declared["manifest"][1] == EXPERIMENTS[name].manifest
 
 
 @pytest.mark.parametrize("profile", [name for name in PROFILES if name != "paper"])
