@@ -23,7 +23,7 @@ class Profile(BaseModel):
         sources: How many of a task's domains are trained on; None for all.
         few: How many are, where the question is not about hospitals.
         seeds: One run each.
-        dear_seeds: The same, for an experiment with many methods.
+        dear_seeds: The same, for an experiment that would take too long with all of them.
         common: Settings of every run.
         on_unet: Settings of the runs of every method on the U-Net.
         per_method: Settings of the runs of one method, by its name.
