@@ -64,9 +64,7 @@ def organ_table(
         cells = organ_cells(metrics, organs, metric=metric, protocol=protocol)
         said = [_with_interval(row, factor) for row in cells.to_dict("records")]
         own = cells[[*keys, "cases"]].assign(**{title: said})
-        merged = (
-            own if merged.empty else merged.merge(own.drop(columns="cases"), on=keys, how="outer", sort=False)
-        )
+        merged = own if merged.empty else merged.merge(own.drop(columns="cases"), on=keys, how="left")
     shown = merged.rename(columns={"source": "from", "target": "to"}).drop(columns="in_domain")
     return shown[[*(name for name in shown if name != "cases"), "cases"]]
 
