@@ -16,8 +16,8 @@ Result = dict[str, Any]
 HEAD = """# Benchmarks
 
 Claims about speed and memory, each with the script that measures it and the result it recorded in `results/`. Numbers here are
-read from these files by `readme.py`. Every script takes `--quick` (seconds, numbers without meaning; the tests run all but those
-of `embedding_dice.py` and `graph.py`), `--out`, `--threads` and `--device`, and names its result after the device: there is a
+read from these files by `readme.py`. Every script takes `--quick` (seconds, numbers without meaning; the tests run all but
+those of `embedding_dice.py` and `graph.py`), `--out`, `--threads` and `--device`, and names its result after the device: there is a
 row per device that has been at hand.
 
 | script | aim | command | result |
@@ -133,18 +133,6 @@ def _phantoms(known: Result) -> str:
     return "; ".join(said)
 
 
-def _methods(known: Result) -> str:
-    said = []
-    for ran in known["settings"]:
-        away = [r for r in known["averages"] if r["task"] == ran["task"] and not r["in_domain"]]
-        order = sorted(away, key=lambda r: -r["dice"])
-        each = ", ".join(f"{r['label']} {r['dice']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in order)
-        said.append(
-            f"{ran['task']}, seeds {len(ran['seeds'])}, {ran['runs'] - len(ran['failed'])} runs, out of domain: {each}"
-        )
-    return "; ".join(said)
-
-
 def _phantom_gap(known: Result) -> str:
     means = {(r["task"], r["label"], r["in_domain"]): r["dice"] for r in known["averages"]}
     each = dict.fromkeys((task, label) for task, label, _ in means)
@@ -225,10 +213,6 @@ AIMS: dict[str, tuple[str, Callable[[Result], str]]] = {
         "Dice between the synthetic hospitals: a U-Net above 0.85 in and between 0.4 and 0.7 out of domain, below 0.85 with "
         "augmentation; the prior at most as on real sites (0.54)",
         _phantom_gap,
-    ),
-    "methods": (
-        "Dice of every method and control in and out of domain, with intervals and paired tests",
-        _methods,
     ),
     "phantoms": ("a synthetic volume in under 2 s on one core", _phantoms),
     "sam_tiny": (

@@ -131,7 +131,9 @@ def _book(plan: Plan, folder: Path, job: Job) -> dict[str, Any]:
     if faults:
         raise StudyError("\n".join([f"{len(faults)} page(s) are not fit for the book:", *faults]))
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", ".", "--path-output", "."]
-    subprocess.run([*command, "-W", "-n", "--keep-going", "--quiet"], check=True)
+    done = subprocess.run([*command, "-W", "-n", "--keep-going", "--quiet"], check=False)
+    if done.returncode:
+        raise StudyError("jupyter-book found faults: see the log.")
     index = Path("_build/html/index.html")
     if not index.is_file():
         raise StudyError(f"the book was not written: there is no {index}; see {folder}/logs.")
