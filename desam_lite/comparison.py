@@ -151,11 +151,11 @@ def say_best(summary: pd.DataFrame, differences: pd.DataFrame, *, metric: str = 
     close = list(rows[~apart]["second"])
     reached = _mean_and_interval(_away(summary), best, factor)
     others = (
-        f"of {len(rows)} others, {_listed(close)} cannot be told apart from it"
+        f"; of {len(rows)} others, {_listed(close)} cannot be told apart from it"
         if close
-        else "and each of the others is behind it beyond chance"
+        else ", and each of the others is behind it beyond chance"
     )
-    return f"**{best}**, here: its mean {title} out of domain is {reached}; {others}."
+    return f"**{best}**, here: its mean {title} out of domain is {reached}{others}."
 
 
 def say_budget(minutes: float, runs: "Sequence[Run]") -> str:
@@ -165,8 +165,8 @@ def say_budget(minutes: float, runs: "Sequence[Run]") -> str:
         return "No trained method has finished with equal steps, so there is nothing to plan equal time from."
     few, many = min(epochs, key=lambda k: epochs[k] or 0), max(epochs, key=lambda k: epochs[k] or 0)
     return (
-        f"Each training got {minutes:.2f} minutes of a core: from {epochs[few]} epochs for {few} to {epochs[many]} epochs for "
-        f"{many} (at most {MOST_TIMES} times those of equal steps, at least one)."
+        f"Each training got {minutes:.2f} minutes of a core, which gave between {epochs[few]} ({few}) and {epochs[many]} "
+        f"({many}) epochs; at least one, and at most {MOST_TIMES} times those of equal steps."
     )
 
 

@@ -125,6 +125,6 @@ def test_both_tables_stand_side_by_side() -> None:
 def test_the_budget_is_said_with_the_epochs_it_gave() -> None:
     said = comparison.say_budget(0.5, [run("unet", [1.0], epochs=30), run("csdg", [1.0], epochs=7)])
     assert said.startswith(
-        "Each training got 0.50 minutes of a core: from 7 epochs for CSDG to 30 epochs for U-Net"
+        "Each training got 0.50 minutes of a core, which gave between 7 (CSDG) and 30 (U-Net) epochs"
     )
     assert "nothing to plan" in comparison.say_budget(0.5, [])
