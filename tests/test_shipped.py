@@ -82,9 +82,9 @@ def test_another_backbone_is_refused_with_the_one_it_fits() -> None:
 def test_it_answers_on_held_out_scenes_better_than_no_training_and_a_filled_box() -> None:
     run = Pretraining(Recipe(), torch.device("cpu"))
     settings = {"batches": 2, "clicks": 3}
-    untrained = probe(run.model.eval(), 128, **settings)
+    untrained = probe(run.model.eval(), 256, **settings)
     run.begin_with("shipped")
-    shipped = probe(run.model.eval(), 128, **settings)
+    shipped = probe(run.model.eval(), 256, **settings)
     assert shipped["box"] > max(untrained["box"] + 0.4, shipped["filled_box"])
     assert shipped["best_of_three"] > untrained["best_of_three"] + 0.25
     assert shipped["contrast"] > untrained["contrast"]
