@@ -191,7 +191,7 @@ class Table:
     def __init__(
         self, frame: pd.DataFrame, caption: str = "", *, kind: str = "results", headings: bool = True
     ):
-        self.frame = frame
+        self.frame = frame.rename_axis(columns=None)  # a name over the columns would be one more column
         self.caption = caption
         self.kind = kind
         self.headings = headings
