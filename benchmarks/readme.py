@@ -17,8 +17,8 @@ HEAD = """# Benchmarks
 
 Claims about speed and memory, each with the script that measures it and the result it recorded in `results/`. Numbers here are
 read from these files by `readme.py`. Every script takes `--quick` (seconds, numbers without meaning; the tests run all but
-those of `embedding_dice.py` and `graph.py`), `--out`, `--threads` and `--device`, and names its result after the device: there is a
-row per device that has been at hand.
+those of `embedding_dice.py` and `graph.py`), `--out`, `--threads` and `--device`, and names its result after the device: there is
+a row per device that has been at hand.
 
 | script | aim | command | result |
 |---|---|---|---|
