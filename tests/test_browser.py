@@ -136,12 +136,14 @@ def test_the_reader_is_led_through_the_whole_book_and_back(html: Path, visit: Vi
     visit.open(html / "index.html")
     forward = [visit.page.url]
     while visit.page.locator("a.right-next").count():
-        visit.page.locator("a.right-next").first.click()
+        with visit.page.expect_navigation():
+            visit.page.locator("a.right-next").first.click()
         forward.append(visit.page.url)
         assert len(forward) < 100
     back = [visit.page.url]
     while visit.page.locator("a.left-prev").count():
-        visit.page.locator("a.left-prev").first.click()
+        with visit.page.expect_navigation():
+            visit.page.locator("a.left-prev").first.click()
         back.append(visit.page.url)
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     assert back[::-1] == forward
