@@ -15,7 +15,7 @@ from typing import IO, Literal
 
 from desam_lite.errors import StudyError
 from desam_lite.graph import Plan, Wishes, graph_folder, make_plan, write_plan
-from desam_lite.graph_records import Job, drop_stale, fail, list_jobs, read_record
+from desam_lite.graph_records import Job, drop_stale, fail, list_jobs, read_record, record_path
 from desam_lite.graph_report import Progress, failures, keep_seconds, open_jobs, say_failures
 from desam_lite.job import WARM
 
@@ -65,7 +65,8 @@ def reproduce(wishes: Wishes, executor: Executor = "local", jobs: int | None = N
     with _alone(folder) as lock:
         plan, _ = prepare(wishes)
         write_plan(plan, wishes.workspace)
-        if not open_jobs(plan, folder) and not _book_is_old(plan, folder):
+        _drop_old_book(plan, folder)
+        if not open_jobs(plan, folder):
             return []
         at_once = jobs or usual_jobs(executor)
         with _warm(plan, folder, executor) as environment:
@@ -104,12 +105,13 @@ def has_gpu() -> bool:
     return Path("/dev/nvidiactl").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
 
 
-def _book_is_old(plan: Plan, folder: Path) -> bool:
-    """Tell whether a source of the book is younger than the book."""
-    record = folder / "book" / "book.json"
-    if not plan["book"]:
-        return False
-    return any(Path(path).stat().st_mtime > record.stat().st_mtime for path in plan["book_sources"])
+def _drop_old_book(plan: Plan, folder: Path) -> None:
+    """Forget that the book was built when one of its sources is younger."""
+    record = record_path(folder, Job("book", "book"))
+    if plan["book"] and record.exists():
+        built = record.stat().st_mtime
+        if any(Path(path).stat().st_mtime > built for path in plan["book_sources"]):
+            record.unlink()
 
 
 def _snakemake(workflow: Path, folder: Path, executor: Executor, jobs: int | None) -> list[str]:
