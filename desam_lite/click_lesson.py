@@ -220,8 +220,9 @@ def say_clicks(probes: dict[str, dict[str, float]], shipped: str, aims: dict[str
         f"{name} has {p['box']:.2f} with the box" for name, p in probes.items() if name != shipped
     )
     return (
-        f"**{verdict}**: by being asked for one region after the other in pictures without end. On pictures it never saw, the "
-        f"model that comes with this book has mean IoU {each}, and {found['clicks_8']:.2f} after eight clicks. {others}."
+        "By being asked for one region after the other in pictures without end. "
+        f"**{verdict}**: on pictures it never saw, the model that comes with this book has mean IoU {each}, and "
+        f"{found['clicks_8']:.2f} after eight clicks. {others}."
     )
 
 
