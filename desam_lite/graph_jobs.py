@@ -131,7 +131,8 @@ def _book(plan: Plan, folder: Path, job: Job) -> dict[str, Any]:
     if faults:
         raise StudyError("\n".join([f"{len(faults)} page(s) are not fit for the book:", *faults]))
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", ".", "--path-output", "."]
-    done = subprocess.run([*command, "-W", "-n", "--keep-going", "--quiet"], check=False)
+    # Anew each time: what Sphinx remembers of a page that has moved a label makes it see that label twice.
+    done = subprocess.run([*command, "--all", "-W", "-n", "--keep-going", "--quiet"], check=False)
     if done.returncode:
         raise StudyError("jupyter-book found faults: see the log.")
     index = Path("_build/html/index.html")
