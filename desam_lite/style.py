@@ -97,8 +97,11 @@ def styled() -> Iterator[None]:
 
 
 def legend(figure: Figure, handles: Sequence[Line2D]) -> None:
-    """Put one legend over the whole figure."""
-    figure.legend(handles=list(handles), loc="outside upper center", ncols=len(handles), handlelength=2.2)
+    """Put one legend over the whole figure, in as many lines as it needs."""
+    room = 12 * figure.get_figwidth()  # characters of its font on one line
+    longest = max((len(str(handle.get_label())) + 6 for handle in handles), default=1)
+    columns = max(1, min(len(handles), int(room / longest)))
+    figure.legend(handles=list(handles), loc="outside upper center", ncols=columns, handlelength=2.2)
 
 
 def nothing() -> Figure:
