@@ -86,8 +86,8 @@ PROFILES = {
         sources=2,
         few=1,
         seeds=(0, 1),
-        # Half the batch of _TINY and fewer epochs: more steps at two thirds of the cost. On validation cases of source A,
-        # DeSAM-P's mask loss is 0.72 (0.81 with batch 4 and 20 epochs) and its IoU head learns sooner.
+        # Half the batch of _TINY and fewer epochs: more steps at two thirds of the cost. On validation cases of source A (one
+        # seed) the mask loss is lower than with batch 4 and 20 epochs: DeSAM-P 0.72 against 0.81, U-Net 0.32 against 0.44.
         common={**_TINY, "batch_size": 2, "epochs": 12, "points_per_side": 5, "learning_rate": 1e-3},
         methods=("prior", "unet", "desam_b_random", "desam_b", "desam_p"),
         on_unet={"learning_rate": 1.5e-3},
