@@ -1,100 +1,79 @@
 """What the number format of the stored embeddings does to Dice: DeSAM-B trained on the same slices in each format.
 
-    python benchmarks/embedding_dice.py       # a quarter of an hour on a CPU; --quick: seconds
+    python benchmarks/embedding_dice.py       # a quarter of an hour on two cores, goes on where it was stopped; --quick: seconds
 
-The recipe of the `teach` profile on synthetic hospitals that are made for it, and on two real ones where they are at hand.
+The recipe of the `teach` profile on synthetic hospitals, and on two real ones where they are at hand. The format that the book
+uses is that of its own runs.
 """
 
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
-import yaml
 from common import Options, read_options, write_result
-from tqdm import tqdm
+from places import PLACES, ROOT, Place, plan_at, quick_place
 
 from desam_lite.embedding_files import Format
-from desam_lite.manifest import find_manifest, load_manifest
-from desam_lite.phantoms import make_task
-from desam_lite.profiles import PROFILES
-from desam_lite.runs import execute_run
-from desam_lite.spec import make_spec
+from desam_lite.notebook import all_metrics
+from desam_lite.parallel import execute_runs
 
 NOTE = (
-    "DeSAM-B on sam_tiny with the weights named, the recipe of the teach profile, scored on every slice of volumes; source: "
+    "DeSAM-B on sam_tiny with its shipped weights, the recipe of the teach profile, scored on every slice of volumes; source: "
     "its held-out cases; targets: all cases of the other domains. Differences are to float32, paired by seed and case; the "
     "interval is a 95 % bootstrap over cases of the mean over seeds. seed_spread: standard deviation over seeds of the mean "
-    "Dice on the targets, with float32. Synthetic, or tiny and of another encoder: not comparable with the paper."
+    "Dice on the targets, with float32. A small encoder and few steps: not comparable with the paper."
 )
-REAL = Path(__file__).resolve().parents[2] / "shared" / "realdata" / "prostate"
 FORMATS = sorted(get_args(Format), key=lambda name: name != "float32")  # what is compared with comes first
-
-
-class Place(NamedTuple):
-    """A task that is trained on, and where its data lie."""
-
-    manifest: Path
-    root: Path
-    source: str
+SEEDS = (0, 1, 2)
 
 
 def main() -> None:
     options = read_options(__doc__ or "")
-    with tempfile.TemporaryDirectory() as folder:
-        places = [_make(Path(folder), quick=options.quick)]
-        if REAL.is_dir() and not options.quick:
-            places.append(Place(find_manifest("promise12_small"), REAL, "UCL"))
-        rows = [row for place in places for row in _compare(place, Path(folder) / "work", options)]
-    write_result("embedding_dice", options, rows, note=NOTE)
+    if options.quick:
+        with tempfile.TemporaryDirectory() as folder:
+            _record(quick_place(Path(folder)), FORMATS[:2], SEEDS[:1], Path(folder), options)
+    else:
+        places = {
+            name: place
+            for name, place in PLACES.items()
+            if not place.data_root or Path(place.data_root).is_dir()
+        }
+        _record(places, FORMATS, SEEDS, ROOT / "results", options)
 
 
-def _make(folder: Path, *, quick: bool) -> Place:
-    """Make synthetic hospitals: all six, or two where it shall be quick."""
-    task = load_manifest("phantom_prostate")
-    domains = dict(list(task.domains.items())[: 2 if quick else None])
-    make_task(task.name, folder / "data", cases=3 if quick else 6, seed=0, domains=list(domains))
-    manifest = folder / "manifest.yaml"
-    fields = task.model_copy(update={"domains": domains}).model_dump(mode="json", exclude_none=True)
-    manifest.write_text(yaml.safe_dump(fields))
-    return Place(manifest, folder / "data", "A")
+def _record(
+    places: dict[str, Place], formats: list[Format], seeds: tuple[int, ...], workspace: Path, options: Options
+) -> None:
+    rows: list[dict[str, Any]] = []
+    for name, place in places.items():
+        source = place._replace(sources=place.sources[:1])
+        found = {fmt: _dice(name, source, fmt, seeds, workspace, options) for fmt in formats}
+        rows += [_row(name, fmt, table, found["float32"]) for fmt, table in found.items()]
+        write_result("embedding_dice", options, rows, note=NOTE)
 
 
-def _compare(place: Place, workspace: Path, options: Options) -> list[dict[str, Any]]:
-    """Return a row per format."""
-    formats, seeds = (FORMATS[:2], [0]) if options.quick else (FORMATS, [0, 1, 2])
-    found = {fmt: [] for fmt in formats}
-    for seed, fmt in tqdm([(seed, fmt) for seed in seeds for fmt in formats], place.source):
-        found[fmt].append(_dice(place, fmt, seed, workspace, options))
-    tables = {fmt: pd.concat(parts, axis=1, keys=seeds) for fmt, parts in found.items()}
-    return [_row(place, fmt, table, tables["float32"]) for fmt, table in tables.items()]
-
-
-def _dice(place: Place, fmt: str, seed: int, workspace: Path, options: Options) -> pd.Series:
-    """Train and score once; return the Dice of each (target, case)."""
-    recipe = PROFILES["smoke" if options.quick else "teach"].common
-    chosen = {"method": "desam", "prompt_mode": "box", "embedding_format": fmt, "seed": seed}
-    files = {"manifest": place.manifest, "data_root": place.root, "source": place.source}
-    accelerator = "gpu" if options.device.type == "cuda" else "cpu"
-    run = execute_run(
-        make_spec(**{**recipe, **chosen, **files}), workspace, accelerator=accelerator, progress=False
-    )
-    scores = pd.read_csv(run.directory / "metrics.csv")
+def _dice(
+    name: str, place: Place, fmt: Format, seeds: tuple[int, ...], workspace: Path, options: Options
+) -> pd.DataFrame:
+    """Train and score once per seed; return the Dice of each (source, target, case), a column per seed."""
+    specs = plan_at(name, place, workspace, seeds, ["desam_b"], embedding_format=fmt)
+    scores = all_metrics(execute_runs(specs, workspace, jobs=1 if options.quick else None))
     whole = scores[scores["protocol"] == "whole_volume"]
-    return whole.set_index(["target", "case"])["dice"]
+    return whole.pivot_table("dice", ["source", "target", "case"], "seed")
 
 
-def _row(place: Place, fmt: str, table: pd.DataFrame, exact: pd.DataFrame) -> dict[str, Any]:
-    at_home = table.index.get_level_values("target") == place.source
+def _row(name: str, fmt: str, table: pd.DataFrame, exact: pd.DataFrame) -> dict[str, Any]:
+    source = table.index.get_level_values("source")
+    at_home = table.index.get_level_values("target") == source
     differences = (table - exact).loc[~at_home].mean(axis=1).to_numpy()
     drawn = np.random.default_rng(0).choice(differences, (2000, len(differences))).mean(axis=1)
     low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
     return {
-        "task": load_manifest(place.manifest).name,
-        "source": place.source,
+        "task": name,
+        "source": source[0],
         "fmt": fmt,
-        "weights": "random",
         "seeds": table.shape[1],
         "source_cases": int(at_home.sum()),
         "target_cases": int((~at_home).sum()),

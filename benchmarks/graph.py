@@ -18,7 +18,7 @@ from common import Options, read_options, write_result
 
 from desam_lite.files import write_json
 from desam_lite.graph_records import Job, page_stamp, run_sizes, write_record
-from desam_lite.scaling import list_study, read_rates, scaling
+from desam_lite.scaling import read_rates, scaling
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -178,16 +178,15 @@ def _seconds(folder: Path, command: list[str], *, fails: bool = False, **more: s
 
 def _scaling() -> list[dict[str, Any]]:
     """Return the hours of the paper-sized study for every device and backbone whose rates are recorded."""
-    from desam_lite.profiles import PROFILES
+    from desam_lite.costs import list_runs, plan_study
+    from desam_lite.profiles import get_profile
 
-    specs = list_study(PROFILES["paper"])
+    specs = list_runs(plan_study(get_profile("paper"), weights="SAM.pth"))
     rows = []
-    for device in ("cpu", "cuda"):
-        for backbone in ("vit_b", "vit_h"):
-            rates = read_rates(ROOT / "benchmarks" / "results", device, backbone)
-            if rates is not None:
-                table = scaling(specs, rates, SLICES_PER_CASE)
-                rows += [{"measured_on": rates.where, **row} for row in table.to_dict("records")]
+    for backbone in ("vit_b", "vit_h"):
+        for rates in read_rates(ROOT / "benchmarks" / "results", backbone):
+            table = scaling(specs, rates, SLICES_PER_CASE)
+            rows += [{"measured_on": rates.where, **row} for row in table.to_dict("records")]
     return rows
 
 

@@ -13,20 +13,18 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 from common import Options, read_options, write_result
+from places import PLACES, ROOT, Place, plan_at, quick_place
 
 from desam_lite import results
-from desam_lite.experiments import plan_experiment
-from desam_lite.notebook import all_metrics, open_study
+from desam_lite.notebook import all_metrics
 from desam_lite.parallel import execute_runs
-from desam_lite.profiles import get_profile
 from desam_lite.runs import Run
 from desam_lite.spec import RunSpec
 
-ROOT = Path(__file__).resolve().parents[1]
 AGAINST = ("DeSAM-B", "DeSAM-P")
 NOTE = (
     "dice: mean over organs and over the cases of the target, then over seeds; published protocol. low, high: 95 % interval over "
@@ -34,59 +32,30 @@ NOTE = (
     "corrected over the rows of one task. minutes: of the clock, mean per run, other runs going on beside it. Settings of the "
     "profile teach; the real scans have four times the slices and are passed over fewer times, so that the steps are alike."
 )
-
-
-class Amount(NamedTuple):
-    """What is run of a task; what is empty is as the experiment or the profile has it."""
-
-    profile: str = "teach"
-    data_root: str = ""
-    sources: tuple[str, ...] = ()
-    methods: tuple[str, ...] = ()
-    settings: tuple[tuple[str, Any], ...] = ()
-    cases: int = 0
-
-
-FULL = {
-    "phantom_prostate": Amount(),
-    "promise12_small": Amount(
-        data_root=str(ROOT.parent / "shared" / "realdata" / "prostate"),
-        sources=("UCL", "BIDMC"),
-        settings=(("epochs", 6),),
-    ),
-}
 SEEDS = (0, 1, 2)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--task", choices=FULL, action="append")
+    parser.add_argument("--task", choices=PLACES, action="append")
     parser.add_argument("--seeds", type=int, default=len(SEEDS))
     chosen, rest = parser.parse_known_args()
     sys.argv[1:] = rest
     options = read_options(__doc__ or "")
     if options.quick:
         with tempfile.TemporaryDirectory() as folder:
-            small = Amount("smoke", f"{folder}/data", ("A",), ("prior", "unet"), (("unet_size", 32),), 2)
-            _record({"phantom_prostate": small}, SEEDS[:1], Path(folder), options)
+            _record(quick_place(Path(folder)), SEEDS[:1], Path(folder), options)
     else:
-        tasks = {task: FULL[task] for task in chosen.task or FULL}
-        _record(tasks, SEEDS[: chosen.seeds], ROOT / "results", options)
+        places = {task: PLACES[task] for task in chosen.task or PLACES}
+        _record(places, SEEDS[: chosen.seeds], ROOT / "results", options)
 
 
-def _record(tasks: dict[str, Amount], seeds: Sequence[int], workspace: Path, options: Options) -> None:
+def _record(places: dict[str, Place], seeds: Sequence[int], workspace: Path, options: Options) -> None:
     tables: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for name, amount in tasks.items():
-        manifest = ROOT / "data_manifests" / f"{name}.yaml"
-        profile = get_profile(amount.profile)
-        profile = profile.model_copy(update={"cases": amount.cases or profile.cases})
-        open_study(manifest, amount.data_root, workspace, profile)
+    for name, place in places.items():
         specs: list[RunSpec] = []
         for seed in seeds:  # seed by seed: what is stopped is whole up to then
-            wanted: dict[str, Any] = {"sources": amount.sources, "methods": amount.methods, "seeds": [seed]}
-            specs += plan_experiment(
-                "method_comparison", profile, manifest, amount.data_root, **wanted, **dict(amount.settings)
-            )
+            specs += plan_at(name, place, workspace, [seed])
             tables[name] = _tables(name, execute_runs(specs, workspace, jobs=1 if options.quick else None))
             joined = {key: [row for t in tables.values() for row in t[key]] for key in tables[name]}
             write_result("methods", options, joined.pop("rows"), **joined, note=NOTE)

@@ -4,8 +4,8 @@
     python benchmarks/sam_tiny.py --real FOLDER  # and real scans: FOLDER/prostate, FOLDER/abdomen
 
 (a) IoU and Dice of answers to a tight box, a point and clicks, (b) whether tokens of one region find one another under another
-contrast, (c) a linear probe on tokens, trained at one site and tested at the others, (d) DeSAM trained at one site. Nothing is
-chosen on a target.
+contrast, (c) a linear probe on tokens, trained at one site and tested at the others, (d) DeSAM and the coupled decoder trained at
+one site. Nothing is chosen on a target.
 """
 
 import argparse
@@ -18,25 +18,30 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from common import read_options, write_result
+from common import Options, read_options, write_result
+from places import PLACES, ROOT, plan_at, quick_place
 from torch.nn import functional
 
+from desam_lite import results
 from desam_lite.framing import fit_square
 from desam_lite.manifest import known_manifests
 from desam_lite.model import build_desam
+from desam_lite.notebook import all_metrics
+from desam_lite.parallel import execute_runs
 from desam_lite.phantoms.making import make_task
 from desam_lite.pretrain_probe import HELD_OUT_SEED, agreement, answer_all, probe
 from desam_lite.promptable import PromptableSAM, fill_promptable
-from desam_lite.runs import execute_run
 from desam_lite.sam import get_backbone, preprocess
 from desam_lite.slices import CaseSlices
-from desam_lite.spec import RANDOM_WEIGHTS, SHIPPED_WEIGHTS, make_spec
+from desam_lite.spec import RANDOM_WEIGHTS, SHIPPED_WEIGHTS
 from desam_lite.stream import draw_scenes, generator_at
 from desam_lite.stream_pictures import STEP, draw_pictures
 from desam_lite.tasks import Task, open_task
 from desam_lite.weights import find_weights, weights_sha256
 
 BACKBONE = "sam_tiny"
+LEARNERS = ["desam_b", "desam_p", "sam_finetuned_b", "sam_finetuned_p"]
+SEEDS = (0, 1, 2)
 Row = dict[str, Any]
 ABDOMEN = """name: abdomen_real
 title: Real abdomen
@@ -54,21 +59,18 @@ domains:
 
 
 class Size(NamedTuple):
-    """How much is measured: held-out batches, cases per domain, slices per case and organ, epochs of DeSAM, seeds."""
+    """How much is measured: held-out batches, cases per domain, slices per case and organ."""
 
     batches: int = 6
     cases: int = 4
     slices: int = 3
-    epochs: int = 10
-    seeds: tuple[int, ...] = (0,)
 
 
 class Place(NamedTuple):
-    """A task on disk: its manifest, its data, the domains DeSAM is trained at."""
+    """A task on disk: its manifest and its data."""
 
     manifest: Path
     data: Path
-    sources: tuple[str, ...]
 
 
 def main() -> None:
@@ -76,12 +78,11 @@ def main() -> None:
     parser.add_argument("--real", type=Path)
     parser.add_argument("--parts", default="abcd")
     parser.add_argument("--workspace", type=Path)
-    parser.add_argument("--trained-at", default="A,UCL")
     parser.add_argument("--weights", default=SHIPPED_WEIGHTS)
     own, rest = parser.parse_known_args()
     sys.argv[1:] = rest
     options = read_options(__doc__ or "")
-    size = Size(1, 2, 1, 1) if options.quick else Size()
+    size = Size(1, 2, 1) if options.quick else Size()
     with tempfile.TemporaryDirectory() as folder:
         workspace = own.workspace or Path(folder)
         places = list(_places(workspace, own.real, 1 if options.quick else 4))
@@ -98,10 +99,8 @@ def main() -> None:
         if "c" in own.parts:
             rows += _label("pixels", linear(_raw, places, workspace, size))
         if "d" in own.parts:
-            wanted = own.trained_at.split(",")
-            places = [p._replace(sources=tuple(s for s in p.sources if s in wanted)) for p in places]
             for weights in (own.weights, RANDOM_WEIGHTS):
-                rows += _label(weights, trained(weights, places, workspace, size))
+                rows += _label(weights, trained(weights, options))
         name = weights_sha256(find_weights(own.weights))
         kept = [] if options.quick else _measured_before(options.out, name, own.parts)
         rows = sorted([*kept, *rows], key=lambda row: str(row["part"]))
@@ -126,11 +125,11 @@ def _label(weights: str, rows: Sequence[Row]) -> list[Row]:
 def _places(workspace: Path, real: Path | None, cases: int) -> Iterator[Place]:
     known = known_manifests()
     make_task("phantom_prostate", workspace / "phantoms", cases=cases, seed=9, progress=False)
-    yield Place(known["phantom_prostate"], workspace / "phantoms", ("A",))
+    yield Place(known["phantom_prostate"], workspace / "phantoms")
     if real is not None:
-        yield Place(known["promise12_small"], real / "prostate", ("UCL",))
+        yield Place(known["promise12_small"], real / "prostate")
         (workspace / "abdomen_real.yaml").write_text(ABDOMEN)
-        yield Place(workspace / "abdomen_real.yaml", real / "abdomen", ())
+        yield Place(workspace / "abdomen_real.yaml", real / "abdomen")
 
 
 def _promptable(weights: str) -> PromptableSAM:
@@ -300,39 +299,31 @@ def _overlap(found: torch.Tensor, wanted: torch.Tensor) -> float:
     return float(2 * (found & wanted).sum() / (found.sum() + wanted.sum()).clamp(min=1))
 
 
-def trained(weights: str, places: Sequence[Place], workspace: Path, size: Size) -> list[Row]:
-    """(d) Dice per volume of DeSAM-B and -P trained at one site, there and at the others."""
-    from desam_lite.profiles import PROFILES
+def trained(weights: str, options: Options) -> list[Row]:
+    """(d) Dice of DeSAM and of the coupled decoder trained on a frozen encoder, there and at the other hospitals, per seed.
 
+    The runs are those of `methods.py`, done once for both.
+    """
+    methods = ["desam_b_random", "desam_p_random"] if weights == RANDOM_WEIGHTS else LEARNERS
+    on = {} if weights in (RANDOM_WEIGHTS, SHIPPED_WEIGHTS) else {"weights": weights}
     rows = []
-    for place in places:
-        for source in place.sources:
-            for mode in ("box", "points"):
-                frames = []
-                for seed in size.seeds:
-                    settings = {**PROFILES["teach"].common, "epochs": size.epochs, "weights": weights}
-                    where = {
-                        "manifest": place.manifest,
-                        "data_root": place.data,
-                        "source": source,
-                        "seed": seed,
-                    }
-                    spec = make_spec(**where, method="desam", prompt_mode=mode, **settings)
-                    frames.append(execute_run(spec, workspace, accelerator="cpu", progress=False).metrics())
-                for frame in frames:
-                    frame = frame[frame["protocol"] == "whole_volume"]
-                    for inside, dice in frame.groupby("in_domain")["dice"].mean().items():
-                        where_ = "in domain" if inside else "out of domain"
-                        name = f"DeSAM-{'B' if mode == 'box' else 'P'} Dice {where_}"
-                        seed = int(frame["seed"].iloc[0])
-                        rows.append(
-                            {
-                                "part": "d",
-                                "data": f"{frame['task'].iloc[0]} from {source}",
-                                "measure": f"{name}, seed {seed}",
-                                "value": float(dice),
-                            }
-                        )
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = Path(folder) if options.quick else ROOT / "results"
+        for name, place in (quick_place(workspace) if options.quick else PLACES).items():
+            specs = plan_at(name, place, workspace, SEEDS[: 1 if options.quick else None], methods, **on)
+            runs = execute_runs(specs, workspace, jobs=1 if options.quick else None)
+            scores = results.scores(all_metrics(runs))
+            scores["label"] = scores["label"].str.removesuffix(", random encoder")
+            means = results.summarise(scores, ["label", "in_domain", "seed"])
+            rows += [
+                {
+                    "part": "d",
+                    "data": name,
+                    "measure": f"{row['label']} Dice {'in' if row['in_domain'] else 'out of'} domain, seed {row['seed']}",
+                    "value": float(row["mean"]),
+                }
+                for _, row in means.iterrows()
+            ]
     return rows
 
 

@@ -130,6 +130,11 @@ register(
             "DeSAM-B on an encoder that has never been trained: a control",
             fixed={"prompt_mode": "box", "weights": "random"},
         ),
+        Choice(
+            "desam_p_random",
+            "DeSAM-P on an encoder that has never been trained: a control",
+            fixed={"prompt_mode": "points", "weights": "random"},
+        ),
     ],
 )
 

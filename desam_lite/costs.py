@@ -20,6 +20,9 @@ from desam_lite.style import WIDTH, styled
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8": 1}
 """Bytes of one number in each format of stored embeddings."""
 
+ENCODE, TRAIN, PREDICT = "encode", "train, per epoch", "predict"
+"""The three costly steps: what `measured` calls them."""
+
 _SYNTHETIC = "phantom_"
 
 
@@ -43,22 +46,23 @@ def embedding_table(slices: int) -> pd.DataFrame:
     )
 
 
-def plan_study(profile: Profile, notebooks: Path | str, weights: str) -> dict[str, list[RunSpec]]:
-    """Return the runs of every experiment, on real data where its notebook has synthetic ones.
+def plan_study(profile: Profile, weights: str) -> dict[str, list[RunSpec]]:
+    """Return the runs of every experiment on its own task; where the profile is for real data, on the real one of that kind.
 
     Args:
         profile: How much work.
-        notebooks: Folder with the notebooks, which name their tasks.
         weights: Of the encoder; the file need not exist.
     """
-    from desam_lite.execution import read_parameters
+    tasks = {
+        name: usual.manifest.removeprefix(_SYNTHETIC) if profile.needs_weights else usual.manifest
+        for name, usual in EXPERIMENTS.items()
+    }
+    return {name: plan_experiment(name, profile, task, weights=weights) for name, task in tasks.items()}
 
-    plans = {}
-    for name in EXPERIMENTS:
-        usual = str(read_parameters(Path(notebooks) / f"{name}.ipynb")["manifest"][1])
-        task = usual.removeprefix(_SYNTHETIC) if profile.needs_weights else usual
-        plans[name] = plan_experiment(name, profile, task, weights=weights)
-    return plans
+
+def list_runs(plans: dict[str, list[RunSpec]]) -> list[RunSpec]:
+    """Return the runs of all plans, each once, in order."""
+    return list(dict.fromkeys(spec for specs in plans.values() for spec in specs))
 
 
 def count_runs(plans: dict[str, list[RunSpec]]) -> pd.DataFrame:
@@ -101,15 +105,13 @@ def measured(folder: Path | str, points: int = 81) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     for one in _records(folder, "encoder"):
-        rows.append(
-            _row(one, "encode", f"batch {one['batch']}, {one['format']}", 1 / one["images_per_second"])
-        )
+        rows.append(_row(one, ENCODE, f"batch {one['batch']}, {one['format']}", 1 / one["images_per_second"]))
     for one in _records(folder, "training"):
         setting = f"batch {one['batch_size']}, {one['precision']}, {one['fmt']} from {one['placement']}"
-        rows.append(_row(one, "train, per epoch", setting, 1 / one["samples_per_second"]))
+        rows.append(_row(one, TRAIN, setting, 1 / one["samples_per_second"]))
     for one in _records(folder, "inference"):
         if one["points"] == points:
-            rows.append(_row(one, "predict", f"{points} points", one["seconds"]))
+            rows.append(_row(one, PREDICT, f"{points} points", one["seconds"]))
     columns = ["step", "backbone", "setting", "seconds", "MB", "device", "commit"]
     return pd.DataFrame(rows, columns=columns)
 

@@ -53,7 +53,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             *("prior", "unet", "randconv", "mixstyle", "csdg", "advbias", "maxstyle"),
             *("sam_grid", "sam_box", "sam_point_oracle", "sam_box_oracle"),
             *("sam_finetuned_b", "sam_finetuned_p", "samed"),
-            *("desam_b", "desam_p", "desam_b_random"),
+            *("desam_b", "desam_p", "desam_b_random", "desam_p_random"),
         ),
         few=True,
         seeds={"teach": (0,)},  # so many methods: one seed each, so that the book keeps its time

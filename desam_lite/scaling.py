@@ -1,7 +1,6 @@
 """Arithmetic of the paper-sized study: how many runs there are, what each costs at measured rates, how long on so many GPUs."""
 
 import heapq
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,14 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from desam_lite.experiments import EXPERIMENTS, plan_experiment
+from desam_lite.costs import ENCODE, PREDICT, TRAIN, measured
 from desam_lite.manifest import load_manifest
-from desam_lite.profiles import Profile
 from desam_lite.spec import RunSpec
 
-TASKS = ("prostate", "abdomen")
-SAM = "SAM.pth"
-"""Stands for the checkpoint: only its name enters a plan."""
 DECODERS = ("desam", "sam_finetuned", "sam_zero_shot")
 """The methods whose rates are measured: they train or run a decoder on stored embeddings."""
 
@@ -38,43 +33,21 @@ class Rates:
     predict: float
 
 
-def read_rates(folder: Path | str, device: str, backbone: str) -> Rates | None:
-    """Return the rates of a device from the recorded benchmarks; None where one of the three was never measured.
+def read_rates(folder: Path | str, backbone: str) -> list[Rates]:
+    """Return the rates of every device on which all three steps were measured with that backbone.
 
     Args:
-        folder: With ``encoder-DEVICE.json``, ``training-DEVICE.json`` and ``inference-DEVICE.json``.
-        device: "cpu" or "cuda".
+        folder: With the recorded benchmarks ``encoder``, ``training`` and ``inference``.
         backbone: The frozen encoder.
     """
-    try:
-        encoder, training, inference = (
-            json.loads((Path(folder) / f"{name}-{device}.json").read_text())
-            for name in ("encoder", "training", "inference")
-        )
-    except OSError:
-        return None
-    encode = [row["images_per_second"] for row in encoder["rows"] if row["backbone"] == backbone]
-    train = [row["samples_per_second"] for row in training["rows"] if row["backbone"] == backbone]
-    seconds = [r["seconds"] for r in inference["rows"] if (r["backbone"], r["points"]) == (backbone, 81)]
-    if not (encode and train and seconds):
-        return None
-    return Rates(f"{encoder['device']}, {backbone}", max(encode), max(train), 1 / seconds[0])
-
-
-def list_study(profile: Profile, tasks: Sequence[str] = TASKS) -> list[RunSpec]:
-    """List every run of the study on real data, each once: all experiments on all tasks.
-
-    Args:
-        profile: How much work; for the paper's scale, `paper`.
-        tasks: Manifests.
-    """
-    planned = [
-        spec
-        for task in tasks
-        for name in EXPERIMENTS
-        for spec in plan_experiment(name, profile, task, weights=SAM)
-    ]
-    return list(dict.fromkeys(planned))
+    rows = measured(folder)
+    rows = rows[rows["backbone"] == backbone]
+    found = []
+    for device, each in rows.groupby("device", sort=False):
+        best = 1 / each.groupby("step")["seconds"].min()
+        if {ENCODE, TRAIN, PREDICT} <= set(best.index):
+            found.append(Rates(f"{device}, {backbone}", best[ENCODE], best[TRAIN], best[PREDICT]))
+    return found
 
 
 def run_seconds(spec: RunSpec, rates: Rates, slices_per_case: float) -> float:
@@ -109,7 +82,7 @@ def scaling(
     """Return the expected hours of a study by the number of devices, with its arithmetic.
 
     Args:
-        specs: Of `list_study`; those whose method has no measured rate are counted, not timed.
+        specs: Each once (`costs.list_runs`); those whose method has no measured rate are counted, not timed.
         rates: Of one device.
         slices_per_case: How many slices a scan has, on average.
         devices: How many.
@@ -120,7 +93,8 @@ def scaling(
     """
     timed = [spec for spec in specs if spec.method in DECODERS]
     seconds = [run_seconds(spec, rates, slices_per_case) for spec in timed]
-    images = sum(_cases(manifest) for manifest in {spec.manifest for spec in timed}) * slices_per_case
+    tasks = {spec.manifest for spec in timed}
+    images = sum(_cases(manifest) for manifest in tasks) * slices_per_case
     encode = images / rates.encode / 3600
     rows = [
         {
@@ -131,7 +105,7 @@ def scaling(
             "run_hours": sum(seconds) / 3600,
             "longest_run_hours": max(seconds, default=0.0) / 3600,
             # The slices of a task are encoded by one job; the tasks, and the runs after it, go side by side.
-            "wall_hours": encode / min(count, len(TASKS)) + wall_hours(seconds, count),
+            "wall_hours": encode / min(count, len(tasks) or 1) + wall_hours(seconds, count),
         }
         for count in devices
     ]
@@ -146,10 +120,14 @@ def say_scaling(specs: Sequence[RunSpec], table: pd.DataFrame, rates: Rates) -> 
     """Return the arithmetic in words, from the table of `scaling`."""
     first = table.iloc[0]
     each = ", ".join(f"{label} {count}" for label, count in Counter(spec.label for spec in specs).items())
-    times = ", ".join(f"{row.wall_hours:.3g} h on {row.devices}" for row in table.itertuples())
+    times = ", ".join(f"{_hours(row.wall_hours)} on {row.devices}" for row in table.itertuples())
     return (
         f"The paper-sized study has {first['runs']:.0f} runs ({each}). At the rates measured on {rates.where} (encoding "
         f"{rates.encode:.3g}, training {rates.train:.3g}, predicting {rates.predict:.3g} slices per second) the "
-        f"{first['runs'] - first['runs_without_rate']:.0f} runs with a measured rate take {first['run_hours']:.3g} h of "
-        f"computing after {first['encode_hours']:.3g} h of encoding: {times} such devices."
+        f"{first['runs'] - first['runs_without_rate']:.0f} runs with a measured rate take {_hours(first['run_hours'])} of "
+        f"computing after {_hours(first['encode_hours'])} of encoding: {times} such devices."
     )
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f} h" if hours >= 100 else f"{hours:.3g} h"

@@ -34,9 +34,12 @@ def test_a_table_of_bytes_is_drawn_and_told() -> None:
 
 
 def test_runs_are_counted_once() -> None:
-    plans = costs.plan_study(get_profile("paper"), ROOT / "notebooks", "sam.pth")
+    plans = costs.plan_study(get_profile("paper"), "sam.pth")
     counted = costs.count_runs(plans)
-    assert counted["of them new"].sum() == len({spec for specs in plans.values() for spec in specs})
+    each = costs.list_runs(plans)
+    assert counted["of them new"].sum() == len(each) == len(set(each))
+    priors = [spec for spec in each if spec.method == "prior" and "phantom" not in str(spec.manifest)]
+    assert len(priors) == (6 + 2) * len(get_profile("paper").seeds)  # each source of both tasks
     assert counted["runs"].sum() == sum(map(len, plans.values()))
     made = {name for name, specs in plans.items() if any("phantom" in str(spec.manifest) for spec in specs)}
     assert made == {
