@@ -26,9 +26,9 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[book,dev]'
 	touch $@
 
-test: $(READY)   ## run the tests, with coverage
+test: $(READY)   ## run the tests, with coverage, two at a time (JOBS=1: one after the other; TESTS=tests/test_x.py)
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest $(TESTS)
+	$(BIN)/python -m coverage run -m pytest --numprocesses $(or $(JOBS),2) --dist loadfile $(TESTS)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --fail-under=90
 
