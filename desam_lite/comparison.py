@@ -1,7 +1,7 @@
 """Which method travels best, under equal steps and under equal time, and the sentences that say so."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -48,7 +48,9 @@ def _trained(runs: "Sequence[Run]") -> "list[Run]":
     return [run for run in runs if run.finished and run.spec.epochs is not None]
 
 
-def equal_time(runs: "Sequence[Run]", minutes: float, *, seeds: int | None = None) -> "list[RunSpec]":
+def equal_time(
+    runs: "Sequence[Run]", minutes: float, *, seeds: int | None = None, labels: Collection[str] = ()
+) -> "list[RunSpec]":
     """Plan runs that give each method the same minutes of training instead of the same number of steps.
 
     How many epochs these minutes are is computed from what an epoch took in the runs given, on the machine that did them, and is
@@ -59,6 +61,7 @@ def equal_time(runs: "Sequence[Run]", minutes: float, *, seeds: int | None = Non
         runs: With equal steps. What is not trained (and what is not finished) is left out.
         minutes: Of training, for each run.
         seeds: How many of the seeds are run, the lowest first; None for all.
+        labels: Of the methods that are; empty for all.
 
     Returns:
         One specification per finished run of a trained method and chosen seed, in their order; of at least one epoch, and at
@@ -79,7 +82,7 @@ def equal_time(runs: "Sequence[Run]", minutes: float, *, seeds: int | None = Non
     for run in _trained(runs):
         usual = run.spec.epochs or 1
         fitting = math.floor(60 * minutes / max(seconds[run.spec.label], 1e-6) + 1e-6)
-        if run.spec.seed in chosen:
+        if run.spec.seed in chosen and (not labels or run.spec.label in labels):
             planned.append(run.spec.model_copy(update={"epochs": min(max(1, fitting), MOST_TIMES * usual)}))
     return planned
 

@@ -157,6 +157,11 @@ def plan_experiment(
     named = methods or usual.methods
     specs = plan(methods=named)
     alone = [name for name in usual.one_organ if name in named]
-    if alone and len(task.organs) > 1:
-        specs += [spec for organ in task.organs for spec in plan(methods=alone, organs=(organ.name,))]
+    if (
+        alone and len(task.organs) > 1
+    ):  # a model for each organ is dear: at few domains, unless some were asked for
+        few = sources or list(task.domains)[: profile.few]
+        specs += [
+            spec for organ in task.organs for spec in plan(methods=alone, organs=(organ.name,), sources=few)
+        ]
     return specs

@@ -28,6 +28,7 @@ class Profile(BaseModel):
         per_method: Settings of the runs of one method, by its name.
         needs_weights: Whether the frozen encoder must be given as a file.
         methods: Names of `METHOD_CHOICES` that are run when none are named.
+        timed: Labels of the methods that are trained once more with equal time; all when empty.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +43,7 @@ class Profile(BaseModel):
     per_method: dict[str, dict[str, Any]] = {}
     needs_weights: bool = False
     methods: tuple[str, ...] = ("prior", "unet", "desam_b", "desam_p")
+    timed: tuple[str, ...] = ()
 
     def settings(self, method: str) -> dict[str, Any]:
         """Return the settings of the runs of a method."""
@@ -92,6 +94,7 @@ PROFILES = {
         methods=("prior", "unet", "desam_b_random", "desam_b", "desam_p"),
         on_unet={"learning_rate": 1.5e-3},
         per_method=_TUNED,
+        timed=("U-Net", "RandConv", "Tuned SAM-P", "DeSAM-B", "DeSAM-P"),
     ),
     "paper": Profile(
         name="paper",

@@ -55,6 +55,8 @@ def test_equal_time_may_be_run_with_fewer_seeds() -> None:
     runs = [run("unet", [1.0], seed=seed) for seed in (4, 2, 9)]
     assert [spec.seed for spec in comparison.equal_time(runs, 1.0, seeds=2)] == [4, 2]
     assert comparison.equal_time([run("prior", [])], 0.0) == []
+    assert comparison.equal_time(runs, 1.0, labels=["another"]) == []
+    assert len(comparison.equal_time(runs, 1.0, labels=["U-Net"])) == len(comparison.equal_time(runs, 1.0))
 
 
 @pytest.mark.parametrize("minutes", [0, -1, float("nan")])
