@@ -67,7 +67,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         manifest="phantom_abdomen",
         one_organ=("desam_b",),
         seeds={"teach": (0,)},
-        settings={"teach": {"epochs": 4}},  # an abdomen has three times the slices of a prostate
+        # An abdomen has three times the slices of a prostate. After so few epochs DeSAM-P knows that its masks of small organs
+        # are poor: at the published threshold it drew none of them, on test cases of its own source too.
+        settings={"teach": {"epochs": 4, "iou_threshold": 0.0}},
     ),
     "number_of_points": Experiment(methods=("desam_p", "sam_finetuned_p"), few=True, seeds=_ONE),
     "coupling_seen": Experiment(
