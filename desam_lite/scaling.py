@@ -120,7 +120,7 @@ def say_scaling(specs: Sequence[RunSpec], table: pd.DataFrame, rates: Rates) -> 
     """Return the arithmetic in words, from the table of `scaling`."""
     first = table.iloc[0]
     each = ", ".join(f"{label} {count}" for label, count in Counter(spec.label for spec in specs).items())
-    times = ", ".join(f"{_hours(row.wall_hours)} on {row.devices}" for row in table.itertuples())
+    times = ", ".join(f"{_hours(row['wall_hours'])} on {row['devices']}" for row in table.to_dict("records"))
     return (
         f"The paper-sized study has {first['runs']:.0f} runs ({each}). At the rates measured on {rates.where} (encoding "
         f"{rates.encode:.3g}, training {rates.train:.3g}, predicting {rates.predict:.3g} slices per second) the "
