@@ -2,6 +2,7 @@
 
     python benchmarks/sam_tiny.py                # held-out stream and phantoms; --quick: seconds
     python benchmarks/sam_tiny.py --real FOLDER  # and real scans: FOLDER/prostate, FOLDER/abdomen
+    python benchmarks/sam_tiny.py --parts d --at phantom_prostate   # one part; what is recorded of the others is kept
 
 (a) IoU and Dice of answers to a tight box, a point and clicks, (b) whether tokens of one region find one another under another
 contrast, (c) a linear probe on tokens, trained at one site and tested at the others, (d) DeSAM and the coupled decoder trained at
@@ -78,6 +79,7 @@ def main() -> None:
     parser.add_argument("--real", type=Path)
     parser.add_argument("--parts", default="abcd")
     parser.add_argument("--workspace", type=Path)
+    parser.add_argument("--at", choices=PLACES, action="append", help="where part d trains (default: all)")
     parser.add_argument("--weights", default=SHIPPED_WEIGHTS)
     own, rest = parser.parse_known_args()
     sys.argv[1:] = rest
@@ -100,7 +102,7 @@ def main() -> None:
             rows += _label("pixels", linear(_raw, places, workspace, size))
         if "d" in own.parts:
             for weights in (own.weights, RANDOM_WEIGHTS):
-                rows += _label(weights, trained(weights, options))
+                rows += _label(weights, trained(weights, own.at or list(PLACES), options))
         name = weights_sha256(find_weights(own.weights))
         kept = [] if options.quick else _measured_before(options.out, name, own.parts)
         rows = sorted([*kept, *rows], key=lambda row: str(row["part"]))
@@ -299,7 +301,7 @@ def _overlap(found: torch.Tensor, wanted: torch.Tensor) -> float:
     return float(2 * (found & wanted).sum() / (found.sum() + wanted.sum()).clamp(min=1))
 
 
-def trained(weights: str, options: Options) -> list[Row]:
+def trained(weights: str, at: Sequence[str], options: Options) -> list[Row]:
     """(d) Dice of DeSAM and of the coupled decoder trained on a frozen encoder, there and at the other hospitals, per seed.
 
     The runs are those of `methods.py`, done once for both.
@@ -309,7 +311,8 @@ def trained(weights: str, options: Options) -> list[Row]:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         workspace = Path(folder) if options.quick else ROOT / "results"
-        for name, place in (quick_place(workspace) if options.quick else PLACES).items():
+        places = quick_place(workspace) if options.quick else {name: PLACES[name] for name in at}
+        for name, place in places.items():
             specs = plan_at(name, place, workspace, SEEDS[: 1 if options.quick else None], methods, **on)
             runs = execute_runs(specs, workspace, jobs=1 if options.quick else None)
             scores = results.scores(all_metrics(runs))
