@@ -315,7 +315,7 @@ def trained(weights: str, at: Sequence[str], options: Options) -> list[Row]:
         for name, place in places.items():
             specs = plan_at(name, place, workspace, SEEDS[: 1 if options.quick else None], methods, **on)
             runs = execute_runs(specs, workspace, jobs=1 if options.quick else None)
-            scores = results.scores(all_metrics(runs))
+            scores = results.scores(all_metrics(runs), protocol="published")
             scores["label"] = scores["label"].str.removesuffix(", random encoder")
             means = results.summarise(scores, ["label", "in_domain", "seed"])
             rows += [
