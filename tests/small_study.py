@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -70,4 +71,10 @@ def reproduce(root: Path, *words: object, **environment: str) -> "subprocess.Pop
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=_hear_ctrl_c,
     )
+
+
+def _hear_ctrl_c() -> None:
+    """Undo what a shell does to what it runs in the background: tests that were started there would not be stopped by SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
