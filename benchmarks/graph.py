@@ -18,18 +18,14 @@ from common import Options, read_options, write_result
 
 from desam_lite.files import write_json
 from desam_lite.graph_records import Job, page_stamp, run_sizes, write_record
-from desam_lite.scaling import read_rates, scaling
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 NOTE = (
     "seconds: wall clock of whole commands. loop: one process that does the same runs one after the other, imports included. "
     "nothing_to_do: a plan whose runs and page are all recorded as done. start: seconds until a "
-    "job's own work begins, in a new process and in a copy of a warm one. Scaling: hours of the paper-sized study at the "
-    "rates recorded here."
+    "job's own work begins, in a new process and in a copy of a warm one."
 )
-SLICES_PER_CASE = 25.0
-"""Assumed, not measured: slices of a prostate or abdominal scan with an organ in them, on average."""
 
 
 def main() -> None:
@@ -40,7 +36,7 @@ def main() -> None:
             _nothing_to_do(Path(folder), options),
             *_starts(options),
         ]
-    write_result("graph", options, rows, note=NOTE, scaling=_scaling(), slices_per_case=SLICES_PER_CASE)
+    write_result("graph", options, rows, note=NOTE)
 
 
 def _graph_and_loop(folder: Path, options: Options) -> dict[str, Any]:
@@ -174,20 +170,6 @@ def _seconds(folder: Path, command: list[str], *, fails: bool = False, **more: s
     if done.returncode and not fails:
         raise RuntimeError(done.stdout + done.stderr)
     return time.perf_counter() - start
-
-
-def _scaling() -> list[dict[str, Any]]:
-    """Return the hours of the paper-sized study for every device and backbone whose rates are recorded."""
-    from desam_lite.costs import list_runs, plan_study
-    from desam_lite.profiles import get_profile
-
-    specs = list_runs(plan_study(get_profile("paper"), weights="SAM.pth"))
-    rows = []
-    for backbone in ("vit_b", "vit_h"):
-        for rates in read_rates(ROOT / "benchmarks" / "results", backbone):
-            table = scaling(specs, rates, SLICES_PER_CASE)
-            rows += [{"measured_on": rates.where, **row} for row in table.to_dict("records")]
-    return rows
 
 
 if __name__ == "__main__":

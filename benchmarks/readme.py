@@ -211,10 +211,6 @@ def _graph(known: Result) -> str:
         f"{whole['seconds_cached']:.2g} s",
         f"nothing to do with {idle['runs']:.0f} finished runs {idle['seconds']:.2g} s",
         f"a job starts in {warm['seconds']:.2g} s instead of {new['seconds']:.3g} s",
-        *(
-            f"paper-sized study, decoders on {r['measured_on']}: {r['wall_hours']:.3g} h on {r['devices']:.0f}"
-            for r in known["scaling"]
-        ),
     ]
     return "; ".join(said) + f"; machine's load before: {known['load_before']:.2g}"
 
@@ -232,7 +228,7 @@ AIMS: dict[str, tuple[str, Callable[[Result], str]]] = {
     ),
     "embedding_dice": ("Dice with float8 and the 16-bit formats, against float32", _embedding_dice),
     "graph": (
-        "a no-op under 5 s with 500 finished runs; a job of a second does not import for ten; hours of the paper-sized study",
+        "a no-op under 5 s with 500 finished runs; a job of a second does not import for ten",
         _graph,
     ),
     "methods": ("Dice of every method and both controls in and out of domain, over three seeds", _methods),
