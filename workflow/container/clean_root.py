@@ -6,6 +6,8 @@
 
 The base is Debian's own Python in place of the image named in FROM: the same release, another build. Everything else is read from
 the Dockerfile. The root is made in a new folder and left there.
+
+The pins need Python 3.11.5: on a release whose own is older (bookworm has 3.11.2), pip stops and names the first that does.
 """
 
 import argparse
