@@ -30,7 +30,7 @@ NOTE = (
     "dice: mean over organs and over the cases of the target, then over seeds; published protocol. low, high: 95 % interval over "
     "seeds and cases. differences: first minus second, out of domain, case by case; p: Wilcoxon, one number per patient, p_holm "
     "corrected over the rows of one task. minutes: of the clock, mean per run, other runs going on beside it. Settings of the "
-    "profile teach; the real scans have four times the slices and are passed over fewer times, so that the steps are alike."
+    "profile teach; the real scans have two to three times the slices and are passed over half as often."
 )
 SEEDS = (0, 1, 2)
 

@@ -1,6 +1,6 @@
 """Dice of a U-Net from every synthetic hospital to every other, without and with augmentation, beside the prior.
 
-    python benchmarks/phantom_gap.py                         # an hour on two cores, goes on where it stopped; --quick: a minute
+    python benchmarks/phantom_gap.py                         # hours on two cores, goes on where it stopped; --quick: a minute
     python benchmarks/phantom_gap.py --task phantom_abdomen  # one task; what is recorded of the other is kept
 
 Not a benchmark of speed: it shows that the gap between the synthetic hospitals is as wide as between real ones, and that it

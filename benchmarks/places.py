@@ -26,7 +26,7 @@ class Place(NamedTuple):
 
 PLACES = {
     "phantom_prostate": Place(),
-    # The real scans have four times the slices and are passed over fewer times, so that the steps are alike.
+    # The real scans have two to three times the slices and are passed over half as often, so that the steps are alike.
     "promise12_small": Place(data_root=str(REAL), sources=("UCL", "BIDMC"), settings=(("epochs", 6),)),
 }
 

@@ -82,7 +82,8 @@ def scaling(
     """Return the expected hours of a study by the number of devices, with its arithmetic.
 
     Args:
-        specs: Each once (`costs.list_runs`); those whose method has no measured rate are counted, not timed.
+        specs: Each once (`costs.list_runs`); those whose method has no measured rate, and those on
+            scans made to order, are counted, not timed.
         rates: Of one device.
         slices_per_case: How many slices a scan has, on average.
         devices: How many.
@@ -91,21 +92,19 @@ def scaling(
         One row per number of devices: ``devices``, ``runs``, ``runs_without_rate``, ``encode_hours``, ``run_hours`` (sum),
         ``longest_run_hours``, ``wall_hours``.
     """
-    timed = [spec for spec in specs if spec.method in DECODERS]
+    timed = [spec for spec in specs if spec.method in DECODERS and _cases(spec.manifest)]
     seconds = [run_seconds(spec, rates, slices_per_case) for spec in timed]
-    tasks = {spec.manifest for spec in timed}
-    images = sum(_cases(manifest) for manifest in tasks) * slices_per_case
-    encode = images / rates.encode / 3600
+    # The slices of a task are encoded by one job; the tasks, and the runs after them, go side by side.
+    encodes = [_cases(task) * slices_per_case / rates.encode for task in {spec.manifest for spec in timed}]
     rows = [
         {
             "devices": count,
             "runs": len(specs),
             "runs_without_rate": len(specs) - len(timed),
-            "encode_hours": encode,
+            "encode_hours": sum(encodes) / 3600,
             "run_hours": sum(seconds) / 3600,
             "longest_run_hours": max(seconds, default=0.0) / 3600,
-            # The slices of a task are encoded by one job; the tasks, and the runs after it, go side by side.
-            "wall_hours": encode / min(count, len(tasks) or 1) + wall_hours(seconds, count),
+            "wall_hours": wall_hours(encodes, count) + wall_hours(seconds, count),
         }
         for count in devices
     ]

@@ -44,9 +44,8 @@ def test_the_pins_name_what_these_packages_need(monkeypatch: pytest.MonkeyPatch)
 def test_the_dockerfile_takes_its_versions_from_there_and_ends_without_root() -> None:
     read = runpy.run_path(str(CONTAINER / "clean_root.py"))["read_steps"]
     steps: list[tuple[str, str]] = list(read((ROOT / "Dockerfile").read_text()))
-    assert {
-        word for word, _ in steps
-    } <= UNDERSTOOD  # by clean_root.py, which does the steps without an engine
+    words = {word for word, _ in steps}
+    assert words <= UNDERSTOOD  # by clean_root.py, which does the steps without an engine
     assert steps[0][0] == "FROM" and re.fullmatch(r"python:\d+\.\d+\.\d+-slim-\w+", steps[0][1])
     installs = [rest for _, rest in steps if "pip install" in rest]
     assert installs and all("--no-deps" in rest for rest in installs)

@@ -29,6 +29,13 @@ def test_more_devices_take_less_time_but_never_less_than_the_longest_run() -> No
     assert (table["wall_hours"] >= table["longest_run_hours"]).all()
 
 
+def test_runs_on_scans_made_to_order_take_no_hours() -> None:
+    made = [spec for spec in STUDY if "phantom" in str(spec.manifest)]
+    table = scaling(made, RATES, 20)
+    assert made and table.loc[0, "runs_without_rate"] == len(made)
+    assert table.loc[0, "wall_hours"] == 0
+
+
 def test_rates_are_those_recorded_or_none(tmp_path: Path) -> None:
     same = {"backbone": "vit_b", "peak_mb": 1.0}
     rows = {

@@ -99,9 +99,8 @@ class Root:
                 shutil.copytree(path, self.path(path), dirs_exist_ok=True)
             else:
                 shutil.copy(path, self.path(path))
-        self.run(
-            f"python3 -m venv {PYTHON} && {PYTHON}/bin/python -m pip install --quiet --upgrade pip"
-        )  # Debian's is old
+        # Debian's pip is old.
+        self.run(f"python3 -m venv {PYTHON} && {PYTHON}/bin/python -m pip install --quiet --upgrade pip")
 
     def copy(self, source: str, target: str) -> None:
         """Copy from a fresh clone of this checkout: what is committed, with its history, for the code's version."""
