@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from desam_lite.beside import away_by
 from desam_lite.errors import StudyError
 from desam_lite.results import METRICS
 from desam_lite.style import UNITS, is_oracle
-from desam_lite.words import Table
+from desam_lite.words import Table, table, unit
 
 if TYPE_CHECKING:
     from desam_lite.runs import Run
     from desam_lite.spec import RunSpec
+    from desam_lite.tasks import Task
 
 MOST_TIMES = 5
 """However cheap a method is, equal time gives it at most this many times the epochs of equal steps."""
@@ -129,6 +131,65 @@ def in_order(summary: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
 def travels_best(summary: pd.DataFrame, *, metric: str = "dice") -> str:
     """Return the label with the best mean out of domain that is no oracle; "" if nothing was scored there."""
     return next((label for label in by_travel(summary, metric=metric) if not is_oracle(label)), "")
+
+
+def against_control(scores: pd.DataFrame, *, control: str = "Prior") -> pd.DataFrame:
+    """Set every method beside a control, target by target.
+
+    Args:
+        scores: Of `results.scores`; what is in domain does not count.
+        control: Label of the control.
+
+    Returns:
+        A row per method and target out of domain, the farthest behind the control first: ``label``, ``target``, ``mean`` and
+        ``control`` (the mean over sources, seeds and cases of each) and ``ahead``, their difference, positive where the method is
+        better, whether more or less is better. Empty if the control has no score.
+    """
+    away = scores[~scores["in_domain"].astype(bool)]
+    means = (
+        away.groupby(["label", "target"], sort=False)["value"].mean().dropna().rename("mean").reset_index()
+    )
+    known = means[means["label"] == control].set_index("target")["mean"]
+    rows = means[(means["label"] != control) & means["target"].isin(known.index)]
+    rows = rows.assign(control=rows["target"].map(known))
+    sign = 1 if scores.empty or METRICS[str(scores["metric"].iloc[0])] else -1
+    return rows.assign(ahead=sign * (rows["mean"] - rows["control"])).sort_values("ahead", ignore_index=True)
+
+
+def by_target(task: "Task", scores: pd.DataFrame, labels: Sequence[str], *, metric: str = "dice") -> Table:
+    """Return the mean out of domain of every method at each target, under headings that tell the target's coil or modality.
+
+    Args:
+        task: Whose manifest tells them.
+        scores: Of `results.scores`.
+        labels: The methods, in the order of the rows.
+        metric: What the scores are.
+    """
+    facts = {
+        name: ", ".join(filter(None, [name, domain.coil or domain.modality]))
+        for name, domain in task.manifest.domains.items()
+    }
+    rows = in_order(away_by(scores, "target", metric=metric), labels).rename(columns=facts)
+    return table(rows, caption=f"{unit(metric)} out of domain, by the target")
+
+
+def say_behind(beside: pd.DataFrame, *, control: str = "Prior") -> str:
+    """Name the methods that are behind a control, and at which targets.
+
+    Args:
+        beside: Of `against_control`.
+        control: What it was set beside.
+    """
+    if beside.empty:
+        return f"No method stands beside {control} out of domain yet."
+    behind = beside[beside["ahead"] < 0]
+    if behind.empty:
+        return f"No method is behind {control} at any target."
+    parts = []
+    for label, rows in behind.groupby("label", sort=False):
+        everywhere = len(rows) == (beside["label"] == label).sum() > 1
+        parts.append(f"{label} at {'every target' if everywhere else _listed(sorted(rows['target']))}")
+    return f"Behind {control}, by the mean of a target: {'; '.join(parts)}."
 
 
 def say_best(summary: pd.DataFrame, differences: pd.DataFrame, *, metric: str = "dice") -> str:

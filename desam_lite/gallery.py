@@ -66,6 +66,29 @@ def choose_cases(scores: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def cases_at(scores: pd.DataFrame, labels: Sequence[str], target: str) -> pd.DataFrame:
+    """Choose the median and the worst case of one method at one target, among those that others have scored there too.
+
+    Args:
+        scores: Of `results.scores`; what is in domain does not count.
+        labels: The method, then those it is to be shown with.
+        target: Where.
+
+    Returns:
+        Two rows, as `choose_cases` returns them; none if no case was scored by all.
+    """
+    own = _by_case(scores, labels)[labels[0]]
+    own = own[own.index.get_level_values("target") == target]
+    upwards = results.METRICS[str(scores["metric"].iloc[0])]
+    ordered = own.sort_values(ascending=upwards, kind="stable")
+    places = {"median": (len(ordered) - 1) // 2, "worst": 0} if len(ordered) else {}
+    rows = [
+        {"rule": rule, **dict(zip(_KEYS, ordered.index[place], strict=True)), "value": ordered.iloc[place]}
+        for rule, place in places.items()
+    ]
+    return pd.DataFrame(rows, columns=["rule", *_KEYS, "value"])
+
+
 def compare(
     task: "Task", runs: "Sequence[Run]", scores: pd.DataFrame, chosen: pd.DataFrame, labels: Sequence[str]
 ) -> "list[Example]":
@@ -100,6 +123,29 @@ def compare(
 def _row_of(scores: pd.DataFrame, label: str, place: pd.Series) -> pd.Series:
     same = (scores[_KEYS] == place[_KEYS]).all(axis=1) & (scores["label"] == label)
     return scores[same].iloc[0]
+
+
+def farthest_behind(
+    task: "Task", runs: "Sequence[Run]", scores: pd.DataFrame, against: pd.DataFrame, others: Sequence[str]
+) -> notebook.Picture:
+    """Return a figure of the method and target that are farthest behind a control, with what others draw on the same scans.
+
+    Args:
+        task: Where the cases are.
+        runs: Of all methods.
+        scores: As `choose_cases` takes them.
+        against: Of `comparison.against_control`.
+        others: Methods to be shown below it.
+    """
+    organs = {organ.name: organ.color for organ in task.manifest.organs}
+    examples: list[Example] = []
+    if len(against):
+        label, target = str(against["label"].iloc[0]), str(against["target"].iloc[0])
+        labels = list(dict.fromkeys([label, *others]))
+        examples = compare(task, runs, scores, cases_at(scores, labels, target), labels)
+    return notebook.Picture(
+        pictures.pictures(examples, organs, columns=2), pictures.pictures_alt(examples, organs)
+    )
 
 
 class Failures(NamedTuple):

@@ -130,3 +130,19 @@ def test_the_budget_is_said_with_the_epochs_it_gave() -> None:
         "Each training got 0.50 minutes of a core, which gave between 7 (CSDG) and 30 (U-Net) epochs"
     )
     assert "nothing to plan" in comparison.say_budget(0.5, [])
+
+
+def test_methods_are_set_beside_a_control_target_by_target() -> None:
+    moved = SCORED.assign(target=["B" if n % 2 else "C" for n in range(len(SCORED))])
+    moved = moved.assign(
+        value=moved["value"].where((moved["label"] != "CSDG") | (moved["target"] != "B"), 0.0)
+    )
+    beside = comparison.against_control(moved)
+    assert (beside.loc[0, "label"], beside.loc[0, "target"]) == ("CSDG", "B")
+    assert beside.loc[0, "ahead"] == pytest.approx(-0.2)
+    assert beside["ahead"].is_monotonic_increasing
+    assert comparison.say_behind(beside) == "Behind Prior, by the mean of a target: CSDG at B."
+    far = comparison.against_control(moved.assign(metric="hd95"))  # there more is worse
+    assert "U-Net at every target" in comparison.say_behind(far)
+    assert "No method is behind Prior" in comparison.say_behind(beside[beside["ahead"] > 0])
+    assert "No method stands beside" in comparison.say_behind(comparison.against_control(SCORED[:0]))

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from small_run import spec_for
 
-from desam_lite import gallery, notebook, pictures, results
+from desam_lite import comparison, gallery, notebook, pictures, results
 from desam_lite.errors import StudyError
 from desam_lite.pictures import Example
 from desam_lite.runs import Run, execute_run
@@ -99,10 +99,10 @@ def test_each_target_shows_the_worst_case_of_each_method(runs: list[Run], task: 
     (entry,) = gallery.failures(task, runs, own, labels)
     assert entry.title == "B: B"
     worst = own[~own["in_domain"]].groupby("label", sort=False)["value"].min() * 100
-    assert [
+    assert all(
         f"Dice (%) {value:.0f}" in example.note
         for value, example in zip(worst[labels], entry.examples, strict=True)
-    ]
+    )
     assert len(gallery.failures(task, runs, own, labels, worst=2)[0].examples) == 4
 
 
@@ -128,3 +128,28 @@ def test_many_pictures_are_drawn_smaller_and_one_frame_serves_all_of_a_case() ->
     own_frames = {ax.get_xlim() for ax in pictures.pictures(shown, ORGANS, crop=True).axes}
     assert (len(one_frame), len(own_frames)) == (1, 2)
     assert pictures.pictures(shown * 40, ORGANS).get_dpi() < pictures.pictures(shown, ORGANS).get_dpi()
+
+
+def test_the_cases_of_one_method_at_one_target_are_chosen_among_those_all_have_scored() -> None:
+    chosen = gallery.cases_at(scores(), ["DeSAM-B", "U-Net"], "B").set_index("rule")
+    assert dict(chosen["case"]) == {"median": "c3", "worst": "c0"}
+    lacking = scores()[lambda f: ~((f["case"] == "c0") & (f["label"] == "U-Net"))]
+    assert gallery.cases_at(lacking, ["DeSAM-B", "U-Net"], "B").loc[1, "value"] == pytest.approx(0.3)
+    assert gallery.cases_at(scores(), LABELS, "C").empty
+
+
+def test_the_method_farthest_behind_the_prior_is_drawn_with_the_others(runs: list[Run], task: Task) -> None:
+    own = results.scores(notebook.all_metrics(runs))
+    against = comparison.against_control(own)
+    alt = gallery.farthest_behind(task, runs, own, against, ["Prior"]).alt
+    assert alt.startswith("4 axial slices") and f"{runs[1].spec.label}: " in alt and "Prior: " in alt
+    assert "Empty figure" in gallery.farthest_behind(task, runs, own, against[:0], ["Prior"]).alt
+
+
+def test_targets_are_told_with_their_coil_or_modality(runs: list[Run], task: Task) -> None:
+    own = results.scores(notebook.all_metrics(runs))
+    labels = [run.spec.label for run in reversed(runs)]
+    frame = comparison.by_target(task, own, labels).frame
+    assert list(frame.iloc[:, 0]) == labels
+    domain = task.manifest.domains["B"]
+    assert frame.columns[1] == ", ".join(filter(None, ["B", domain.coil or domain.modality]))
