@@ -155,11 +155,11 @@ def identify_weights(path: Path | str) -> str:
 
 def _complete(part: Path, wanted: PublicWeights, source: str, progress: bool) -> None:
     """Add to ``part`` what it lacks."""
-    part.touch()
-    have = part.stat().st_size
+    have = part.stat().st_size if part.exists() else 0
     if have == wanted.size:  # stopped between the last byte and the check
         return
     with _opened(source, wanted, have if have < wanted.size else 0) as (stream, start):
+        part.touch()
         steps = math.ceil((wanted.size - start) / _CHUNK)
         with part.open("r+b") as file:
             file.seek(start)

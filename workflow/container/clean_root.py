@@ -3,11 +3,11 @@
     python workflow/container/clean_root.py /tmp/root                            # build, and run what the image runs
     python workflow/container/clean_root.py /tmp/root --run "desam-lite info"    # build, and run something else
     python workflow/container/clean_root.py /tmp/root --copy /etc/pip.conf       # a file or folder of this machine, as it is
+    python workflow/container/clean_root.py /tmp/root --python ~/.pyenv/versions/3.11.13    # this Python of this machine
 
-The base is Debian's own Python in place of the image named in FROM: the same release, another build. Everything else is read from
-the Dockerfile. The root is made in a new folder and left there.
-
-The pins need Python 3.11.5: on a release whose own is older (bookworm has 3.11.2), pip stops and names the first that does.
+The base is a Debian of the release named in FROM, with a Python of this machine or with Debian's own if none is given. The pins
+need Python 3.11.5, and bookworm's own is 3.11.2: there pip stops and names the first that does. Everything else is read from the
+Dockerfile. The root is made in a new folder and left there.
 """
 
 import argparse
@@ -23,7 +23,18 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 STUDY = HERE.parents[1]
-BASE = ("python3-venv", "ca-certificates")
+BASE = ("ca-certificates", "python3-venv")
+# What a Python built from source links to, and minbase lacks.
+LIBRARIES = (
+    "libbz2-1.0",
+    "libexpat1",
+    "libffi8",
+    "liblzma5",
+    "libreadline8",
+    "libsqlite3-0",
+    "libssl3",
+    "zlib1g",
+)
 PYTHON = "/usr/local/python"
 
 
@@ -36,6 +47,9 @@ def main() -> None:
     parser.add_argument(
         "--copy", type=Path, action="append", default=[], help="from this machine, into the same place"
     )
+    parser.add_argument(
+        "--python", type=Path, help="folder of this machine's Python, whose bin/ and lib/ are taken"
+    )
     parser.add_argument("--run", default="", help="instead of the image's own command")
     chosen = parser.parse_args()
     steps = list(read_steps((STUDY / "Dockerfile").read_text()))
@@ -43,7 +57,7 @@ def main() -> None:
     command: dict[str, list[str]] = {"ENTRYPOINT": [], "CMD": []}
     for word, rest in steps:
         if word == "FROM":
-            root.make(rest.rpartition("-")[2], chosen.copy)
+            root.make(rest.rpartition("-")[2], chosen.copy, chosen.python)
         elif word == "ENV":
             root.settings |= dict(re.findall(r"(\w+)=(\S+)", rest))
         elif word == "WORKDIR":
@@ -89,18 +103,29 @@ class Root:
         """Return where a path of the inside lies outside; one that is not absolute starts at the working folder."""
         return self.folder / Path(self.work, inside).relative_to("/")
 
-    def make(self, release: str, copied: list[Path]) -> None:
+    def make(self, release: str, copied: list[Path], python: Path | None) -> None:
         """Make a Debian of that release with a Python called ``python``, and this machine's way to the registries."""
-        with_python = ["debootstrap", "--variant=minbase", f"--include={','.join(BASE)}"]
+        packages = BASE + (LIBRARIES if python else ())
+        with_python = ["debootstrap", "--variant=minbase", f"--include={','.join(packages)}"]
         subprocess.run([*with_python, release, self.folder], check=True)
+        if python:
+            self._copy_python(python)
         for path in [Path("/etc/resolv.conf"), *copied]:
             self.path(path).parent.mkdir(parents=True, exist_ok=True)
             if path.is_dir():
                 shutil.copytree(path, self.path(path), dirs_exist_ok=True)
             else:
                 shutil.copy(path, self.path(path))
-        # Debian's pip is old.
+        # The pip that comes with a Python is old.
         self.run(f"python3 -m venv {PYTHON} && {PYTHON}/bin/python -m pip install --quiet --upgrade pip")
+
+    def _copy_python(self, python: Path) -> None:
+        """Copy a Python to /usr/local, without what was installed into it."""
+        leave = shutil.ignore_patterns("site-packages", "__pycache__", "test")
+        for part in ("bin", "lib"):
+            shutil.copytree(
+                python / part, self.path("/usr/local") / part, symlinks=True, ignore=leave, dirs_exist_ok=True
+            )
 
     def copy(self, source: str, target: str) -> None:
         """Copy from a fresh clone of this checkout: what is committed, with its history, for the code's version."""
