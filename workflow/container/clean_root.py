@@ -122,10 +122,14 @@ class Root:
     def _copy_python(self, python: Path) -> None:
         """Copy a Python to /usr/local, without what was installed into it."""
         leave = shutil.ignore_patterns("site-packages", "__pycache__", "test")
-        for part in ("bin", "lib"):
-            shutil.copytree(
-                python / part, self.path("/usr/local") / part, symlinks=True, ignore=leave, dirs_exist_ok=True
-            )
+        for pattern in ("bin/python3*", "lib/libpython3*", "lib/python3.*"):
+            for found in python.glob(pattern):
+                target = self.path("/usr/local") / found.relative_to(python)
+                if found.is_dir():
+                    shutil.copytree(found, target, symlinks=True, ignore=leave, dirs_exist_ok=True)
+                else:
+                    shutil.copy(found, target, follow_symlinks=False)
+        self.run("ldconfig")
 
     def copy(self, source: str, target: str) -> None:
         """Copy from a fresh clone of this checkout: what is committed, with its history, for the code's version."""
