@@ -104,6 +104,12 @@ def test_cells_that_only_glue_show_nothing_twice(path: Path) -> None:
             assert "remove-output" in cell.metadata.get("tags", []), cell.id
 
 
+def test_what_is_hidden_says_what_opening_it_shows(path: Path) -> None:
+    for cell in cells(path, "code"):
+        if {"hide-cell", "hide-input"} & set(cell.metadata.get("tags", [])):
+            assert cell.metadata["mystnb"]["code_prompt_show"].startswith("Show the "), cell.id
+
+
 def test_exercises_have_three_grades_and_solutions_that_run(path: Path) -> None:
     text = "\n".join(cell.source for cell in cells(path, "markdown"))
     assert [grade for grade in ("### Check", "### Change", "### Investigate") if grade in text] == [
