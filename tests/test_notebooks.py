@@ -107,7 +107,7 @@ def test_cells_that_only_glue_show_nothing_twice(path: Path) -> None:
 def test_what_is_hidden_says_what_opening_it_shows(path: Path) -> None:
     for cell in cells(path, "code"):
         if {"hide-cell", "hide-input"} & set(cell.metadata.get("tags", [])):
-            assert cell.metadata["mystnb"]["code_prompt_show"].startswith("Show the "), cell.id
+            assert cell.metadata["mystnb"]["code_prompt_show"].startswith("Show "), cell.id
 
 
 def test_exercises_have_three_grades_and_solutions_that_run(path: Path) -> None:
