@@ -6,6 +6,7 @@ colour throughout.
 """
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +25,7 @@ Crop = bool | Literal["reference"]
 
 _REFERENCE = "white"
 _DPI = 110  # enough for slices of some 200 pixels, and a page stays under 1 MB
+_LETTERS = 11  # of a title, on an inch: longer ones would run into their neighbours
 _MANY = 18  # more pictures than this in one figure are drawn smaller, for the same reason
 _DASHED = (0, (2, 1.5))
 
@@ -82,8 +84,10 @@ def pictures(
         axes = figure.subplots(rows, columns, squeeze=False)
         for ax in axes.flat[len(examples) :]:
             ax.set_axis_off()
+        letters = int(_LETTERS * WIDTH / columns)
         for ax, example in zip(axes.flat, examples, strict=False):
-            draw(ax, example, list(organs.values()), crop=crop)
+            title = "\n".join(textwrap.fill(line, letters) for line in example.title.splitlines())
+            draw(ax, example._replace(title=title), list(organs.values()), crop=crop)
         compared = any(example.prediction is not None for example in examples)
         legend(figure, _contour_handles(organs, compared))
     return figure

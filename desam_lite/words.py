@@ -2,6 +2,7 @@
 
 import datetime
 import html
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ _HEADINGS = {
     "case_sd": "SD cases",
     "p_holm": "p (Holm)",
 }
+
+# Cells whose text the book may break into lines, sentences and names of several words; numbers stay whole.
+_BROKEN = {"long": re.compile(r"<td>([^<]{31,})</td>"), "name": re.compile(r"<td>([A-Za-z][^<]{15,29})</td>")}
 
 _PUBLISHED = (
     *("split", "train_slices", "epochs", "batch_size", "learning_rate", "clip", "iou_loss", "iou_weight"),
@@ -199,6 +203,8 @@ class Table:
     def _repr_html_(self) -> str:
         with pd.option_context("display.max_colwidth", None):
             body = self.frame.to_html(index=False, border=0, classes=[self.kind], header=self.headings)
+        for name, pattern in _BROKEN.items():
+            body = pattern.sub(rf'<td class="{name}">\1</td>', body)
         said = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
         start, _, rest = body.partition(">")
         return f"{start}>{said}{rest}"

@@ -221,3 +221,15 @@ def test_the_verdict_on_parts_follows_the_interval(
 
 def test_without_common_cases_nothing_is_said_of_parts() -> None:
     assert "no answer yet" in words.say_parts(differences(("A", False, np.nan, np.nan, np.nan)))
+
+
+def test_only_words_are_broken_into_lines_never_numbers() -> None:
+    cells = {
+        "method": "DeSAM-B, random encoder",
+        "Dice": "70.8 (66.1 to 74.9)",
+        "differs": "every slice " * 9,
+    }
+    page = words.Table(pd.DataFrame([cells]))._repr_html_()
+    assert '<td class="name">DeSAM-B, random encoder</td>' in page
+    assert "<td>70.8 (66.1 to 74.9)</td>" in page
+    assert '<td class="long">every slice' in page
