@@ -271,7 +271,7 @@ def provenance(task: "Task", runs: "Sequence[Run]", *, profile: str) -> Table:
     infos = [run.info for run in runs if run.finished]
     rows = {
         "task": f"{task.manifest.title} ({task.manifest.licence})",
-        "to be cited": task.manifest.citation,
+        "to be cited": task.manifest.citation or "none",
         "profile": profile,
         "runs": f"{len(infos)} of {len(runs)} finished",
         "computing": say_minutes(runs),
