@@ -3,6 +3,7 @@
 import argparse
 import ctypes
 import gc
+import json
 import os
 import statistics
 import time
@@ -105,6 +106,17 @@ def _return_memory() -> None:
         trim(0)
 
 
+def recorded(name: str, options: Options) -> dict[str, Any]:
+    """Return the result on file that a run would write over, so that what it does not measure can be kept; {} for a quick one."""
+    path = _path(name, options)
+    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() and not options.quick else {}
+    return known
+
+
+def _path(name: str, options: Options) -> Path:
+    return options.out / f"{name}-{options.device.type}.json"
+
+
 def rounded(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row with four significant digits."""
     return {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()}
@@ -112,7 +124,7 @@ def rounded(row: dict[str, Any]) -> dict[str, Any]:
 
 def write_result(name: str, options: Options, rows: list[dict[str, Any]], **more: Any) -> Path:
     """Write rows and where they come from to ``NAME-DEVICE.json``; returns the path."""
-    path = options.out / f"{name}-{options.device.type}.json"
+    path = _path(name, options)
     origin = {
         "device": device_name(options.device),
         "libraries": library_versions(),

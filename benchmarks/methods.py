@@ -1,7 +1,7 @@
 """Every method and both controls over three seeds, in and out of domain, on synthetic and on real prostates.
 
     python benchmarks/methods.py                            # hours on two cores, goes on where it was stopped
-    python benchmarks/methods.py --task phantom_prostate    # or promise12_small, whose scans lie beside the checkout
+    python benchmarks/methods.py --task phantom_prostate    # what is recorded of promise12_small (real scans) is kept
     python benchmarks/methods.py --seeds 1                  # the first seed only; --quick: a minute
 
 Not a benchmark of speed, though it records what each method took. The result is written after every seed of every task, with what
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from common import Options, read_options, write_result
+from common import Options, read_options, recorded, write_result
 from places import PLACES, ROOT, Place, plan_at, quick_place
 
 from desam_lite import results
@@ -33,6 +33,7 @@ NOTE = (
     "profile teach; the real scans have two to three times the slices and are passed over half as often."
 )
 SEEDS = (0, 1, 2)
+PARTS = ("rows", "averages", "differences", "costs", "settings")
 
 
 def main() -> None:
@@ -51,13 +52,15 @@ def main() -> None:
 
 
 def _record(places: dict[str, Place], seeds: Sequence[int], workspace: Path, options: Options) -> None:
+    known = recorded("methods", options)
+    kept = {key: [row for row in known.get(key, []) if row["task"] not in places] for key in PARTS}
     tables: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for name, place in places.items():
         specs: list[RunSpec] = []
         for seed in seeds:  # seed by seed: what is stopped is whole up to then
             specs += plan_at(name, place, workspace, [seed])
             tables[name] = _tables(name, execute_runs(specs, workspace, jobs=1 if options.quick else None))
-            joined = {key: [row for t in tables.values() for row in t[key]] for key in tables[name]}
+            joined = {key: kept[key] + [row for t in tables.values() for row in t[key]] for key in PARTS}
             write_result("methods", options, joined.pop("rows"), **joined, note=NOTE)
 
 

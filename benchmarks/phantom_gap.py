@@ -8,7 +8,6 @@ lies in how they look rather than in where the organ is.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from common import Options, read_options, write_result
+from common import Options, read_options, recorded, write_result
 
 from desam_lite import results
 from desam_lite.manifest import load_manifest
@@ -86,8 +85,7 @@ def _record(workspace: Path, profile: str, tasks: dict[str, Amount], options: Op
 
 def _kept(options: Options, tasks: dict[str, Amount]) -> Iterator[list[dict[str, Any]]]:
     """Return the recorded rows, averages and settings of the tasks that are not done now."""
-    path = options.out / f"phantom_gap-{options.device.type}.json"
-    known = json.loads(path.read_text()) if path.exists() and not options.quick else {}
+    known = recorded("phantom_gap", options)
     return (
         [row for row in known.get(key, []) if row["task"] not in tasks]
         for key in ("rows", "averages", "settings")

@@ -10,7 +10,6 @@ one site. Nothing is chosen on a target.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from common import Options, read_options, write_result
+from common import Options, read_options, recorded, write_result
 from places import PLACES, ROOT, plan_at, quick_place
 from torch.nn import functional
 
@@ -104,18 +103,16 @@ def main() -> None:
             for weights in (own.weights, RANDOM_WEIGHTS):
                 rows += _label(weights, trained(weights, own.at or list(PLACES), options))
         name = weights_sha256(find_weights(own.weights))
-        kept = [] if options.quick else _measured_before(options.out, name, own.parts)
+        kept = _measured_before(options, name, own.parts)
         rows = sorted([*kept, *rows], key=lambda row: str(row["part"]))
         write_result("sam_tiny", options, rows, sizes=size._asdict(), weights_sha256=name)
 
 
-def _measured_before(folder: Path, name: str, parts: str) -> list[Row]:
+def _measured_before(options: Options, name: str, parts: str) -> list[Row]:
     """Return the rows of other parts that were measured earlier on the same weights."""
-    path = folder / "sam_tiny-cpu.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    if known.get("weights_sha256") != name:
-        return []
-    return [row for row in known["rows"] if row["part"] not in parts]
+    known = recorded("sam_tiny", options)
+    rows: list[Row] = known["rows"] if known.get("weights_sha256") == name else []
+    return [row for row in rows if row["part"] not in parts]
 
 
 def _label(weights: str, rows: Sequence[Row]) -> list[Row]:

@@ -1,5 +1,6 @@
 """Benchmarks run, write the fields they promise, and their README says what the recorded results say."""
 
+import importlib
 import json
 import runpy
 import sys
@@ -106,6 +107,28 @@ def test_a_quick_run_writes_the_promised_fields(
         assert row.get("ratio", 1) > 0
     for same in [*found.get("details", []), *(found["rows"] if name == "encoder" else [])]:
         assert same.get("largest_difference", same.get("difference")) < 1e-4
+
+
+def test_a_task_that_is_not_run_again_keeps_what_is_recorded_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    methods = importlib.import_module("methods")
+    options = methods.Options(False, tmp_path, torch.device("cpu"), "wall")
+    monkeypatch.setattr(methods, "plan_at", lambda *_: [])
+    monkeypatch.setattr(methods, "execute_runs", lambda *_, **__: [])
+    for dice, tasks in ((0.7, methods.PLACES), (0.9, ["promise12_small"])):
+        found = {part: [{"dice": dice}] for part in methods.PARTS}
+        monkeypatch.setattr(
+            methods, "_tables", lambda task, _, f=found: {part: [{"task": task, **f[part][0]}] for part in f}
+        )
+        methods._record({task: methods.PLACES[task] for task in tasks}, (0,), tmp_path, options)
+    written = json.loads((tmp_path / "methods-cpu.json").read_text())
+    for part in methods.PARTS:
+        assert {row["task"]: row["dice"] for row in written[part]} == {
+            "phantom_prostate": 0.7,
+            "promise12_small": 0.9,
+        }
 
 
 def test_the_readme_says_what_the_results_say() -> None:
