@@ -218,9 +218,9 @@ def _method_table(known: Result, settings: Result) -> str:
     sources = ", ".join(dict.fromkeys(r["source"] for r in known["rows"] if r["task"] == task))
     lines = [
         f"\n## All methods on {task}\n\n",
-        f"Trained at {sources}; {len(settings['seeds'])} seeds, {settings['runs']} runs, {len(settings['failed'])} failed. Dice by "
-        "the published protocol with 95 % intervals over seeds and cases; the difference is paired case by case, p is Wilcoxon's with "
-        "one number per patient, corrected for all pairs of the task.\n\n",
+        f"Trained at {sources}; {len(settings['seeds'])} seeds, {settings['runs']} runs, {len(settings['failed'])} failed. "
+        "Dice by the published protocol with 95 % intervals over seeds and cases; the difference is paired case by case, p is "
+        "Wilcoxon's with one number per patient, corrected for all pairs of the task.\n\n",
         f"| method | in domain | out of domain | minus {against}, out of domain | p (Holm) |\n|---|---|---|---|---|\n",
     ]
     for label in sorted(away, key=lambda name: -away[name]["dice"]):
