@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from desam_lite.files import write_text
+from desam_lite.recorded import compared, say_compared
 
 HERE = Path(__file__).resolve().parent
 Result = dict[str, Any]
@@ -202,37 +203,19 @@ def _methods(known: Result) -> str:
 
 
 def _method_tables() -> str:
-    """Return a table of all methods for each task: Dice with its interval, and the paired difference to DeSAM-B."""
+    """Return a table of all methods for each task."""
     return "".join(
-        _method_table(known, settings)
+        _method_table(known, settings["task"])
         for known in map(_read, _files("methods"))
         for settings in known["settings"]
     )
 
 
-def _method_table(known: Result, settings: Result) -> str:
-    task, against = settings["task"], "DeSAM-B"
-    rows = [r for r in known["averages"] if r["task"] == task]
-    home, away = ({r["label"]: r for r in rows if r["in_domain"] == inside} for inside in (True, False))
-    pairs = {r["first"]: r for r in known["differences"] if r["task"] == task and r["second"] == against}
-    sources = ", ".join(dict.fromkeys(r["source"] for r in known["rows"] if r["task"] == task))
-    lines = [
-        f"\n## All methods on {task}\n\n",
-        f"Trained at {sources}; {len(settings['seeds'])} seeds, {settings['runs']} runs, {len(settings['failed'])} failed. "
-        "Dice by the published protocol with 95 % intervals over seeds and cases; the difference is paired case by case, p is "
-        "Wilcoxon's with one number per patient, corrected for all pairs of the task.\n\n",
-        f"| method | in domain | out of domain | minus {against}, out of domain | p (Holm) |\n|---|---|---|---|---|\n",
-    ]
-    for label in sorted(away, key=lambda name: -away[name]["dice"]):
-        pair = pairs.get(label)
-        apart = f"{pair['dice']:+.2f} ({pair['low']:+.2f} to {pair['high']:+.2f})" if pair else ""
-        p = "" if not pair else "<0.001" if pair["p_holm"] < 0.001 else f"{pair['p_holm']:.3f}"
-        lines.append(f"| {label} | {_spread(home[label])} | {_spread(away[label])} | {apart} | {p} |\n")
-    return "".join(lines)
-
-
-def _spread(row: Result) -> str:
-    return f"{row['dice']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+def _method_table(known: Result, task: str) -> str:
+    frame = compared(known, task)
+    lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.to_numpy().tolist()]
+    rows = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return f"\n## All methods on {task}\n\n{say_compared(known, task)}.\n\n{rows}"
 
 
 def _graph(known: Result) -> str:
