@@ -283,7 +283,10 @@ def _add_embeddings(plan: Plan, spec: RunSpec, data: str, weights: Any, run: str
     store = plan["embeddings"].setdefault(
         key, {"data": data, "spec": spec.model_dump(mode="json"), "runs": [], "title": title}
     )
-    store["resources"] = {**plan["runs"][run]["resources"], "cpus": 8}
+    asked = plan["runs"][run][
+        "resources"
+    ]  # one processor: the small encoder, beside which another job may go on
+    store["resources"] = asked if asked["cpus"] == 1 else {**asked, "cpus": 8}
     if run not in store["runs"]:
         store["runs"].append(run)
     return key
