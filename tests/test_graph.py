@@ -58,6 +58,7 @@ def test_a_run_that_two_experiments_need_is_planned_once(
     assert {run["title"] for run in shared} == {"DeSAM-B from A, seed 0", "DeSAM-P from A, seed 0"}
     (store,) = plan["embeddings"].values()
     assert {run for run, of in plan["runs"].items() if of["embeddings"]} == set(store["runs"])
+    assert store["resources"]["cpus"] == 1  # so that something else may go on beside it
 
 
 def test_a_notebook_that_trains_nothing_is_a_page_only(study: Path) -> None:
