@@ -23,6 +23,7 @@ article { break-before: page; }
 article:first-of-type { break-before: auto; }
 h1, h2, h3, h4 { break-after: avoid; }
 figure, table, .admonition, details, tr { break-inside: avoid; }
+.bd-article figure img { max-height: 205mm; width: auto; }
 .bd-article pre, pre { white-space: pre-wrap !important; overflow-wrap: anywhere; font-size: 8pt !important; }
 table { font-size: 8pt !important; width: 100%; }
 table td, table th { white-space: normal !important; overflow-wrap: anywhere; }
