@@ -103,16 +103,16 @@ def main() -> None:
             for weights in (own.weights, RANDOM_WEIGHTS):
                 rows += _label(weights, trained(weights, own.at or list(PLACES), options))
         name = weights_sha256(find_weights(own.weights))
-        kept = _measured_before(options, name, own.parts)
+        kept = _measured_before(options, name, own.parts, own.at or list(PLACES))
         rows = sorted([*kept, *rows], key=lambda row: str(row["part"]))
         write_result("sam_tiny", options, rows, sizes=size._asdict(), weights_sha256=name)
 
 
-def _measured_before(options: Options, name: str, parts: str) -> list[Row]:
-    """Return the rows of other parts that were measured earlier on the same weights."""
+def _measured_before(options: Options, name: str, parts: str, at: Sequence[str]) -> list[Row]:
+    """Return the rows of other parts, and of part d at other places, that were measured earlier on the same weights."""
     known = recorded("sam_tiny", options)
     rows: list[Row] = known["rows"] if known.get("weights_sha256") == name else []
-    return [row for row in rows if row["part"] not in parts]
+    return [row for row in rows if row["part"] not in parts or (row["part"] == "d" and row["data"] not in at)]
 
 
 def _label(weights: str, rows: Sequence[Row]) -> list[Row]:

@@ -51,7 +51,8 @@ def say_compared(record: Mapping[str, Any], task: str) -> str:
     failed = len(settings["failed"])
     return (
         f"Trained at {sources}: Dice (%) by the published protocol, {len(settings['seeds'])} seeds, {settings['runs']} runs of "
-        f"which {failed} failed; 95 % intervals over seeds and cases; differences out of domain, case by case"
+        f"which {failed} failed; 95 % interval over seeds and cases; differences out of domain, case by case; p: Wilcoxon's test "
+        "with one number per patient, corrected for all pairs of the task"
     )
 
 
