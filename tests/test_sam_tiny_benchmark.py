@@ -67,3 +67,14 @@ def test_real_organs_are_answered_where_they_are_at_hand(benchmark: ModuleType, 
         benchmark._answers_on(benchmark._promptable(w), cases, 1, 1)["box"] for w in ("shipped", "random")
     )
     assert shipped > untrained + 0.2
+
+
+def test_what_is_not_measured_again_is_kept_on_the_same_weights_only(
+    benchmark: ModuleType, tmp_path: Path
+) -> None:
+    rows = [{"part": part, "data": data} for part, data in (("a", "x"), ("d", "here"), ("d", "there"))]
+    (tmp_path / "sam_tiny-cpu.json").write_text(json.dumps({"weights_sha256": "w", "rows": rows}))
+    options = benchmark.Options(False, tmp_path, torch.device("cpu"), "wall")
+    assert benchmark._measured_before(options, "w", "d", ["here"]) == [rows[0], rows[2]]
+    assert benchmark._measured_before(options, "w", "ad", ["here", "there"]) == []
+    assert benchmark._measured_before(options, "other", "d", ["here"]) == []
