@@ -114,13 +114,19 @@ def _attend(
     keys, values = k.flatten(1, 2), v.flatten(1, 2)  # (G, h w, c)
     found = torch.empty_like(q)
     maps, lines = _portion(height, width, q.device)
+    # One buffer for all portions: memory that is new each time costs a CPU more than the sum that is written into it.
+    room = q.new_empty((min(maps, count), lines, width, height, width))
     for g in range(0, count, maps):
         for y in range(0, height, lines):
             part = (slice(g, g + maps), slice(y, y + lines))
-            bias = (down[part] + across[part]).flatten(3).flatten(1, 2)  # (maps, lines w, h w)
             asked = q[part].flatten(1, 2)
+            bias = room[: len(asked), : asked.shape[1] // width]
+            torch.add(down[part], across[part], out=bias)
             some = functional.scaled_dot_product_attention(
-                asked[None], keys[None, part[0]], values[None, part[0]], attn_mask=bias[None]
+                asked[None],
+                keys[None, part[0]],
+                values[None, part[0]],
+                attn_mask=bias.flatten(3).flatten(1, 2)[None],  # (1, maps, lines w, h w)
             )
             found[part] = some[0].view(found[part].shape)
     return found

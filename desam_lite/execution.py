@@ -6,6 +6,7 @@ parameter the notebook does not have, a value of another type.
 
 import ast
 import difflib
+import os
 import re
 import shutil
 import sys
@@ -19,6 +20,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from desam_lite.errors import StudyError
 from desam_lite.files import sha256_file, write_text
+from desam_lite.job import WARM
 from desam_lite.notebook import project_root
 
 if TYPE_CHECKING:
@@ -204,6 +206,12 @@ def _check_parameters(source: Path, passed: Mapping[str, Any]) -> None:
 def _run(source: Path, copy: Path, parameters: dict[str, Any], progress: bool) -> None:
     import papermill
 
+    # Where the graph has a warm process at hand, the kernel is a copy of it.
+    warm = {}
+    if Path(os.environ.get(WARM) or "/none").exists():
+        from desam_lite.kernel import WarmKernelManager
+
+        warm["kernel_manager_class"] = WarmKernelManager
     papermill.execute_notebook(
         str(source),
         str(copy),
@@ -213,6 +221,7 @@ def _run(source: Path, copy: Path, parameters: dict[str, Any], progress: bool) -
         cwd=str(project_root(source)),
         progress_bar=progress,
         stderr_file=sys.stderr if progress else None,
+        **warm,
     )
 
 

@@ -48,7 +48,7 @@ def _start(folder: Path, job: Job) -> Poll:
     path = os.environ.get(WARM, "")
     if path and Path(path).exists():
         try:
-            return _ask_warm(path, folder, job)
+            return ask_warm(path, "job", [str(folder), *job])
         except OSError as error:
             print(f"the warm process does not answer ({error}): a new one is started", file=sys.stderr)
     return _start_new(folder, job)
@@ -67,11 +67,23 @@ def _start_new(folder: Path, job: Job) -> Poll:
     return poll
 
 
-def _ask_warm(path: str, folder: Path, job: Job) -> Poll:
-    """Hand the job, this process's output and its environment to the warm process; its copy ends when this process does."""
+def ask_warm(path: str, task: str, arguments: list[str]) -> Poll:
+    """Hand a task, this process's output and its environment to the warm process; its copy ends when this process does.
+
+    Args:
+        path: Of the warm process's socket.
+        task: One of `desam_lite.warm.TASKS`.
+        arguments: What the task takes.
+
+    Returns:
+        Waits for the copy.
+
+    Raises:
+        OSError: The warm process does not answer.
+    """
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(path)
-    asked = {"job": [str(folder), *job], "environment": dict(os.environ), "cwd": str(Path.cwd())}
+    asked = {"task": task, "arguments": arguments, "environment": dict(os.environ), "cwd": str(Path.cwd())}
     content = json.dumps(asked).encode()
     socket.send_fds(connection, [len(content).to_bytes(8, "big")], [1, 2])
     connection.sendall(content)

@@ -215,6 +215,13 @@ def _warm(plan: Plan, folder: Path, executor: Executor) -> Iterator[dict[str, st
     if executor != "local" or has_gpu() or few or not hasattr(os, "fork"):
         yield environment
         return
+    with warm_process(folder, environment) as path:
+        yield {**environment, WARM: path}
+
+
+@contextlib.contextmanager
+def warm_process(folder: Path, environment: dict[str, str]) -> Iterator[str]:
+    """Start a warm process (`desam_lite.warm`) with its log in a folder; yield its socket's path, and end it with the context."""
     with tempfile.TemporaryDirectory(
         prefix="desam-lite-"
     ) as place:  # a socket's path may have 107 bytes only
@@ -231,7 +238,7 @@ def _warm(plan: Plan, folder: Path, executor: Executor) -> Iterator[dict[str, st
             )
             _wait_for(path, process)
             try:
-                yield {**environment, WARM: path}
+                yield path
             finally:
                 assert process.stdin is not None
                 process.stdin.close()

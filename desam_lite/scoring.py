@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from desam_lite.embeddings import EmbeddingStore
+from desam_lite.embeddings import EmbeddingStore, ReadEmbeddings
 from desam_lite.errors import StudyError
 from desam_lite.geometry import to_slices
+from desam_lite.memory import keep_freed_memory
 from desam_lite.methods.base import Predictor
 from desam_lite.metrics import PROTOCOLS, score_case
 from desam_lite.nifti import read_label, write_mask
@@ -59,21 +60,28 @@ def score_domains(
     """
     pairs = [(domain, case) for domain, names in cases.items() for case in names]
     rows = []
-    for domain, case in track(pairs, "scoring cases", enabled=progress):
-        slices = task.slices.load(domain, case)
-        path = prediction_path(directory, domain, case)
-        prediction = _kept(path, slices)
-        if prediction is None:
-            stored = None if embeddings is None else partial(embeddings.load, domain, case)
-            drawn = (
-                predictor.predict_oracle(slices.images, stored, slices.labels)
-                if predictor.oracle
-                else predictor.predict(slices.images, stored)
-            )
-            prediction = np.stack([found.labels for found in drawn])
-            write_mask(path, prediction, slices.geometry)
-        rows += _rows(slices, prediction, [organ.name for organ in task.manifest.organs])
+    with keep_freed_memory():
+        for domain, case in track(pairs, "scoring cases", enabled=progress):
+            slices = task.slices.load(domain, case)
+            path = prediction_path(directory, domain, case)
+            prediction = _kept(path, slices)
+            if prediction is None:
+                stored = None if embeddings is None else partial(embeddings.load, domain, case)
+                prediction = _predict(predictor, slices, stored)
+                write_mask(path, prediction, slices.geometry)
+            rows += _rows(slices, prediction, [organ.name for organ in task.manifest.organs])
     return pd.DataFrame(rows)
+
+
+def _predict(
+    predictor: Predictor, slices: CaseSlices, stored: ReadEmbeddings | None
+) -> npt.NDArray[np.uint8]:
+    drawn = (
+        predictor.predict_oracle(slices.images, stored, slices.labels)
+        if predictor.oracle
+        else predictor.predict(slices.images, stored)
+    )
+    return np.stack([found.labels for found in drawn])
 
 
 def _kept(path: Path, slices: CaseSlices) -> npt.NDArray[np.uint8] | None:

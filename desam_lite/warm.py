@@ -1,9 +1,9 @@
-"""A warm process: it has imported what jobs need, and does each in a copy of itself.
+"""A warm process: it has imported what jobs and notebooks need, and does each in a copy of itself.
 
 Importing PyTorch, MONAI and the rest takes several seconds, more than a small run. On one machine with many small jobs that is
-paid once: ``python -m desam_lite.warm SOCKET`` imports, then forks a copy per job that `desam_lite.job` asks for. The copy
-writes to the asker's output, and is killed when the asker goes away. The warm process ends when its standard input is closed:
-with whoever started it.
+paid once: ``python -m desam_lite.warm SOCKET`` imports, then forks a copy per job that `desam_lite.job` asks for, or per kernel
+that `desam_lite.kernel` does. The copy writes to the asker's output, and is killed when the asker goes away. The warm process
+ends when its standard input is closed: with whoever started it.
 """
 
 import gc
@@ -14,9 +14,16 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-ALSO_IMPORTED = ("desam_lite.graph_jobs", "desam_lite.phantoms", "papermill", "nbclient")
+BY_JOBS = ("desam_lite.graph_jobs", "desam_lite.phantoms", "papermill", "nbclient")
+BY_KERNELS = (
+    *("ipykernel.kernelapp", "matplotlib.backends.backend_agg", "myst_nb"),
+    *("desam_lite.comparison", "desam_lite.fairness", "desam_lite.figures", "desam_lite.notebook"),
+    *("desam_lite.results", "desam_lite.sheets", "desam_lite.words"),
+)
 
 
 def work(folder: str, kind: str, key: str) -> int:
@@ -27,6 +34,25 @@ def work(folder: str, kind: str, key: str) -> int:
     return do_job(Path(folder), Job(kind, key))  # type: ignore[arg-type]  # the graph knows no other kinds
 
 
+def run_kernel(*arguments: str) -> int:
+    """Be a notebook's kernel until it is told to end; return its exit status."""
+    import matplotlib
+    import torch
+    from ipykernel.kernelapp import IPKernelApp
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    app: Any = IPKernelApp.instance(parent_handle=os.getppid())  # a kernel ends when this process does
+    app.initialize(list(arguments))
+    matplotlib.rcParams["backend"] = os.environ["MPLBACKEND"]  # read at its import, which was before
+    app.start()
+    app.close()
+    return 0
+
+
+TASKS: dict[str, Callable[..., int]] = {"job": work, "kernel": run_kernel}
+"""What a copy may be asked to do, each with the arguments it is asked with."""
+
+
 def main() -> None:
     """Listen at the path of the first argument until standard input is closed."""
     path = Path(sys.argv[1])
@@ -35,7 +61,7 @@ def main() -> None:
     listener.bind(str(path))
     listener.listen(128)  # who asks before the imports are done, waits
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who asked
-    _import_all()
+    _import_all(BY_JOBS)
     asked: dict[int, socket.socket] = {}
     try:
         while _serve(listener, asked):
@@ -46,10 +72,10 @@ def main() -> None:
         path.unlink(missing_ok=True)
 
 
-def _import_all() -> None:
+def _import_all(more: Sequence[str]) -> None:
     from desam_lite.parallel import IMPORTED_ONCE
 
-    for name in (*IMPORTED_ONCE, *ALSO_IMPORTED):
+    for name in (*IMPORTED_ONCE, *more):
         importlib.import_module(name)
     gc.freeze()  # so that the copies leave these objects, and the pages they lie in, alone
 
@@ -88,7 +114,9 @@ def _fork(connection: socket.socket, listener: socket.socket) -> int:
         length, fds, _, _ = socket.recv_fds(connection, 8, 2)
         content = _read(connection, int.from_bytes(length, "big"))
         asked = json.loads(content)
-    except (OSError, ValueError):
+        if asked["task"] == "kernel":
+            _import_all(BY_KERNELS)  # when the first one is asked for: by then the jobs have begun
+    except (OSError, ValueError, KeyError):
         connection.close()
         return 0
     pid = os.fork()
@@ -123,7 +151,7 @@ def _become(fds: list[int], asked: dict[str, object]) -> None:
         os.environ.clear()
         os.environ.update(dict(asked["environment"]))  # type: ignore[call-overload]
         os.chdir(str(asked["cwd"]))
-        status = work(*asked["job"])  # type: ignore[misc]
+        status = TASKS[str(asked["task"])](*asked["arguments"])  # type: ignore[misc]
     except BaseException as error:  # nothing may go back into the loop of the warm process
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
     finally:
