@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from desam_lite.memory import keep_freed_memory
+
 BY_JOBS = ("desam_lite.graph_jobs", "desam_lite.phantoms", "papermill", "nbclient")
 BY_KERNELS = (
     *("ipykernel.kernelapp", "matplotlib.backends.backend_agg", "myst_nb"),
@@ -151,7 +153,8 @@ def _become(fds: list[int], asked: dict[str, object]) -> None:
         os.environ.clear()
         os.environ.update(dict(asked["environment"]))  # type: ignore[call-overload]
         os.chdir(str(asked["cwd"]))
-        status = TASKS[str(asked["task"])](*asked["arguments"])  # type: ignore[misc]
+        with keep_freed_memory():
+            status = TASKS[str(asked["task"])](*asked["arguments"])  # type: ignore[misc]
     except BaseException as error:  # nothing may go back into the loop of the warm process
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
     finally:

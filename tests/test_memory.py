@@ -30,8 +30,9 @@ def held():
 print(faults({ROUNDS}))
 before = held()
 with keep_freed_memory():
-    faults({WARM})
-    print(faults({ROUNDS}))
+    with keep_freed_memory():
+        faults({WARM})
+    print(faults({ROUNDS}))  # the inner one has given nothing back
     print(held() - before)
 print(held() - before)
 """

@@ -126,7 +126,7 @@ def test_synthetic_scans_are_made_where_the_profile_wants_them(
     monkeypatch.setattr("desam_lite.tasks.open_task", lambda *_: "the task")
     manifest.write_text(MANIFEST + "synthetic: true\n")
     assert notebook.open_study(manifest, "", tmp_path, get_profile("smoke")) == "the task"
-    assert made == [("two_sites", Path("data/two_sites_4"), 4)]
+    assert made == [("two_sites", Path("data/two_sites_3"), 3)]
 
 
 def test_sites_show_the_case_of_median_volume_at_its_largest_slice(task: Task) -> None:
