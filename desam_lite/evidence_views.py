@@ -121,7 +121,7 @@ def power_figure(powers: Mapping[str, pd.DataFrame]) -> Figure:
         return nothing()
     shades = mpl.colormaps["viridis"](np.linspace(0.05, 0.8, len(powers)))
     with styled():
-        figure = Figure((WIDTH, 3.6), layout="constrained")
+        figure = Figure((WIDTH, 3.4 + 0.25 * len(powers)), layout="constrained")
         ax = figure.subplots()
         for (name, frame), color in zip(powers.items(), shades, strict=True):
             ax.plot(frame["patients"], frame["power"] * 100, "o-", color=color, ms=5, lw=1.8, label=name)
@@ -133,7 +133,7 @@ def power_figure(powers: Mapping[str, pd.DataFrame]) -> Figure:
         ax.set_xlabel("patients")
         ax.set_ylabel("studies that call it significant (%)")
         ax.grid(axis="y")
-        figure.legend(loc="outside upper center", ncols=2)
+        figure.legend(loc="outside upper left")
     return figure
 
 

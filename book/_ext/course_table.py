@@ -28,7 +28,7 @@ def describe(notebook: Path) -> dict[str, str]:
         "question": first.splitlines()[0].removeprefix("# "),
         "read": read.group(1) if read else "",
         "exercises": str(solutions),
-        "took": _glued(cells, "took"),
+        "took": re.split(r" \(|\.(?=\s|$)", _glued(cells, "took"))[0],  # without the machine and its memory
     }
 
 
