@@ -117,7 +117,9 @@ def _embed_once(
 def _failures(runs: Sequence[Run], workspace: Path, jobs: int, progress: bool) -> Iterator[tuple[str, str]]:
     """Do the runs; yield name and reason of each that failed."""
     unique = list({run.name: run for run in runs}.values())
-    here = [run for run in unique if jobs == 1 or len(unique) == 1 or _lives_here(run.spec)]
+    # A prior takes the seconds that processes take to start.
+    few = sum(run.spec.method != "prior" for run in unique) < 2
+    here = [run for run in unique if jobs == 1 or few or _lives_here(run.spec)]
     yield from _side_by_side([run for run in unique if run not in here], workspace, jobs, progress)
     for run in track(here, "runs", enabled=progress and bool(here)):
         reason = _attempt(run.spec, workspace, progress)
