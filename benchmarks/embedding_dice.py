@@ -1,6 +1,6 @@
 """What the number format of the stored embeddings does to Dice: DeSAM-B trained on the same slices in each format.
 
-    python benchmarks/embedding_dice.py       # not timed yet, goes on where it was stopped; --quick: minutes
+    python benchmarks/embedding_dice.py       # 45 minutes on two cores, goes on where it was stopped; --quick: minutes
 
 The recipe of the `teach` profile on synthetic hospitals, and on two real ones where they are at hand. The format that the book
 uses is that of its own runs.

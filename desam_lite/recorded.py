@@ -1,4 +1,4 @@
-"""What `benchmarks/methods.py` recorded of all methods, as tables for its README and for the book."""
+"""What `benchmarks/` recorded of Dice, as tables for its README and for the book."""
 
 import json
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from desam_lite.costs import read_benchmarks
 from desam_lite.words import Table, say_p
 
 
@@ -64,6 +65,39 @@ def methods_on(task: str, folder: Path | str, *, against: str = "DeSAM-B") -> Ta
         if len(found):
             return Table(found, f"{say_compared(record, task)} ({record['device']})")
     return Table(pd.DataFrame(), f"Nothing is recorded of {task} in {folder}.")
+
+
+def formats_in(folder: Path | str) -> Table:
+    """Return what the number format of stored embeddings does to Dice, of all ``embedding_dice-DEVICE.json`` in a folder.
+
+    Args:
+        folder: With the records; the table is empty where it has none.
+
+    Returns:
+        A row per task and format: ``out of domain``, mean Dice in percent; ``minus float32``, the difference paired by seed and
+        case with its 95 % interval; ``between seeds``, the standard deviation of the mean with float32.
+    """
+    known = read_benchmarks(folder, "embedding_dice")
+    if known.empty:
+        return Table(known, f"Nothing is recorded of the formats in {folder}.")
+    rows = [
+        {
+            "task": row["task"],
+            "source": row["source"],
+            "format": row["fmt"],
+            "out of domain": f"{100 * row['dice_targets']:.1f}",
+            "minus float32": "" if row["fmt"] == "float32" else _spread(_difference(row), "+"),
+            "between seeds": f"{100 * row['seed_spread']:.1f}",
+        }
+        for row in known.to_dict("records")
+    ]
+    said = "DeSAM-B trained and scored (Dice, %, every slice) on embeddings of each format; the last column: standard deviation"
+    return Table(pd.DataFrame(rows), f"{said} over seeds, float32 ({', '.join(known['device'].unique())})")
+
+
+def _difference(row: Mapping[str, Any]) -> dict[str, float]:
+    parts = {"dice": "targets", "low": "low", "high": "high"}
+    return {part: row[f"difference_{name}"] for part, name in parts.items()}
 
 
 def _spread(row: Mapping[str, Any] | None, sign: str = "") -> str:

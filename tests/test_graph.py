@@ -1,5 +1,8 @@
 """The plan of the study: which data, embeddings, runs and pages there are, and what each notebook is given."""
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from desam_lite import graph
 from desam_lite.errors import StudyError
 from desam_lite.execution import read_parameters
 from desam_lite.experiments import EXPERIMENTS, plan_experiment
+from desam_lite.files import write_json
 from desam_lite.graph import Wishes, choose_parameters, make_plan
 from desam_lite.profiles import get_profile
 
@@ -153,3 +157,29 @@ def test_a_paper_run_asks_for_a_gpu_and_a_small_one_for_none(tmp_path: Path) -> 
     assert asked("paper", "desam_p")["mem_mb"] > asked("paper", "unet")["mem_mb"]
     assert asked("paper", "prior")["gpu"] == 0
     assert asked("teach", "desam_p")["gpu"] == 0
+
+
+def test_what_takes_longest_and_what_needs_no_run_start_before_the_rest(tmp_path: Path) -> None:
+    small = {"mem_mb": 1, "runtime": 1, "cpus": 1, "gpu": 0}
+
+    def run(backbone: str | None, store: str | None) -> dict[str, Any]:
+        return {"data": "d", "embeddings": store, "spec": {"backbone": backbone}, "resources": small}
+
+    runs = {"slices": run(None, None), "decoder": run("sam_tiny", "e"), "encoder": run("sam_tiny", None)}
+    pages = {"told": {"data": ["d"], "runs": list(runs)}, "lesson": {"data": [], "runs": []}}
+    plan = {"data": {"d": {}}, "embeddings": {"e": {"data": "d", "resources": small}}, "runs": runs}
+    write_json(tmp_path / "plan.json", plan | {"pages": pages, "book": False, "book_sources": []})
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile")]
+    command += ["--directory", str(tmp_path), "--dry-run", "--workflow-profile", "none"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
+    jobs = re.findall(r"rule (\w+):.*?output: (\S+).*?priority: (\d+)", told.stdout + told.stderr, re.DOTALL)
+    first = sorted({(int(priority), rule, out) for rule, out, priority in jobs}, reverse=True)
+    assert [(rule, out) for _, rule, out in first] == [
+        ("data", "data/d.json"),
+        ("embeddings", "embeddings/e.json"),
+        ("page_alone", "pages/lesson.json"),
+        ("encoding_run", "runs/encoder.json"),
+        ("page", "pages/told.json"),
+        ("run", "runs/slices.json"),
+        ("run", "runs/decoder.json"),
+    ]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from desam_lite.recorded import compared, methods_on, say_compared
+from desam_lite.recorded import compared, formats_in, methods_on, say_compared
 
 RECORD = {
     "device": "a machine",
@@ -65,3 +65,16 @@ def test_a_page_says_when_nothing_is_recorded(tmp_path: Path) -> None:
 def test_the_record_of_this_repository_holds_both_tasks(task: str) -> None:
     frame = methods_on(task, ROOT / "benchmarks" / "results").frame
     assert {"Prior", "DeSAM-B", "DeSAM-B, random encoder"} <= set(frame["method"])
+
+
+def test_formats_are_told_beside_the_seeds_and_float32_is_not_compared_with_itself(tmp_path: Path) -> None:
+    row = {"task": "t", "source": "A", "dice_targets": 0.5, "seed_spread": 0.03, "difference_targets": 0.0}
+    row |= {"difference_low": -0.001, "difference_high": 0.002}
+    rows = [{**row, "fmt": "float32"}, {**row, "fmt": "float8", "difference_targets": 0.001}]
+    record = {"device": "a machine", "quick": False, "code": {"commit": "c"}, "rows": rows}
+    (tmp_path / "embedding_dice-cpu.json").write_text(json.dumps(record))
+    table = formats_in(tmp_path)
+    assert list(table.frame["minus float32"]) == ["", "+0.1 (-0.1 to +0.2)"]
+    assert list(table.frame["between seeds"]) == ["3.0", "3.0"]
+    assert "a machine" in table.caption
+    assert "Nothing is recorded" in formats_in(tmp_path / "nothing").caption
