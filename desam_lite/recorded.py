@@ -95,7 +95,7 @@ def formats_in(folder: Path | str) -> Table:
     return Table(pd.DataFrame(rows), f"{said} over seeds, float32 ({', '.join(known['device'].unique())})")
 
 
-def _difference(row: Mapping[str, Any]) -> dict[str, float]:
+def _difference(row: Mapping[Any, Any]) -> dict[str, float]:
     parts = {"dice": "targets", "low": "low", "high": "high"}
     return {part: row[f"difference_{name}"] for part, name in parts.items()}
 
