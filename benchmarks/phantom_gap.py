@@ -48,10 +48,11 @@ class Amount(NamedTuple):
     augmented: tuple[str, ...] = ()
 
 
+# Of 12 abdomens 8 are trained on, and learnt by heart: Dice 0.78 at home, whatever the epochs. More patients are what helps.
 # Augmentation as strong as nnU-Net's makes a training four times as long: without and with an endorectal coil will do.
 FULL = {
     "phantom_prostate": Amount(16, 60, "published", augmented=("A", "B")),
-    "phantom_abdomen": Amount(12, 60, "whole_volume"),
+    "phantom_abdomen": Amount(32, 20, "whole_volume"),
 }
 QUICK = {"phantom_prostate": Amount(2, 1, "published", (0,), ("A",))}
 
