@@ -166,7 +166,7 @@ def test_what_takes_longest_and_what_needs_no_run_start_before_the_rest(tmp_path
         return {"data": "d", "embeddings": store, "spec": {"backbone": backbone}, "resources": small}
 
     runs = {"slices": run(None, None), "decoder": run("sam_tiny", "e"), "encoder": run("sam_tiny", None)}
-    pages = {"told": {"data": ["d"], "runs": list(runs)}, "lesson": {"data": [], "runs": []}}
+    pages = {"told": {"data": ["d"], "runs": list(runs)}, "les+son": {"data": [], "runs": []}}
     plan = {"data": {"d": {}}, "embeddings": {"e": {"data": "d", "resources": small}}, "runs": runs}
     write_json(tmp_path / "plan.json", plan | {"pages": pages, "book": False, "book_sources": []})
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile")]
@@ -177,7 +177,7 @@ def test_what_takes_longest_and_what_needs_no_run_start_before_the_rest(tmp_path
     assert [(rule, out) for _, rule, out in first] == [
         ("data", "data/d.json"),
         ("embeddings", "embeddings/e.json"),
-        ("page_alone", "pages/lesson.json"),
+        ("page_alone", "pages/les+son.json"),
         ("encoding_run", "runs/encoder.json"),
         ("page", "pages/told.json"),
         ("run", "runs/slices.json"),
