@@ -128,9 +128,14 @@ def test_axe_finds_nothing_serious(html: Path, visit: Visit) -> None:
     assert found == []
 
 
+# Text in the very colour of its ground is no violation for axe, as it may be hidden on purpose; here nothing is.
 AXE = """async () => {
-  const all = await axe.run(document, {resultTypes: ['violations'], iframes: false, elementRef: false});
-  return all.violations.filter(v => ['serious', 'critical'].includes(v.impact));
+  const wanted = {resultTypes: ['violations', 'incomplete'], iframes: false, elementRef: false};
+  const all = await axe.run(document, wanted);
+  const unseen = node => node.any.some(check => check.data && check.data.messageKey === 'equalRatio');
+  const blank = all.incomplete.filter(v => v.id === 'color-contrast' && v.nodes.some(unseen));
+  for (const one of blank) one.nodes = one.nodes.filter(unseen);
+  return [...all.violations.filter(v => ['serious', 'critical'].includes(v.impact)), ...blank];
 }"""
 
 
