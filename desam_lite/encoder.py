@@ -120,7 +120,7 @@ def _attend(
         for y in range(0, height, lines):
             part = (slice(g, g + maps), slice(y, y + lines))
             asked = q[part].flatten(1, 2)
-            bias = room[: len(asked), : asked.shape[1] // width]
+            bias = room[: len(asked), : asked.shape[1] // width]  # (maps, lines, w, h, w)
             torch.add(down[part], across[part], out=bias)
             some = functional.scaled_dot_product_attention(
                 asked[None],

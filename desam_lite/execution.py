@@ -206,9 +206,8 @@ def _check_parameters(source: Path, passed: Mapping[str, Any]) -> None:
 def _run(source: Path, copy: Path, parameters: dict[str, Any], progress: bool) -> None:
     import papermill
 
-    # Where the graph has a warm process at hand, the kernel is a copy of it.
     warm = {}
-    if Path(os.environ.get(WARM) or "/none").exists():
+    if os.environ.get(WARM):  # the graph has a warm process at hand: the kernel is a copy of it
         from desam_lite.kernel import WarmKernelManager
 
         warm["kernel_manager_class"] = WarmKernelManager

@@ -13,7 +13,7 @@ from desam_lite.job import WARM, ask_warm
 
 
 class WarmKernelManager(AsyncKernelManager):
-    """Starts kernels through this module instead of as new processes; for as long as there is a warm process."""
+    """Starts kernels through this module instead of as new processes."""
 
     def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
         """Return the command that starts a kernel."""
@@ -28,8 +28,12 @@ class WarmKernelManager(AsyncKernelManager):
 
 
 def main() -> int:
-    """Ask for a kernel and wait until it has ended; return its exit status."""
-    poll = ask_warm(os.environ[WARM], "kernel", sys.argv[1:])
+    """Ask for a kernel and wait until it has ended; return its exit status. Without a warm process, become one."""
+    try:
+        poll = ask_warm(os.environ[WARM], "kernel", sys.argv[1:])
+    except OSError as error:
+        print(f"the warm process does not answer ({error}): a new one is started", file=sys.stderr)
+        os.execv(sys.executable, [sys.executable, "-m", "ipykernel_launcher", *sys.argv[1:]])
     while (status := poll(60.0)) is None:
         pass
     return status if status >= 0 else 128 - status

@@ -76,6 +76,7 @@ def score_domains(
 def _predict(
     predictor: Predictor, slices: CaseSlices, stored: ReadEmbeddings | None
 ) -> npt.NDArray[np.uint8]:
+    """Draw the organ ids ``(Z, H, W)`` of a case."""
     drawn = (
         predictor.predict_oracle(slices.images, stored, slices.labels)
         if predictor.oracle

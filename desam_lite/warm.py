@@ -6,6 +6,7 @@ that `desam_lite.kernel` does. The copy writes to the asker's output, and is kil
 ends when its standard input is closed: with whoever started it.
 """
 
+import contextlib
 import gc
 import importlib
 import json
@@ -78,7 +79,8 @@ def _import_all(more: Sequence[str]) -> None:
     from desam_lite.parallel import IMPORTED_ONCE
 
     for name in (*IMPORTED_ONCE, *more):
-        importlib.import_module(name)
+        with contextlib.suppress(ImportError):  # who needs what is not installed says so itself
+            importlib.import_module(name)
     gc.freeze()  # so that the copies leave these objects, and the pages they lie in, alone
 
 

@@ -75,6 +75,16 @@ def test_what_goes_wrong_is_told_as_of_a_kernel_of_its_own(warm: str, tmp_path: 
         execute_notebook(notebook(tmp_path / "b.ipynb", dies), tmp_path / "out.ipynb", progress=False)
 
 
+def test_a_kernel_of_its_own_is_started_where_the_warm_process_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(WARM, str(tmp_path / "gone"))
+    out = execute_notebook(
+        notebook(tmp_path / "why.ipynb", "print(profile)"), tmp_path / "out.ipynb", progress=False
+    )
+    assert outputs(out)[-1][0]["text"] == "teach\n"
+
+
 def test_the_copy_ends_with_the_process_that_jupyter_watches(warm: str) -> None:
     copy = asyncio.run(_kill_what_jupyter_watches())
     end = time.monotonic() + 30
