@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 
-from desam_lite.files import write_json
-from desam_lite.provenance import (
+from desam_lite.utils.files import write_json
+from desam_lite.utils.provenance import (
     code_version,
     device_name,
     library_versions,

@@ -15,9 +15,9 @@ import pandas as pd
 from common import Options, read_options, write_result
 from places import PLACES, ROOT, Place, plan_at, quick_place
 
-from desam_lite.embedding_files import Format
-from desam_lite.notebook import all_metrics
-from desam_lite.parallel import execute_runs
+from desam_lite.data.embedding_files import Format
+from desam_lite.study.parallel import execute_runs
+from desam_lite.study.report.notebook import all_metrics
 
 NOTE = (
     "DeSAM-B on sam_tiny with its shipped weights, the recipe of the teach profile, scored on every slice of volumes; source: "

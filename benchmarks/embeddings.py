@@ -19,11 +19,12 @@ import torch
 from common import Options, read_options, write_result
 from tqdm import tqdm
 
-from desam_lite.embedding_files import Format
-from desam_lite.embeddings import EmbeddingStore
-from desam_lite.model import ImageEmbeddings, build_desam
-from desam_lite.sam import BACKBONES
-from desam_lite.slices import SliceStore
+from desam_lite.data.embedding_files import Format
+from desam_lite.data.embeddings import EmbeddingStore
+from desam_lite.data.slices import SliceStore
+from desam_lite.model.desam import build_desam
+from desam_lite.model.prompts import ImageEmbeddings
+from desam_lite.model.sam import BACKBONES
 
 NOTE = (
     "Published way, written plainly: one compressed npz of float32 maps per slice (the public code's object arrays hold the "
@@ -180,7 +181,7 @@ def _reads(store: EmbeddingStore, files: list[Path], count: int, rounds: int) ->
 
 def _forget(files: list[Path]) -> None:
     """Drop files from the system's memory; they must not be mapped, so a new time makes the store open them anew."""
-    from desam_lite.embedding_files import _open
+    from desam_lite.data.embedding_files import _open
 
     _open.cache_clear()
     for path in files:
@@ -229,7 +230,7 @@ def _decode(store: EmbeddingStore, count: int) -> dict[str, float]:
 
 
 def _error(layout: Layout, fmt: Format) -> float:
-    from desam_lite.embedding_files import as_stored
+    from desam_lite.data.embedding_files import as_stored
 
     maps = layout.draw(1, torch.Generator().manual_seed(1))
     found = as_stored(maps, fmt)

@@ -12,8 +12,8 @@ from common import Cost, Options, read_options, write_result
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from desam_lite.model import DeSAM, build_desam
-from desam_lite.sam import BackboneSpec
+from desam_lite.model.desam import DeSAM, build_desam
+from desam_lite.model.sam import BackboneSpec
 
 NOTE = (
     "The reference is segment_anything's ImageEncoderViT.forward on the same weights, pixels, number "

@@ -16,8 +16,8 @@ from typing import Any
 
 from common import Options, read_options, write_result
 
-from desam_lite.files import write_json
-from desam_lite.graph_records import Job, page_stamp, run_sizes, write_record
+from desam_lite.study.workflow.records import Job, page_stamp, run_sizes, write_record
+from desam_lite.utils.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -62,9 +62,9 @@ def _graph_and_loop(folder: Path, options: Options) -> dict[str, Any]:
 
 LOOP = """
 import sys
-from desam_lite.parallel import execute_runs
-from desam_lite.experiments import plan_experiment
-from desam_lite.profiles import get_profile
+from desam_lite.study.parallel import execute_runs
+from desam_lite.study.plans import plan_experiment
+from desam_lite.study.profiles import get_profile
 wanted = {"sources": ["A"], "methods": sys.argv[1].split(",")}
 specs = plan_experiment("domain_splits", get_profile("smoke"), "tiny.yaml", "data", **wanted)
 assert all(run.finished for run in execute_runs(specs, "loop", jobs=1, progress=False))
@@ -75,8 +75,8 @@ def _nothing_to_do(folder: Path, options: Options) -> dict[str, Any]:
     """Ask for a study whose runs are all done: records and run directories as the graph leaves them."""
     from small_study import write_study
 
-    from desam_lite.graph import Wishes, make_plan
-    from desam_lite.graph_records import listing
+    from desam_lite.study.workflow.plan import Wishes, make_plan
+    from desam_lite.study.workflow.records import listing
 
     study, count = folder / "finished", 20 if options.quick else 500
     study.mkdir()
@@ -130,7 +130,7 @@ def _finished_run(directory: Path, settings: dict[str, Any]) -> Path:
 
 def _starts(options: Options) -> list[dict[str, Any]]:
     """Measure what a job costs before it does anything: a new process that imports, and a copy of a warm one."""
-    code = "import desam_lite.warm as w; w._import_all()"
+    code = "import desam_lite.study.workflow.warm as w; w._import_all()"
     new = [_seconds(ROOT, [sys.executable, "-c", code]) for _ in range(1 if options.quick else 3)]
     return [
         {"case": "start of a new process", "seconds": min(new)},
@@ -143,11 +143,13 @@ def _warm_start(repeats: int) -> float:
     with tempfile.TemporaryDirectory() as place:
         path = f"{place}/warm"
         process = subprocess.Popen(
-            [sys.executable, "-m", "desam_lite.warm", path], stdin=subprocess.PIPE, env=_environment()
+            [sys.executable, "-m", "desam_lite.study.workflow.warm", path],
+            stdin=subprocess.PIPE,
+            env=_environment(),
         )
         while not Path(path).exists():
             time.sleep(0.02)
-        job = [sys.executable, "-m", "desam_lite.job", place, "run", "none"]
+        job = [sys.executable, "-m", "desam_lite.study.workflow.job", place, "run", "none"]
         environment = {"DESAM_LITE_WARM": path}
         times = [_seconds(ROOT, job, fails=True, **environment) for _ in range(repeats + 1)][1:]
         assert process.stdin is not None
@@ -157,7 +159,7 @@ def _warm_start(repeats: int) -> float:
 
 
 def _reproduce(*words: str) -> list[str]:
-    return [sys.executable, "-m", "desam_lite.cli", "reproduce", "--no-book", "--pages", "pages", *words]
+    return [sys.executable, "-m", "desam_lite.cli.main", "reproduce", "--no-book", "--pages", "pages", *words]
 
 
 def _environment() -> dict[str, str]:

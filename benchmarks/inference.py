@@ -13,9 +13,10 @@ import torch
 from common import Cost, Options, read_options, write_result
 from tqdm import tqdm
 
-from desam_lite.framing import unfit_square
-from desam_lite.inference import GridSettings, Prediction, point_grid, predict_slice
-from desam_lite.model import DeSAM, ImageEmbeddings, Prompts, build_desam
+from desam_lite.model.desam import DeSAM, build_desam
+from desam_lite.model.predictor import GridSettings, Prediction, point_grid, predict_slice
+from desam_lite.model.prompts import ImageEmbeddings, Prompts
+from desam_lite.model.resize import unfit_square
 
 SIZE = (384, 384)  # of the slice, in pixels
 USUAL = GridSettings(iou_threshold=-1e9, stability_threshold=0)

@@ -19,11 +19,11 @@ import pandas as pd
 from common import Options, read_options, recorded, write_result
 from places import PLACES, ROOT, Place, plan_at, quick_place
 
-from desam_lite import results
-from desam_lite.notebook import all_metrics
-from desam_lite.parallel import execute_runs
-from desam_lite.runs import Run
-from desam_lite.spec import RunSpec
+from desam_lite.evaluation import statistics as results
+from desam_lite.methods.run_spec import RunSpec
+from desam_lite.study.parallel import execute_runs
+from desam_lite.study.report.notebook import all_metrics
+from desam_lite.study.run import Run
 
 AGAINST = ("DeSAM-B", "DeSAM-P")
 NOTE = (

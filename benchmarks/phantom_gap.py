@@ -18,14 +18,14 @@ from typing import Any, NamedTuple
 import pandas as pd
 from common import Options, read_options, recorded, write_result
 
-from desam_lite import results
-from desam_lite.manifest import load_manifest
-from desam_lite.notebook import all_metrics
-from desam_lite.parallel import execute_runs
-from desam_lite.phantoms import make_task
-from desam_lite.profiles import get_profile, plan_domain_splits
-from desam_lite.provenance import code_version
-from desam_lite.runs import Run
+from desam_lite.data.manifest import load_manifest
+from desam_lite.evaluation import statistics as results
+from desam_lite.study.parallel import execute_runs
+from desam_lite.study.profiles import get_profile, plan_domain_splits
+from desam_lite.study.report.notebook import all_metrics
+from desam_lite.study.run import Run
+from desam_lite.synthetic.phantoms import make_task
+from desam_lite.utils.provenance import code_version
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("prior", "unet")

@@ -11,10 +11,10 @@ import numpy as np
 from common import Options, read_options, write_result
 from tqdm import tqdm
 
-from desam_lite.phantoms import Case, Site, make_case
-from desam_lite.phantoms.cases import MATRIX
-from desam_lite.phantoms.making import TASKS
-from desam_lite.phantoms.painting import Canvas
+from desam_lite.synthetic.phantoms import Case, Site, make_case
+from desam_lite.synthetic.phantoms.cases import MATRIX
+from desam_lite.synthetic.phantoms.making import TASKS
+from desam_lite.synthetic.phantoms.painting import Canvas
 
 # A site without and one with a balloon; both modalities.
 DOMAINS = {"phantom_prostate": ("A", "B"), "phantom_abdomen": ("CT", "MR")}

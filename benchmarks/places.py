@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from desam_lite.experiments import plan_experiment
-from desam_lite.notebook import open_study
-from desam_lite.profiles import get_profile
-from desam_lite.spec import RunSpec
+from desam_lite.methods.run_spec import RunSpec
+from desam_lite.study.plans import plan_experiment
+from desam_lite.study.profiles import get_profile
+from desam_lite.study.report.notebook import open_study
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "realdata" / "prostate"

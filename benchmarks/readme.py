@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from desam_lite.files import write_text
-from desam_lite.recorded import compared, say_compared
+from desam_lite.study.report.benchmark_tables import compared, say_compared
+from desam_lite.utils.files import write_text
 
 HERE = Path(__file__).resolve().parent
 Result = dict[str, Any]

@@ -22,22 +22,22 @@ from common import Options, read_options, recorded, write_result
 from places import PLACES, ROOT, plan_at, quick_place
 from torch.nn import functional
 
-from desam_lite import results
-from desam_lite.framing import fit_square
-from desam_lite.manifest import known_manifests
-from desam_lite.model import build_desam
-from desam_lite.notebook import all_metrics
-from desam_lite.parallel import execute_runs
-from desam_lite.phantoms.making import make_task
-from desam_lite.pretrain_probe import HELD_OUT_SEED, agreement, answer_all, probe
-from desam_lite.promptable import PromptableSAM, fill_promptable
-from desam_lite.sam import get_backbone, preprocess
-from desam_lite.slices import CaseSlices
-from desam_lite.spec import RANDOM_WEIGHTS, SHIPPED_WEIGHTS
-from desam_lite.stream import draw_scenes, generator_at
-from desam_lite.stream_pictures import STEP, draw_pictures
-from desam_lite.tasks import Task, open_task
-from desam_lite.weights import find_weights, weights_sha256
+from desam_lite.data.manifest import known_manifests
+from desam_lite.data.slices import CaseSlices
+from desam_lite.data.tasks import Task, open_task
+from desam_lite.evaluation import statistics as results
+from desam_lite.model.desam import build_desam
+from desam_lite.model.names import RANDOM_WEIGHTS, SHIPPED_WEIGHTS
+from desam_lite.model.resize import fit_square
+from desam_lite.model.sam import get_backbone, preprocess
+from desam_lite.model.weights import find_weights, weights_sha256
+from desam_lite.study.parallel import execute_runs
+from desam_lite.study.report.notebook import all_metrics
+from desam_lite.synthetic.phantoms.making import make_task
+from desam_lite.synthetic.pretraining.probe import HELD_OUT_SEED, agreement, answer_all, probe
+from desam_lite.synthetic.pretraining.promptable_sam import PromptableSAM, fill_promptable
+from desam_lite.synthetic.pretraining.rendering import STEP, draw_pictures
+from desam_lite.synthetic.pretraining.scenes import draw_scenes, generator_at
 
 BACKBONE = "sam_tiny"
 LEARNERS = ["desam_b", "desam_p", "sam_finetuned_b", "sam_finetuned_p"]

@@ -16,21 +16,22 @@ from common import Cost, Options, read_options, write_result
 from torch.nn import functional
 from tqdm import tqdm
 
-from desam_lite.datasets import EmbeddingData, Placement, SliceRef
-from desam_lite.embedding_files import Format
-from desam_lite.embeddings import EmbeddingStore
-from desam_lite.inference import GridSettings
-from desam_lite.memory import keep_freed_memory
+from desam_lite.data.datasets import EmbeddingData, Placement, SliceRef
+from desam_lite.data.embedding_files import Format
+from desam_lite.data.embeddings import EmbeddingStore
+from desam_lite.data.slices import CaseSlices, SliceStore
 from desam_lite.methods.desam import DeSAMMethod
-from desam_lite.model import DeSAM, ImageEmbeddings, Prompts, build_desam
-from desam_lite.slices import CaseSlices, SliceStore
-from desam_lite.training import TrainSettings, make_fabric, train_epoch
+from desam_lite.model.desam import DeSAM, build_desam
+from desam_lite.model.predictor import GridSettings
+from desam_lite.model.prompts import ImageEmbeddings, Prompts
+from desam_lite.training.loop import TrainSettings, make_fabric, train_epoch
+from desam_lite.utils.memory import keep_freed_memory
 
 NOTE = (
     "One epoch over the slices, batches read, steps taken. The published recipe, written plainly: one "
     "compressed npz of float32 maps per slice, read for every batch in the process that trains, one point"
     " per sample, Dice + cross-entropy + L1, Adam, float32. (The public code puts its arrays into object "
-    "arrays; these need pickle, and are left out in its favour.) Ours is the loop of desam_lite.training."
+    "arrays; these need pickle, and are left out in its favour.) Ours is the loop of desam_lite.training.loop."
     " format and placement: of our embeddings; precision: Fabric's."
 )
 SIZE = 384  # side of the slices, in pixels

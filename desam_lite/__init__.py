@@ -8,12 +8,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from desam_lite.model import DeSAM, ImageEmbeddings, Prompts, build_desam
+    from desam_lite.model.desam import DeSAM, build_desam
+    from desam_lite.model.prompts import ImageEmbeddings, Prompts
 
+_HOME = {"DeSAM": "desam", "build_desam": "desam", "ImageEmbeddings": "prompts", "Prompts": "prompts"}
 __all__ = ["DeSAM", "ImageEmbeddings", "Prompts", "build_desam"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(import_module("desam_lite.model"), name)
+    if name in _HOME:
+        return getattr(import_module(f"desam_lite.model.{_HOME[name]}"), name)
     raise AttributeError(f"module 'desam_lite' has no attribute '{name}'")

@@ -9,11 +9,11 @@ import pytest
 import torch
 from small_model import use_micro
 
-from desam_lite.embeddings import EmbeddingStore, fill_store
-from desam_lite.geometry import Geometry, from_slices
-from desam_lite.model import build_desam
-from desam_lite.nifti import write_mask, write_volume
-from desam_lite.tasks import Task, open_task
+from desam_lite.data.embeddings import EmbeddingStore, fill_store
+from desam_lite.data.geometry import Geometry, from_slices
+from desam_lite.data.nifti import write_mask, write_volume
+from desam_lite.data.tasks import Task, open_task
+from desam_lite.model.desam import build_desam
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,7 +29,7 @@ def run(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
     """Call the command as a shell would; gives (status, standard output, standard error)."""
-    from desam_lite import cli
+    from desam_lite.cli import main as cli
 
     def call(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["desam-lite", *map(str, words)])

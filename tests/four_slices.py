@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from desam_lite.datasets import Batch, standardise
+from desam_lite.data.datasets import Batch, standardise
 from desam_lite.methods.unet import UNetMethod
 
 SIDE = 32

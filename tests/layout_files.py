@@ -8,7 +8,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from small_task import image_data, label_data, save, save_case
 
-from desam_lite.importing import ImportSummary, import_data
+from desam_lite.data.importers.run import ImportSummary, import_data
 
 SERIES = "1.2.826.0.1.3680043.8.498.1"
 GREYS = np.array([0, 63, 126, 189, 252], np.uint8)

@@ -7,13 +7,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from desam_lite.backbones import weights_hash
-from desam_lite.cards import ModelCard, make_card
-from desam_lite.manifest import Intensity, load_manifest
+from desam_lite.data.manifest import Intensity, load_manifest
+from desam_lite.data.slices import CaseSlices
 from desam_lite.methods import METHODS, TrainedModel
-from desam_lite.methods.base import Predictor, SlicePrediction
-from desam_lite.slices import CaseSlices
-from desam_lite.spec import RunSpec, make_spec
+from desam_lite.methods.frozen_encoder import weights_hash
+from desam_lite.methods.model_card import ModelCard, make_card
+from desam_lite.methods.run_spec import RunSpec, make_spec
+from desam_lite.training.method import Predictor, SlicePrediction
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "prior": {"method": "prior"},

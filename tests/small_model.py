@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from segment_anything.modeling import MaskDecoder, Sam, TwoWayTransformer
 from torch.nn import functional
 
-from desam_lite.model import DeSAM, ImageEmbeddings
-from desam_lite.sam import BACKBONES, BackboneSpec, build_image_encoder, build_prompt_encoder
+from desam_lite.model.desam import DeSAM
+from desam_lite.model.prompts import ImageEmbeddings
+from desam_lite.model.sam import BACKBONES, BackboneSpec, build_image_encoder, build_prompt_encoder
 
 # No two sizes that could be mistaken for one another are equal.
 MICRO = BackboneSpec(

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from desam_lite.spec import RunSpec, make_spec
+from desam_lite.methods.run_spec import RunSpec, make_spec
 
 _TINY: dict[str, Any] = {
     "method": "unet",

@@ -23,10 +23,10 @@ jobs: int = 1
 """
 BODY = """\
 from pathlib import Path
-from desam_lite.experiments import plan_experiment
-from desam_lite.profiles import get_profile
-from desam_lite.parallel import execute_runs
-from desam_lite.words import say_failures
+from desam_lite.study.plans import plan_experiment
+from desam_lite.study.profiles import get_profile
+from desam_lite.study.parallel import execute_runs
+from desam_lite.study.report.sentences import say_failures
 asked = {"sources": sources, "methods": methods}
 specs = plan_experiment("domain_splits", get_profile(profile), manifest, data_root, **asked)
 print(say_failures(execute_runs(specs, workspace, progress=False)))
@@ -59,7 +59,7 @@ def reproduce(root: Path, *words: object, **environment: str) -> "subprocess.Pop
         [
             sys.executable,
             "-m",
-            "desam_lite.cli",
+            "desam_lite.cli.main",
             "reproduce",
             "--no-book",
             "--pages",

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from desam_lite.profiles import METHOD_CHOICES
-from desam_lite.spec import label_of
+from desam_lite.methods.run_spec import label_of
+from desam_lite.study.profiles import METHOD_CHOICES
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -8,7 +8,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from desam_lite.execution import read_parameters
+from desam_lite.study.workflow.notebooks import read_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -7,8 +7,8 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from desam_lite.registry import CHOICES, METHOD_CHOICES
-from desam_lite.spec import label_of
+from desam_lite.methods.registry import CHOICES, METHOD_CHOICES
+from desam_lite.methods.run_spec import label_of
 
 
 def markdown() -> list[str]:

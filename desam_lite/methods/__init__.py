@@ -1,6 +1,6 @@
 """The compared methods under one roof: `METHODS` builds each from a specification, `load_predictor` from what a run saved.
 
-`register` adds one; where and how the study's own are registered is in `desam_lite.catalogue`.
+`register` adds one; where and how the study's own are registered is in `desam_lite.methods.catalogue`.
 """
 
 from pathlib import Path
@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from desam_lite.cards import ModelCard, read_card
-from desam_lite.methods.base import Method, Predictor
-from desam_lite.registry import DECODER, METHODS, ON_UNET, Choice, register
-from desam_lite.spec import RANDOM_WEIGHTS
+from desam_lite.methods.model_card import ModelCard, read_card
+from desam_lite.methods.registry import DECODER, METHODS, ON_UNET, Choice, register
+from desam_lite.model.names import RANDOM_WEIGHTS
+from desam_lite.training.method import Method, Predictor
 
 __all__ = [
     "DECODER",

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from desam_lite.datasets import Batch
+from desam_lite.data.datasets import Batch
 
 Augmentation = Literal["none", "light", "nnunet"]
 Change = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
-from desam_lite.backbones import build_model
-from desam_lite.cards import TENSORS
-from desam_lite.checkpoints import load_checkpoint
+from desam_lite.data.slices import CaseSlices
+from desam_lite.methods.frozen_encoder import build_model
 from desam_lite.methods.prompted import IoULoss, PromptedMethod, draw_point
-from desam_lite.model import DeSAM
-from desam_lite.slices import CaseSlices
-from desam_lite.spec import RunSpec
+from desam_lite.methods.run_spec import RunSpec
+from desam_lite.model.checkpoints import load_checkpoint
+from desam_lite.model.desam import DeSAM
+from desam_lite.training.method import TENSORS
 
 __all__ = ["DeSAMMethod", "IoULoss", "draw_point"]
 

@@ -9,19 +9,19 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage
 
-from desam_lite.cards import TENSORS
-from desam_lite.datasets import organ_maps
-from desam_lite.embeddings import ReadEmbeddings
-from desam_lite.methods.base import (
+from desam_lite.data.datasets import organ_maps
+from desam_lite.data.embeddings import ReadEmbeddings
+from desam_lite.data.slices import CaseSlices
+from desam_lite.methods.run_spec import RunSpec
+from desam_lite.model.weights import find_weights, read_tensors
+from desam_lite.training.method import (
+    TENSORS,
     Predictor,
     SlicePrediction,
     combine_organs,
     require_shapes,
     save_tensors,
 )
-from desam_lite.slices import CaseSlices
-from desam_lite.spec import RunSpec
-from desam_lite.weights import find_weights, read_tensors
 
 _GRID = (24, 64, 64)
 _THRESHOLDS = np.arange(0.1, 0.75, 0.05)

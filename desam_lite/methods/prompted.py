@@ -12,13 +12,14 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from desam_lite.datasets import Batch
-from desam_lite.embeddings import AT_ONCE, ReadEmbeddings
-from desam_lite.inference import GridSettings, PromptMode, predict_prompted, predict_slice
-from desam_lite.methods.base import Method, SlicePrediction, combine_organs, mask_loss
-from desam_lite.oracle import OracleMode, oracle_prompts, tight_box
-from desam_lite.prompted import ImageEmbeddings, PromptedSAM, Prompts
-from desam_lite.spec import RunSpec
+from desam_lite.data.datasets import Batch
+from desam_lite.data.embeddings import AT_ONCE, ReadEmbeddings
+from desam_lite.methods.run_spec import RunSpec
+from desam_lite.model.oracle_prompts import OracleMode, oracle_prompts, tight_box
+from desam_lite.model.predictor import GridSettings, PromptMode, predict_prompted, predict_slice
+from desam_lite.model.prompted_sam import PromptedSAM
+from desam_lite.model.prompts import ImageEmbeddings, Prompts
+from desam_lite.training.method import Method, SlicePrediction, combine_organs, mask_loss
 
 # How far an edge of a training box may lie outside the organ, in parts of the square (MedSAM's public code).
 _SHIFT = 20 / 1024

@@ -9,17 +9,17 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from desam_lite.backbones import build_sam
-from desam_lite.coupled import CoupledSAM
-from desam_lite.datasets import Batch
-from desam_lite.embeddings import AT_ONCE, ReadEmbeddings
-from desam_lite.framing import unfit_square
-from desam_lite.lora import add_lora, encode_for_training
-from desam_lite.methods.base import Method, SlicePrediction, mask_loss, unjudged
-from desam_lite.methods.sam import load_frozen
-from desam_lite.sam import encode_levels, preprocess
-from desam_lite.slices import CaseSlices
-from desam_lite.spec import RunSpec
+from desam_lite.data.datasets import Batch
+from desam_lite.data.embeddings import AT_ONCE, ReadEmbeddings
+from desam_lite.data.slices import CaseSlices
+from desam_lite.methods.frozen_encoder import build_sam
+from desam_lite.methods.run_spec import RunSpec
+from desam_lite.methods.sam_baselines import load_frozen
+from desam_lite.model.lora import add_lora, encode_for_training
+from desam_lite.model.resize import unfit_square
+from desam_lite.model.sam import encode_levels, preprocess
+from desam_lite.model.sam_decoder import CoupledSAM
+from desam_lite.training.method import Method, SlicePrediction, mask_loss, unjudged
 
 
 class _Network(nn.Module):

@@ -9,15 +9,15 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from desam_lite.datasets import Batch, standardise
-from desam_lite.embeddings import ReadEmbeddings
-from desam_lite.errors import StudyError
-from desam_lite.framing import fit_square, unfit_square
+from desam_lite.data.datasets import Batch, standardise
+from desam_lite.data.embeddings import ReadEmbeddings
+from desam_lite.data.slices import CaseSlices
 from desam_lite.methods.augmentation import Augmentation
 from desam_lite.methods.augmentation import augment as _augment
-from desam_lite.methods.base import Method, SlicePrediction, mask_loss, unjudged
-from desam_lite.slices import CaseSlices
-from desam_lite.spec import RunSpec
+from desam_lite.methods.run_spec import RunSpec
+from desam_lite.model.resize import fit_square, unfit_square
+from desam_lite.training.method import Method, SlicePrediction, mask_loss, unjudged
+from desam_lite.utils.errors import StudyError
 
 Alter = Callable[[int, torch.Tensor], torch.Tensor]
 

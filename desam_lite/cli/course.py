@@ -1,0 +1,95 @@
+"""``desam-lite verify-results`` and ``student``: whether a run of the study agrees with the kept one, and copies for a class."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from desam_lite.utils.errors import StudyError
+
+if TYPE_CHECKING:
+    from desam_lite.study.run import Run
+
+NotebooksOption = Annotated[Path, typer.Option(help="Folder with the notebooks.")]
+
+
+def verify_results(
+    profile: Annotated[str, typer.Option(help="Whose runs: smoke, teach or paper.")] = "teach",
+    workspace: Annotated[Path, typer.Option(help="Folder with the runs.")] = Path("results"),
+    reference: Annotated[Path, typer.Option(help="Folder with the kept tables.")] = Path("results/reference"),
+    notebooks: NotebooksOption = Path("notebooks"),
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder with the data.  [default: the usual one]")
+    ] = None,
+    manifest: Annotated[str, typer.Option(help="The task; by default that of each notebook.")] = "",
+    weights: Annotated[str, typer.Option(help="The encoder's weights; by default the profile's.")] = "",
+    write: Annotated[bool, typer.Option("--write", help="Keep these results as the reference.")] = False,
+) -> None:
+    """Compare the finished runs of all experiments with the kept tables, cell by cell, and give a verdict.
+
+    How far a cell may be from the reference follows from the scatter between the reference's seeds. Any cell that differs, is
+    missing or cannot be judged makes the status 1.
+
+    Example: desam-lite verify-results --profile teach
+    """
+    from desam_lite.study.report.notebook import all_metrics
+    from desam_lite.study.verification import (
+        compare_with_reference,
+        read_reference,
+        tidy,
+        verdict,
+        write_reference,
+    )
+
+    runs = _planned_runs(profile, workspace, notebooks, manifest, data, weights)
+    if write:
+        typer.echo(f"wrote {write_reference(runs, reference, profile)}: {len(runs)} runs")
+        return
+    kept = read_reference(reference, profile)
+    agrees, said = verdict(compare_with_reference(tidy(all_metrics(runs)), kept))
+    typer.echo(said)
+    if not agrees:
+        raise typer.Exit(1)
+
+
+def _planned_runs(
+    profile: str, workspace: Path, notebooks: Path, manifest: str, data: Path | None, weights: str
+) -> "list[Run]":
+    """Return the runs of every experiment of a profile, each once, finished or not."""
+    from desam_lite.data.tasks import Task, open_task
+    from desam_lite.study.plans import EXPERIMENTS, plan_experiment
+    from desam_lite.study.profiles import get_profile
+    from desam_lite.study.run import find_run
+    from desam_lite.study.workflow.notebooks import read_parameters
+
+    specs = []
+    for name in EXPERIMENTS:
+        source = notebooks / f"{name}.ipynb"
+        task = manifest or str(read_parameters(source)["manifest"][1])
+        specs += plan_experiment(name, get_profile(profile), task, str(data) if data else "", weights=weights)
+    tasks: dict[tuple[Path, Path], Task] = {}
+    runs = []
+    for spec in dict.fromkeys(specs):
+        place = spec.manifest, spec.data_root
+        if place not in tasks:
+            if not spec.data_root.is_dir():
+                raise StudyError(
+                    f"there are no data at {spec.data_root}: run 'make book PROFILE={profile}' first."
+                )
+            tasks[place] = open_task(*place, workspace, progress=False)
+        runs.append(find_run(spec, tasks[place], workspace))
+    return list({run.name: run for run in runs}.values())
+
+
+def student(
+    out: Annotated[Path, typer.Option(help="Folder for the copies.")] = Path("student"),
+    notebooks: NotebooksOption = Path("notebooks"),
+) -> None:
+    """Write copies of all notebooks without their solutions, with an empty cell where each was.
+
+    Example: desam-lite student --out student
+    """
+    from desam_lite.study.report.student_copies import write_student_copies
+
+    copies = write_student_copies(notebooks, out)
+    typer.echo(f"wrote {len(copies)} notebooks without solutions to {out}")

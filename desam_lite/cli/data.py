@@ -1,0 +1,163 @@
+"""``desam-lite data``: make, check, list and look at the data of a task."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from desam_lite.utils.errors import StudyError
+
+if TYPE_CHECKING:
+    from desam_lite.data.manifest import Manifest
+
+app = typer.Typer(help="Make, check, list and look at the data of a task.", no_args_is_help=True)
+
+ManifestArgument = Annotated[
+    str, typer.Argument(help="Path of a manifest, or its name in data_manifests/ here or in the repository.")
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder that the manifest's patterns start from.  [default: data/NAME]"),
+]
+
+
+@app.command()
+def make(
+    task: Annotated[str, typer.Argument(help="Synthetic task, for instance phantom_prostate.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write to.  [default: data/TASK]")] = None,
+    cases: Annotated[int, typer.Option(min=1, help="Cases per domain.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal data.")] = 0,
+    domain: Annotated[list[str] | None, typer.Option(help="Only this domain; may be given again.")] = None,
+    towards: Annotated[str | None, typer.Option(help="Domain that --dial leads to.")] = None,
+    dial: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="One factor of the shift as name=position, for instance noise=0.5: 0 leaves it, 1 makes it that of "
+            "--towards. May be given again."
+        ),
+    ] = None,
+) -> None:
+    """Make a synthetic task; what is there already is kept, so an interrupted run goes on.
+
+    Cases beyond --cases that an earlier call made are removed. With --dial the same patients are taken once more, with some of
+    the scanner's settings moved: give such data a folder of their own.
+
+    Example: desam-lite data make phantom_prostate --out data/phantom_prostate --cases 10 --seed 0
+    Example: desam-lite data make phantom_prostate --out data/noisy --domain A --towards B --dial noise=0.5
+    """
+    from desam_lite.synthetic.phantoms import make_task
+
+    folder = out or Path("data") / (task if not dial else f"{task}_dialled")
+    moved: dict[str, Any] = {"towards": towards, "dials": _positions(dial or [])} if dial or towards else {}
+    removed = make_task(task, folder, cases=cases, seed=seed, domains=domain or None, **moved)
+    also = f"; {removed} more of an earlier call removed" if removed else ""
+    typer.echo(f"{task}: {cases} cases per domain, seed {seed}, in {folder}{also}")
+
+
+def _positions(pairs: list[str]) -> dict[str, float]:
+    """Turn ``name=position`` texts into dials."""
+    found: dict[str, float] = {}
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        try:
+            found[name] = float(text)
+        except ValueError as error:
+            raise StudyError(f"--dial {pair}: write name=position, for instance noise=0.5.") from error
+    return found
+
+
+@app.command("import")
+def import_(
+    layout: Annotated[str, typer.Argument(help="saml, nnunet, chaos, btcv or folders.")],
+    source: Annotated[Path, typer.Argument(help="Folder of the data set as downloaded, or its zip archive.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to; it gets DOMAIN/CASE.nii.gz and import.csv.")],
+    copy: Annotated[
+        bool, typer.Option("--copy", help="Copy unchanged files instead of linking them.")
+    ] = False,
+) -> None:
+    """Import a data set from a layout people have; what is there already is kept.
+
+    Unchanged files get a second name for the same bytes (a hard link) where the disk allows it: with --copy, editing the
+    import can never touch the source.
+
+    Example: desam-lite data import saml ~/downloads/SAML.zip --out data/prostate
+    """
+    from desam_lite.data.importers.run import import_data
+
+    summary = import_data(layout, source, out, copy=copy)
+    there = ", ".join(f"{domain} {cases}" for domain, cases in summary.cases.items()) or "no case"
+    typer.echo(
+        f"{summary.out}: {there}; {summary.made} made now. Check with: desam-lite data verify MANIFEST --data {out}"
+    )
+    if summary.faults:
+        raise StudyError(
+            "\n".join([f"{len(summary.faults)} fault(s), these were left out:", *summary.faults])
+        )
+
+
+@app.command()
+def verify(manifest: ManifestArgument, data: DataOption = None) -> None:
+    """Check every case of a task; list every fault and warning at once; status 1 when there is a fault.
+
+    Example: desam-lite data verify phantom_prostate --data data/phantom_prostate
+    """
+    from desam_lite.data.index import build_index, list_faults, require_sound
+
+    task, root = _open(manifest, data)
+    index = build_index(task, root)
+    for warning in list_faults(index, "warning"):
+        typer.echo(f"warning: {warning}", err=True)
+    require_sound(index)
+    typer.echo(f"{task.name}: {len(index)} cases in {index['domain'].nunique()} domains, no fault")
+
+
+@app.command("index")
+def write_index(
+    manifest: ManifestArgument,
+    data: DataOption = None,
+    out: Annotated[Path | None, typer.Option(help="CSV file to write.  [default: NAME_index.csv]")] = None,
+) -> None:
+    """Write the table of all cases: paths, hashes, shape, spacing, orientation, voxels per organ, faults.
+
+    Example: desam-lite data index phantom_prostate --data data/phantom_prostate --out index.csv
+    """
+    from desam_lite.data.index import build_index, list_faults
+    from desam_lite.utils.files import atomic_path
+
+    task, root = _open(manifest, data)
+    index = build_index(task, root)
+    path = out or Path(f"{task.name}_index.csv")
+    with atomic_path(path) as temporary:
+        index.to_csv(temporary, index=False)
+    faults = len(list_faults(index))
+    typer.echo(
+        f"{path}: {len(index)} rows, {faults} with a fault" + (", see its last column" if faults else "")
+    )
+
+
+@app.command()
+def show(
+    manifest: ManifestArgument,
+    data: DataOption = None,
+    out: Annotated[Path | None, typer.Option(help="PNG file to write.  [default: NAME_sheet.png]")] = None,
+    cases: Annotated[int, typer.Option(min=1, max=20, help="Cases per domain.")] = 6,
+) -> None:
+    """Draw a contact sheet: a row per domain, each case at its most telling slice, organs as contours.
+
+    Example: desam-lite data show phantom_prostate --data data/phantom_prostate --out sheet.png
+    """
+    from desam_lite.study.report.contact_sheets import contact_sheet, write_png
+
+    task, root = _open(manifest, data)
+    path = out or Path(f"{task.name}_sheet.png")
+    if path.suffix != ".png":
+        raise StudyError(f"the sheet is a PNG, but --out is {path}: give a name that ends in .png.")
+    write_png(path, contact_sheet(task, root, cases=cases))
+    typer.echo(f"wrote {path}")
+
+
+def _open(manifest: str, data: Path | None) -> "tuple[Manifest, Path]":
+    from desam_lite.data.manifest import load_manifest
+
+    task = load_manifest(manifest)
+    return task, data if data is not None else Path("data") / task.name

@@ -1,0 +1,90 @@
+"""``desam-lite predict``: the organs of new scans, in the scans' own geometry."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from desam_lite.utils.errors import StudyError
+
+if TYPE_CHECKING:
+    from desam_lite.methods import TrainedModel
+    from desam_lite.prediction.files import Job
+
+
+def predict(
+    scans: Annotated[
+        list[Path], typer.Argument(help="NIfTI files, or folders of them; several may be given.")
+    ],
+    model: Annotated[Path, typer.Option(help="Folder of a finished run, as results/runs/NAME.")],
+    out: Annotated[
+        Path, typer.Option(help="Mask to write; for several scans a folder, which gets SCAN_mask.nii.gz.")
+    ],
+    probability: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the probabilities as NIfTI (organs as 4th axis); a folder for several scans."
+        ),
+    ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the IoU that DeSAM-P predicts of each slice as CSV; a folder for several scans."
+        ),
+    ] = None,
+    preview: Annotated[
+        Path | None,
+        typer.Option(help="Also draw slices with the organs' contours as PNG; a folder for several scans."),
+    ] = None,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Make again what is there already; scans are never overwritten."),
+    ] = False,
+) -> None:
+    """Draw the organs into new scans with a trained model; masks lie on the scans' own grids, organs are 1, 2, ...
+
+    What is there already is skipped; a scan at fault does not stop the others.
+
+    Example: desam-lite predict scan.nii.gz --model results/runs/NAME --out mask.nii.gz --preview mask.png
+    """
+    from desam_lite.methods import load_predictor
+    from desam_lite.prediction.files import plan_jobs
+    from desam_lite.prediction.scan import choose_device, require_judgement
+
+    places = {"mask": out, "probability": probability, "scores": scores, "preview": preview}
+    jobs = plan_jobs(scans, {kind: path for kind, path in places.items() if path is not None})
+    left = [job for job in jobs if overwrite or not job.done]
+    if kept := len(jobs) - len(left):
+        typer.echo(f"{kept} of {len(jobs)} scans are done already: --overwrite makes them again")
+    if left:
+        trained = load_predictor(model, choose_device(accelerator))
+        if scores is not None:
+            require_judgement(trained.card)
+        _do(trained, left)
+
+
+def _do(model: "TrainedModel", jobs: "list[Job]") -> None:
+    """Do all jobs that can be done, then report the faults of the others."""
+    from tqdm import tqdm
+
+    from desam_lite.prediction.files import do_job
+    from desam_lite.prediction.scan import volumes_ml
+    from desam_lite.utils.progress import track
+
+    faults = []
+    for job in track(jobs, "predicting scans", enabled=len(jobs) > 1):
+        try:
+            found = do_job(model, job, progress=len(jobs) == 1)
+        except StudyError as error:
+            faults.append(str(error))
+            continue
+        for warning in found.warnings:
+            tqdm.write(f"warning: {job.scan}: {warning}", file=sys.stderr)
+        volumes = volumes_ml(found, model.card)
+        said = ", ".join(f"{n} {name} {ml:.1f} ml" for n, (name, ml) in enumerate(volumes.items(), start=1))
+        tqdm.write(f"{job.outputs['mask']}: {said}", file=sys.stdout)
+    if faults:
+        heading = [f"{len(faults)} of {len(jobs)} scans were not predicted:"] if len(jobs) > 1 else []
+        raise StudyError("\n".join([*heading, *faults]))

@@ -1,0 +1,85 @@
+"""``desam-lite reproduce``: the study's graph from the command line."""
+
+from pathlib import Path
+from typing import Annotated, cast, get_args
+
+import typer
+
+from desam_lite.cli.run import parse_assignments
+from desam_lite.utils.errors import StudyError
+
+
+def reproduce(
+    experiments: Annotated[
+        list[str] | None,
+        typer.Argument(help="Names of notebooks, as domain_splits.  [default: all, and the book]"),
+    ] = None,
+    profile: Annotated[str, typer.Option(help="Amount of work: smoke, teach or paper.")] = "teach",
+    manifest: Annotated[
+        list[str] | None,
+        typer.Option(help="Task, by name or path, for the notebooks with its organs; may be given again."),
+    ] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Folder with the scans of each --manifest, in the same order.")
+    ] = None,
+    weights: Annotated[str, typer.Option(help="File with the frozen encoder's weights.")] = "",
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--parameter",
+            "-p",
+            help="A further parameter, for the notebooks that have it; may be given again.",
+        ),
+    ] = None,
+    executor: Annotated[str, typer.Option(help="local, or slurm to submit to a cluster.")] = "local",
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Jobs at once.  [default: one per core, or as workflow/profiles/slurm says]"
+        ),
+    ] = None,
+    workspace: Annotated[Path, typer.Option(help="Folder for results and caches.")] = Path("results"),
+    pages: Annotated[Path, typer.Option(help="Folder for the executed notebooks.")] = Path("book/executed"),
+    book: Annotated[bool, typer.Option(help="Whether to build the book.")] = True,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only say what would run, and how long it may take.")
+    ] = False,
+    status: Annotated[bool, typer.Option("--status", help="Only say what is done, running, failed.")] = False,
+) -> None:
+    """Do the study: data, embeddings, runs, notebooks, book; what is finished is not repeated.
+
+    Example: desam-lite reproduce domain_splits --profile smoke --plan
+    """
+    from desam_lite.study.workflow import status as graph_report
+    from desam_lite.study.workflow.plan import Wishes, graph_folder, make_plan, read_plan
+    from desam_lite.study.workflow.records import list_jobs
+    from desam_lite.study.workflow.reproduce import Executor, summary, usual_jobs
+    from desam_lite.study.workflow.reproduce import reproduce as start
+
+    if executor not in get_args(Executor):
+        raise StudyError(f"there is no executor '{executor}': use {' or '.join(get_args(Executor))}.")
+    folder = graph_folder(workspace)
+    if status:
+        typer.echo(graph_report.say_status(read_plan(folder), folder))
+        return
+    all_pages = not experiments and pages == Path("book/executed")
+    wishes = Wishes(
+        profile=profile,
+        manifests=tuple(manifest or ()),
+        data=tuple(data or ()),
+        weights=weights,
+        parameters=parse_assignments(parameter or [], "-p"),
+        experiments=tuple(experiments or ()),
+        workspace=workspace,
+        pages=pages,
+        book=book and all_pages,
+    )
+    chosen = cast(Executor, executor)
+    if plan:
+        planned = make_plan(wishes)
+        typer.echo(graph_report.say_plan(planned, folder, jobs or usual_jobs(chosen)))
+        return
+    failed = start(wishes, chosen, jobs)
+    if failed:
+        raise StudyError(summary(read_plan(folder), folder))
+    typer.echo(f"all {len(list_jobs(read_plan(folder)))} jobs are done")

@@ -1,0 +1,1 @@
+"""From a manifest to batches: cases, slices, embeddings of the frozen encoder."""

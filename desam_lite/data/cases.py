@@ -1,0 +1,122 @@
+"""An image and its label made one case, in the frame of the slices."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from desam_lite.data.geometry import Array, Geometry, same_grid, to_slices
+from desam_lite.data.manifest import Manifest
+from desam_lite.data.nifti import Scan, read_image, read_label
+from desam_lite.utils.errors import StudyError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class CaseVolume:
+    """A case in the frame of the slices.
+
+    Attributes:
+        domain: Its domain.
+        case: Its id.
+        image: ``(Z, H, W)`` float32, the grey levels of the file.
+        labels: ``(Z, H, W)`` uint8: 0 background, 1..K the organs in the order of the manifest.
+        geometry: The stored grid, for the way back.
+    """
+
+    domain: str
+    case: str
+    image: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.uint8]
+    geometry: Geometry
+
+
+def to_organ_ids(labels: Array, manifest: Manifest, domain: str) -> tuple[npt.NDArray[np.uint8], list[int]]:
+    """Renumber the ids of a label file to the organs of the manifest.
+
+    Args:
+        labels: Integers, any shape: the ids of the file.
+        manifest: The task.
+        domain: Whose ``label_map`` applies.
+
+    Returns:
+        The same shape as uint8 (0 background, 1..K in the order of ``manifest.organs``), and the ids of the
+        file that the manifest does not know (they become background).
+    """
+    label_map = manifest.domain(domain).label_map
+    organ_ids = {0: 0, **{organ.label: number for number, organ in enumerate(manifest.organs, start=1)}}
+    unknown, organs = [], np.zeros(labels.shape, dtype=np.uint8)
+    for value in _distinct(labels):
+        target = label_map.get(value, value)
+        if target not in organ_ids:
+            unknown.append(value)
+        elif organ_ids[target]:
+            organs[labels == value] = organ_ids[target]
+    return organs, unknown
+
+
+def _distinct(labels: Array) -> list[int]:
+    """Return the values of an integer array in ascending order; counting small ones beats sorting."""
+    low, high = int(labels.min()), int(labels.max())
+    if high - low < 1 << 16:
+        return [int(i) + low for i in np.flatnonzero(np.bincount(labels.ravel() - low))]
+    return [int(i) for i in np.unique(labels)]
+
+
+def pair_faults(manifest: Manifest, domain: str, image: Scan, label: Scan, label_path: Path) -> list[str]:
+    """Return what keeps an image and its label from being one case, a sentence each; empty when sound."""
+    if image.geometry.shape != label.geometry.shape:
+        return [
+            f"label {label_path} has shape {label.geometry.shape} but its image {image.geometry.shape}: "
+            "export the label on the image's grid."
+        ]
+    faults = []
+    if not same_grid(image.geometry, label.geometry):
+        faults.append(
+            f"label {label_path} has another affine than its image (it lies elsewhere): "
+            "export the label on the image's grid."
+        )
+    organs, unknown = to_organ_ids(label.data, manifest, domain)
+    if unknown:
+        ids = ", ".join(map(str, unknown[:10]))
+        faults.append(
+            f"label {label_path} holds ids the manifest does not know ({ids}): add them to 'organs' or to the "
+            f"'label_map' of domain {domain!r}, for instance label_map: {{{unknown[0]}: {manifest.organs[0].label}}}."
+        )
+    elif not organs.any():
+        faults.append(f"label {label_path} marks no organ at all: draw the label, or take the case out.")
+    return faults
+
+
+def load_case(manifest: Manifest, root: Path | str, row: "Mapping[str, Any] | pd.Series[Any]") -> CaseVolume:
+    """Read one case of an index into the frame of the slices.
+
+    Args:
+        manifest: The task.
+        root: The data root that the index was made on.
+        row: A row of :func:`desam_lite.data.index.build_index`; ``domain``, ``case``, ``image`` and ``label`` are
+            used, and ``image_sha256`` and ``label_sha256`` are compared where given.
+
+    Returns:
+        The case.
+
+    Raises:
+        StudyError: A file is at fault, or has changed since it was indexed.
+    """
+    domain, label_path = str(row["domain"]), Path(root) / str(row["label"])
+    image, label = read_image(Path(root) / str(row["image"])), read_label(label_path)
+    for kind, scan in (("image", image), ("label", label)):
+        if row.get(f"{kind}_sha256", scan.sha256) != scan.sha256:
+            raise StudyError(
+                f"{kind} {Path(root) / str(row[kind])} has changed since it was indexed: start again."
+            )
+    if faults := pair_faults(manifest, domain, image, label, label_path):
+        raise StudyError(" ".join(faults))
+    organs, _ = to_organ_ids(label.data, manifest, domain)
+    pixels, masks = to_slices(image.data, image.geometry), to_slices(organs, image.geometry)
+    return CaseVolume(domain, str(row["case"]), pixels, masks, image.geometry)

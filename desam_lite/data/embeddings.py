@@ -1,0 +1,198 @@
+"""The frozen encoder's four feature maps of every slice: computed once per case, kept on disk, read back slice by slice.
+
+One file per case (`desam_lite.data.embedding_files` says what it looks like). Its name is the hash of what it was made from (the
+prepared slices, the backbone and its weights, the number format), so that a file is either right or not there.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from filelock import FileLock
+
+from desam_lite.data.embedding_files import (
+    DamagedFileError,
+    EmbeddingFile,
+    Format,
+    StoredSlices,
+    as_stored,
+    open_file,
+    read_slices,
+    write_file,
+)
+from desam_lite.data.slices import SliceStore
+from desam_lite.model.prompted_sam import PromptedSAM
+from desam_lite.model.prompts import ImageEmbeddings
+from desam_lite.model.sam import preprocess
+from desam_lite.utils.errors import StudyError
+from desam_lite.utils.files import digest
+from desam_lite.utils.progress import track
+
+EMBEDDINGS_VERSION = 2
+AT_ONCE = 8
+"""Slices encoded, and read back, at once: their maps are what has to fit into memory."""
+
+ReadEmbeddings = Callable[[range], ImageEmbeddings]
+"""What gives the embeddings of some slices of one case: from a store, or computed when asked for."""
+
+
+class EmbeddingStore:
+    """The embeddings of all cases of a task under one backbone.
+
+    Args:
+        folder: Where the files lie.
+        slices: The prepared slices they are made from.
+        backbone: Name of the backbone.
+        weights: Hash of the encoder's weights.
+        fmt: Number format on disk: float16 and bfloat16 take half the bytes of the published float32, float8 a quarter.
+    """
+
+    def __init__(
+        self, folder: Path, slices: SliceStore, backbone: str, weights: str, fmt: Format = "float16"
+    ):
+        self.folder = folder
+        self.slices = slices
+        self.fmt: Format = fmt
+        self.identity = {
+            "backbone": backbone,
+            "weights": weights,
+            "format": fmt,
+            "version": EMBEDDINGS_VERSION,
+        }
+
+    def key(self, domain: str, case: str) -> str:
+        """Return the 16 hexadecimal digits that name what the embeddings of a case are made from."""
+        return digest({**self.identity, "slices": self.slices.key(domain, case)})
+
+    def path(self, domain: str, case: str) -> Path:
+        """Return where the embeddings of a case are, or will be."""
+        return self.folder / f"{self.key(domain, case)}.npy"
+
+    def missing(self) -> list[tuple[str, str]]:
+        """Return the (domain, case) pairs whose file is not there, is cut, or is of another kind."""
+        return [pair for pair in self.slices.cases() if not self._is_there(*pair)]
+
+    def load(self, domain: str, case: str, rows: Sequence[int] | None = None) -> ImageEmbeddings:
+        """Read the embeddings of some slices of a case; only the bytes of those slices are read.
+
+        Args:
+            domain: The case's domain.
+            case: The case.
+            rows: Slice indices; all when None.
+
+        Returns:
+            Embeddings of batch ``len(rows)``, in the format of the store; bfloat16 where that is float8.
+
+        Raises:
+            StudyError: The file is missing or damaged. A damaged one is removed, so that the next run makes it again.
+        """
+        chosen = range(len(self._open(domain, case))) if rows is None else rows
+        return self.load_slices([(domain, case, row) for row in chosen])
+
+    def load_slices(self, wanted: Sequence[tuple[str, str, int]]) -> ImageEmbeddings:
+        """Read slices of any cases together, which is sooner than one by one.
+
+        Args:
+            wanted: Domain, case and slice index of each; at least one.
+
+        Returns:
+            Their embeddings, in that order; else as :meth:`load`.
+        """
+        return self.read(wanted).decode()
+
+    def read(self, wanted: Sequence[tuple[str, str, int]]) -> StoredSlices:
+        """Read as :meth:`load_slices`, but leave the numbers as they are stored."""
+        pairs = dict.fromkeys((domain, case) for domain, case, _ in wanted)
+        files = {pair: self._open(*pair) for pair in pairs}
+        try:
+            return read_slices([(files[domain, case], row) for domain, case, row in wanted])
+        except DamagedFileError as error:
+            domain, case = next(pair for pair in pairs if self.path(*pair) == error.path)
+            raise _refuse(domain, case, error) from error
+
+    def write(self, domain: str, case: str, batches: Iterable[ImageEmbeddings], count: int) -> None:
+        """Write the embeddings of the ``count`` slices of a case as they come; the file is there once it is whole."""
+        write_file(self.path(domain, case), batches, count, self.fmt, self.key(domain, case))
+
+    def _open(self, domain: str, case: str) -> EmbeddingFile:
+        try:
+            return open_file(self.path(domain, case), self.fmt, self.key(domain, case))
+        except DamagedFileError as error:
+            raise _refuse(domain, case, error) from error
+
+    def _is_there(self, domain: str, case: str) -> bool:
+        try:
+            open_file(self.path(domain, case), self.fmt, self.key(domain, case))
+        except DamagedFileError:
+            return False
+        return True
+
+
+def _refuse(domain: str, case: str, error: DamagedFileError) -> StudyError:
+    """Remove a damaged file, and return what to tell."""
+    error.path.unlink(missing_ok=True)
+    return StudyError(
+        f"the embeddings of {domain}/{case} cannot be read ({error}): start the run again, which makes them again."
+    )
+
+
+def fill_store(
+    store: EmbeddingStore, model: PromptedSAM, *, batch_size: int = AT_ONCE, progress: bool = True
+) -> None:
+    """Compute what is missing in ``store``; whole files are left alone, and a second process waits rather than repeats.
+
+    Args:
+        store: Where to put the embeddings.
+        model: Holds the encoder; its device is used.
+        batch_size: Slices encoded at once.
+        progress: Whether to show a bar (one step per case).
+
+    Raises:
+        StudyError: The encoder's output does not fit the number format.
+    """
+    store.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(store.folder / ".lock"):
+        for leftover in store.folder.glob(
+            ".*.tmp.npy"
+        ):  # of a process that was killed: under the lock nobody writes
+            leftover.unlink()
+        missing = store.missing()
+        for domain, case in track(missing, "embedding cases", enabled=progress and bool(missing)):
+            images = torch.from_numpy(store.slices.load(domain, case).images)
+            maps = _encode_case(model, images, batch_size, store.fmt, f"{domain}/{case}")
+            store.write(domain, case, maps, len(images))
+
+
+def encode_on_demand(model: PromptedSAM, images: npt.NDArray[np.uint8], fmt: Format) -> ReadEmbeddings:
+    """Return what computes the embeddings of a scan's slices when they are asked for; nothing is kept.
+
+    Args:
+        model: Holds the encoder; its device is used, and the maps stay there.
+        images: The prepared slices ``(Z, H, W)``.
+        fmt: Number format that a model was trained on, so that it sees what a store of that format gives.
+    """
+
+    def read(rows: range) -> ImageEmbeddings:
+        return _encode(model, torch.from_numpy(images[rows.start : rows.stop]), fmt, "this scan")
+
+    return read
+
+
+def _encode_case(
+    model: PromptedSAM, images: torch.Tensor, batch_size: int, fmt: Format, of: str
+) -> Iterator[ImageEmbeddings]:
+    """Encode the slices ``(Z, H, W)`` uint8 of a case, some at once."""
+    for chunk in torch.split(images, batch_size):
+        yield _encode(model, chunk, fmt, of)
+
+
+@torch.no_grad()
+def _encode(model: PromptedSAM, images: torch.Tensor, fmt: Format, of: str) -> ImageEmbeddings:
+    """Encode slices ``(B, H, W)`` uint8 on the model's device, as a store of the format would give them."""
+    device = next(model.parameters()).device
+    maps = as_stored(model.encode(preprocess(images.to(device), model.image_size)), fmt)
+    if not all(torch.isfinite(tensor).all() for tensor in (*maps.levels, maps.neck)):
+        raise StudyError(f"the encoder's features of {of} exceed {fmt}: choose bfloat16 or float32.")
+    return maps

@@ -1,0 +1,118 @@
+"""The grid of a scan, and the one frame everything else uses.
+
+A scan may be stored in any of the 48 orientations of its three axes. Here it becomes *slices*: an array
+``(Z, H, W)`` with Z from inferior to superior, rows H from anterior to posterior and columns W from the
+patient's right to the left, which is how a radiologist looks at it. Only whole axes are swapped and flipped,
+nothing is resampled, so the way back is exact.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from desam_lite.utils.errors import StudyError
+
+Array = npt.NDArray[Any]
+_axes: Any = nib.orientations  # Any: its functions carry no annotations, and strict typing calls none such
+_SLICES_FRAME = "LPS"  # positive ends of the axes, in nibabel's letters; to_slices then reverses their order
+# How far corners of label and image may lie apart, in parts of the smallest voxel side. Tools that write an affine as a
+# rotation round it: 0.15 was seen in a sound public set. A label of another grid is off by a voxel or more somewhere.
+_SAME_GRID = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """The grid a scan was stored on.
+
+    Attributes:
+        shape: Voxels along the three stored axes.
+        affine: ``(4, 4)`` float64, stored voxel indices -> millimetres in RAS+ (the NIfTI convention).
+    """
+
+    shape: tuple[int, int, int]
+    affine: npt.NDArray[np.float64]
+
+    @property
+    def orientation(self) -> str:
+        """The positive ends of the stored axes, for instance ``LPS``; the nearest for an oblique scan."""
+        return "".join(str(code) for code in _axes.aff2axcodes(self.affine))
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel sides ``(z, y, x)`` in mm, in the frame of the slices."""
+        sides = np.linalg.norm(self.affine[:3, :3], axis=0)
+        axes = _orientation(self.affine)[:, 0].astype(int)  # stored axis -> patient axis (x, y, z)
+        x, y, z = (float(sides[int(np.flatnonzero(axes == axis)[0])]) for axis in range(3))
+        return z, y, x
+
+    @property
+    def slices_shape(self) -> tuple[int, int, int]:
+        """``(Z, H, W)``."""
+        axes = _orientation(self.affine)[:, 0].astype(int)
+        x, y, z = (self.shape[int(np.flatnonzero(axes == axis)[0])] for axis in range(3))
+        return z, y, x
+
+    def to_json(self) -> str:
+        """Return the geometry as JSON that :meth:`from_json` reads back to the last bit."""
+        return json.dumps({"shape": list(self.shape), "affine": self.affine.tolist()})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Geometry":
+        """Read what :meth:`to_json` wrote."""
+        value = json.loads(text)
+        i, j, k = value["shape"]
+        return cls((int(i), int(j), int(k)), np.asarray(value["affine"], dtype=np.float64))
+
+
+def same_grid(first: Geometry, second: Geometry) -> bool:
+    """Whether two volumes have one shape, and corners that agree to half the smallest voxel side."""
+    if first.shape != second.shape:
+        return False
+    corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], dtype=np.float64)
+    corners[:, :3] *= np.array(first.shape) - 1
+    apart = np.linalg.norm((corners @ (first.affine - second.affine).T)[:, :3], axis=1)
+    return bool(apart.max() <= _SAME_GRID * min(first.spacing))
+
+
+def _orientation(affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    result: npt.NDArray[np.float64] = _axes.io_orientation(affine)
+    return result
+
+
+def to_slices(data: Array, geometry: Geometry) -> Array:
+    """Bring a volume from its stored axes to the frame of the slices.
+
+    Args:
+        data: ``geometry.shape``, any type.
+        geometry: Its grid.
+
+    Returns:
+        ``(Z, H, W)``, contiguous: inferior to superior, anterior to posterior, the patient's right to left.
+    """
+    change = _axes.ornt_transform(_orientation(geometry.affine), _axes.axcodes2ornt(_SLICES_FRAME))
+    return np.ascontiguousarray(_axes.apply_orientation(data, change).transpose(2, 1, 0))
+
+
+def from_slices(slices: Array, geometry: Geometry) -> Array:
+    """Bring a volume from the frame of the slices back to its stored axes; undoes :func:`to_slices` exactly.
+
+    Args:
+        slices: ``(Z, H, W)``, any type.
+        geometry: The grid to return to.
+
+    Returns:
+        ``geometry.shape``, contiguous.
+
+    Raises:
+        StudyError: The slices are not of this grid.
+    """
+    if slices.shape != geometry.slices_shape:
+        raise StudyError(
+            f"slices of shape {slices.shape} are not of a scan with slices {geometry.slices_shape}."
+        )
+    change = _axes.ornt_transform(_axes.axcodes2ornt(_SLICES_FRAME), _orientation(geometry.affine))
+    return np.ascontiguousarray(_axes.apply_orientation(slices.transpose(2, 1, 0), change))

@@ -1,0 +1,1 @@
+"""Foreign layouts and formats brought to NIfTI and a manifest's folders."""

@@ -1,0 +1,259 @@
+"""The folder layouts people really have, each as a function that finds its cases.
+
+A finder opens no scan; it returns the cases it found and a sentence for all that it could not understand.
+"""
+
+import csv
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from desam_lite.data.importers.dicom import read_label_pictures, read_series
+from desam_lite.data.importers.pairing import SUFFIX, case_stem, find_scans, pair_files, safe_name
+from desam_lite.data.nifti import read_label, write_volume
+from desam_lite.utils.errors import StudyError
+
+Place = Callable[[Path, Path], None]  # brings a file that stays as it is to its new name
+
+
+@dataclass(frozen=True)
+class Item:
+    """One case to import.
+
+    Attributes:
+        domain: Name of its domain.
+        case: Its id.
+        image: Where its scan is: a NIfTI file, or a folder of DICOM slices.
+        label: Where its label is: a NIfTI file, or a folder of pictures.
+        write: Called as ``write(item, image_path, label_path, place)``; makes both files.
+    """
+
+    domain: str
+    case: str
+    image: Path
+    label: Path
+    write: "Callable[[Item, Path, Path, Place], None]"
+
+    def sources(self) -> list[Path]:
+        """Return the files that the case is made from."""
+        return [
+            file
+            for path in (self.image, self.label)
+            for file in (sorted(path.iterdir()) if path.is_dir() else [path])
+        ]
+
+
+Found = tuple[list[Item], list[str]]
+
+# Names of the six prostate sites in the prepared collections -> domain of data_manifests/prostate.yaml.
+PROSTATE_SITES = {
+    **dict.fromkeys(("runmc", "a-isbi"), "A"),
+    **dict.fromkeys(("bmc", "b-isbi", "b-isbi_1.5"), "B"),
+    **dict.fromkeys(("hcrudb", "i2cvb", "c-i2cvb"), "C"),
+    **dict.fromkeys(("ucl", "d-ucl"), "D"),
+    **dict.fromkeys(("bidmc", "e-bidmc"), "E"),
+    **dict.fromkeys(("hk", "f-hk"), "F"),
+}
+# Label ids of data_manifests/abdomen.yaml: 1 liver, 2 right kidney, 3 left kidney, 4 spleen.
+_BTCV_IDS = {6: 1, 2: 2, 3: 3, 1: 4, **dict.fromkeys((0, 4, 5, *range(7, 14)), 0)}
+_CHAOS_MR_GREYS = {range(55, 71): 1, range(110, 136): 2, range(175, 201): 3, range(240, 256): 4}
+_CHAOS_CT_GREYS = {range(1, 256): 1}
+
+
+def find_folders(source: Path) -> Found:
+    """Find one folder per domain, with images and labels told apart by their names or their folders' names."""
+    items: list[Item] = []
+    faults: list[str] = []
+    domains = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
+    for folder in domains:
+        found, wrong = _paired(folder, folder.name)
+        items += found
+        faults += wrong
+    return items, faults
+
+
+def find_saml(source: Path) -> Found:
+    """Find the prepared prostate collection: a folder per site, each case with its ``_segmentation``."""
+    folders = sorted({path.parent for path in find_scans(source)})
+    items: list[Item] = []
+    faults: list[str] = []
+    for folder in folders:
+        site = PROSTATE_SITES.get(folder.name.lower())
+        if site is None:
+            faults.append(
+                f"folder {folder} is none of the six prostate sites: rename it, or import the layout 'folders'."
+            )
+            continue
+        found, wrong = _paired(folder, site)
+        items += found
+        faults += wrong
+    return items, faults
+
+
+def find_nnunet(source: Path) -> Found:
+    """Find ``imagesTr`` and ``labelsTr``, and a table ``patientid,center`` that tells each case's domain."""
+    folders = sorted(path for path in source.rglob("imagesTr") if path.is_dir())
+    if len(folders) != 1:
+        raise StudyError(
+            f"{source} holds {len(folders)} folders imagesTr, not one: give the folder of one data set."
+        )
+    base = folders[0].parent
+    centers, table = _read_centers(base)
+    labels = {case_stem(path): path for path in find_scans(base / "labelsTr")}
+    items, faults = [], []
+    for image in find_scans(folders[0]):
+        case = case_stem(image)
+        if not case.endswith("_0000"):
+            continue  # further channels; the first is the scan
+        case = case.removesuffix("_0000")
+        label = labels.get(case)
+        if label is None:
+            faults.append(f"{image} has no label labelsTr/{case}.nii.gz: add it, or take the case out.")
+        elif case not in centers:
+            faults.append(f"table {table} has no row for case {case}: add its center.")
+        else:
+            items.append(Item(_domain(centers[case]), safe_name(case), image, label, _place_both))
+    return items, faults
+
+
+def find_btcv(source: Path) -> Found:
+    """Find ``img0001.nii.gz`` with ``label0001.nii.gz``, in whatever folders; one domain ``CT``."""
+    images = {
+        found[1]: path
+        for path in find_scans(source)
+        if (found := re.fullmatch(r"(?i)img(\d{4})", case_stem(path)))
+    }
+    labels = {
+        found[1]: path
+        for path in find_scans(source)
+        if (found := re.fullmatch(r"(?i)label(\d{4})", case_stem(path)))
+    }
+    both = sorted(images.keys() & labels.keys())
+    items = [
+        Item("CT", f"img{number}", images[number], labels[number], _place_and_renumber) for number in both
+    ]
+    faults = [
+        f"{images[n]} has no label{n}.nii.gz: add it, or take it out."
+        for n in sorted(images.keys() - labels.keys())
+    ]
+    faults += [
+        f"{labels[n]} has no img{n}.nii.gz: add it, or take it out."
+        for n in sorted(labels.keys() - images.keys())
+    ]
+    return items, faults
+
+
+def find_chaos(source: Path) -> Found:
+    """Find CHAOS's DICOM series with their label pictures.
+
+    Domain ``MR`` gets the T2-SPIR series with four organs; the CT series, where only the liver is labelled, go to a domain
+    ``CT_liver`` of their own. T1-DUAL series are passed over.
+    """
+    items: list[Item] = []
+    faults: list[str] = []
+    for folder in sorted(path for path in source.rglob("DICOM_anon") if path.is_dir()):
+        parent, label = folder.parent, folder.parent / "Ground"
+        if parent.name.upper() == "T2SPIR":
+            domain, case, greys = "MR", parent.parent.name, _CHAOS_MR_GREYS
+        elif parent.parent.name.upper() == "CT":
+            domain, case, greys = "CT_liver", parent.name, _CHAOS_CT_GREYS
+        else:
+            continue
+        if not label.is_dir():
+            faults.append(
+                f"{parent} has no folder Ground: its labels were not published (test cases), so take it out."
+            )
+            continue
+        items.append(Item(domain, safe_name(case), folder, label, partial(_convert_dicom, greys=greys)))
+    return items, faults
+
+
+LAYOUTS: dict[str, Callable[[Path], Found]] = {
+    "saml": find_saml,
+    "nnunet": find_nnunet,
+    "chaos": find_chaos,
+    "btcv": find_btcv,
+    "folders": find_folders,
+}
+
+
+def find_layout(name: str) -> Callable[[Path], Found]:
+    """Return the finder of a layout.
+
+    Raises:
+        StudyError: There is no such layout.
+    """
+    if name not in LAYOUTS:
+        close = difflib.get_close_matches(name, LAYOUTS, n=1)
+        hint = f"did you mean {close[0]!r}? Otherwise " if close else ""
+        raise StudyError(f"there is no layout {name!r}: {hint}choose from {', '.join(LAYOUTS)}.")
+    return LAYOUTS[name]
+
+
+def _domain(center: str) -> str:
+    return PROSTATE_SITES.get(center.strip().lower(), safe_name(center.strip()))
+
+
+def _paired(folder: Path, domain: str) -> Found:
+    pairs, faults = pair_files(folder, domain)
+    return [Item(safe_name(domain), case, image, label, _place_both) for case, image, label in pairs], faults
+
+
+def _read_centers(folder: Path) -> tuple[dict[str, str], Path]:
+    """Return case -> center from the first table below a folder that has both columns, and the table's path."""
+    for table in sorted(folder.rglob("*.csv")):
+        try:
+            with table.open(newline="", encoding="utf-8-sig") as file:
+                rows = [
+                    {(key or "").strip().lower(): value or "" for key, value in row.items()}
+                    for row in csv.DictReader(file)
+                ]
+        except (UnicodeDecodeError, csv.Error):
+            continue
+        if rows and {"patientid", "center"} <= rows[0].keys():
+            return {
+                _table_case(row["patientid"]): row["center"] for row in rows if row["center"].strip()
+            }, table
+    raise StudyError(
+        f"{folder} holds no table with the columns patientid and center: add one (CSV) that names each case's site."
+    )
+
+
+def _table_case(patient: str) -> str:
+    return SUFFIX.sub("", patient.strip()).removesuffix("_0000")
+
+
+def _place_both(item: Item, image: Path, label: Path, place: Place) -> None:
+    place(item.image, image)
+    place(item.label, label)
+
+
+def _place_and_renumber(
+    item: Item, image: Path, label: Path, place: Place, *, ids: Mapping[int, int] = _BTCV_IDS
+) -> None:
+    """Bring a BTCV case: its scan as it is, its thirteen organs as the four of the task."""
+    scan = read_label(item.label)
+    present = np.unique(scan.data).tolist()
+    if unknown := [value for value in present if value not in ids]:
+        raise StudyError(
+            f"label {item.label} holds ids that BTCV does not have ({unknown[:5]}): is it of another set?"
+        )
+    renumbered = np.zeros(scan.data.shape, np.uint8)
+    for value in present:
+        renumbered[scan.data == value] = ids[value]
+    place(item.image, image)
+    write_volume(label, renumbered, scan.geometry.affine)
+
+
+def _convert_dicom(
+    item: Item, image: Path, label: Path, _place: Place, *, greys: Mapping[range, int]
+) -> None:
+    series = read_series(item.image)
+    labels = read_label_pictures(item.label, series, greys)
+    write_volume(image, series.data, series.affine)
+    write_volume(label, labels, series.affine)

@@ -1,0 +1,332 @@
+"""What a task is: its organs, its domains, where their files lie and how their grey levels are prepared.
+
+A manifest is one YAML file (``data_manifests/README.md`` documents it). It is data: reading one never runs
+code.
+"""
+
+import difflib
+import re
+from itertools import cycle
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from desam_lite.data.plain_yaml import read_yaml
+from desam_lite.utils.errors import StudyError
+from desam_lite.utils.files import digest
+
+# Okabe and Ito's colour-blind safe palette, its grey and black left out: they vanish on medical images.
+PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
+_FOLDER = "data_manifests"
+_DOMAIN_NAME = re.compile(r"[^\W_][\w.+-]*")  # letters of any script
+_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+
+Range = Annotated[tuple[float, float], Field(description="lower and upper bound, in ascending order")]
+
+
+class _Strict(BaseModel):
+    """A frozen model that refuses keys it does not know: a misspelt key must not silently do nothing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Organ(_Strict):
+    """One structure that is segmented.
+
+    Attributes:
+        name: What tables and figures call it.
+        label: Its id in the label files, after ``label_map``; at least 1.
+        color: ``#rrggbb``; one of a colour-blind safe palette when left out.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _-]*$", max_length=60)
+    label: int = Field(ge=1, strict=True)
+    color: str = Field(default=PALETTE[0], pattern=r"^#[0-9a-fA-F]{6}$")
+
+
+class Intensity(_Strict):
+    """How a volume's grey levels are brought to 0..255: between two percentiles, or in a fixed window.
+
+    Attributes:
+        percentiles: Lower and upper percentile of all voxels of the volume (0..100); for MRI, which has no
+            unit.
+        window: Lower and upper value in the file's own unit; for CT, in Hounsfield units.
+    """
+
+    percentiles: Range | None = None
+    window: Range | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.percentiles is None) == (self.window is None):
+            raise ValueError("give either 'percentiles' or 'window'")
+        low, high = self.percentiles or self.window or (0.0, 0.0)
+        if not low < high:
+            raise ValueError(f"the lower bound {low:g} must be below the upper bound {high:g}")
+        if self.percentiles and not 0 <= low < high <= 100:
+            raise ValueError(f"percentiles lie between 0 and 100, not {low:g} and {high:g}")
+        return self
+
+
+class Domain(_Strict):
+    """One site or modality of a task: facts for the reader, and what differs from the task's defaults.
+
+    Attributes:
+        title: What figures call it.
+        institution: The hospital or consortium.
+        dataset: The collection it comes from.
+        modality: For instance ``T2 MRI`` or ``CT``.
+        vendor: The scanner's maker.
+        field_strength: Tesla, one number per field strength in use.
+        coil: Receive coil.
+        in_plane: Range of the pixel spacing, mm.
+        through_plane: Range of the slice spacing, mm.
+        cases: Number of labelled cases the source says there are.
+        image: Pattern that replaces the task's for this domain.
+        label: Pattern that replaces the task's for this domain.
+        label_map: Ids in this domain's files -> ids of ``organs`` (0: background). Ids not listed stay as
+            they are.
+        intensity: Preparation that replaces the task's for this domain.
+    """
+
+    title: str
+    institution: str = ""
+    dataset: str = ""
+    modality: str = ""
+    vendor: str = ""
+    field_strength: tuple[float, ...] = ()
+    coil: str = ""
+    in_plane: tuple[float, float] | None = None
+    through_plane: tuple[float, float] | None = None
+    cases: int | None = Field(default=None, ge=0)
+    image: str | None = None
+    label: str | None = None
+    label_map: dict[int, int] = {}
+    intensity: Intensity | None = None
+
+    @field_validator("label_map")
+    @classmethod
+    def _targets_are_ids(cls, label_map: dict[int, int]) -> dict[int, int]:
+        if any(target < 0 for target in label_map.values()):
+            raise ValueError("ids mapped to are 0 (background) or an organ's label")
+        return label_map
+
+
+class Manifest(_Strict):
+    """A task.
+
+    Attributes:
+        name: Short name, also of the cache folders.
+        title: One line for the reader.
+        organs: What is segmented; prepared labels number them 1..K in this order.
+        domains: Name -> domain, in the order figures show them.
+        image: Pattern of image files below the data root; ``{domain}`` is the domain's name and ``{case}``
+            any text without a slash. A pattern that ends in ``.nii.gz`` also finds ``.nii``, and the reverse.
+        label: Pattern of label files.
+        intensity: Preparation of every domain that does not name its own.
+        patient: Regular expression whose first group, searched in the case id, is the patient; the whole id
+            when left out. Splits keep the cases of one patient together.
+        unique_patients: Whether one patient id in two domains means one person, and so is a fault.
+        synthetic: Whether the data are made by this package.
+        citation: What to cite when showing results on it.
+        licence: Terms of the data.
+        obtain: How to get the data, in words and links.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    title: str
+    organs: tuple[Organ, ...] = Field(min_length=1, max_length=255)
+    domains: dict[str, Domain] = Field(min_length=1)
+    image: str = "{domain}/{case}.nii.gz"
+    label: str = "{domain}/{case}_segmentation.nii.gz"
+    intensity: Intensity = Intensity(percentiles=(0.5, 99.5))
+    patient: str | None = None
+    unique_patients: bool = False
+    synthetic: bool = False
+    citation: str = ""
+    licence: str = ""
+    obtain: str = ""
+
+    @field_validator("organs", mode="before")
+    @classmethod
+    def _fill_in_colors(cls, organs: Any) -> Any:
+        if not isinstance(organs, list) or not all(isinstance(organ, dict) for organ in organs):
+            return organs
+        chosen = [str(organ["color"]).lower() for organ in organs if "color" in organ]
+        _refuse_repeats(chosen, "organ colour")
+        free = cycle([color for color in PALETTE if color not in chosen] or PALETTE)
+        return [organ if "color" in organ else {**organ, "color": next(free)} for organ in organs]
+
+    @field_validator("patient")
+    @classmethod
+    def _expression_with_a_group(cls, patient: str | None) -> str | None:
+        if patient is None:
+            return None
+        try:
+            groups = re.compile(patient).groups
+        except re.error as error:
+            raise ValueError(f"not a regular expression ({error})") from error
+        if groups < 1:
+            raise ValueError("needs a group in parentheses that holds the patient's id")
+        return patient
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _refuse_repeats([organ.name for organ in self.organs], "organ name")
+        _refuse_repeats([str(organ.label) for organ in self.organs], "organ label")
+        known = {0, *(organ.label for organ in self.organs)}
+        for name, domain in self.domains.items():
+            if not _DOMAIN_NAME.fullmatch(name):
+                raise ValueError(f"domain name {name!r} may hold letters, digits and _ . + - only, no spaces")
+            if unknown := sorted(set(domain.label_map.values()) - known):
+                raise ValueError(f"domain {name!r} maps labels to {unknown}, which no organ has")
+            for kind in ("image", "label"):
+                check_pattern(self.pattern(name, kind))
+            if self.pattern(name, "image") == self.pattern(name, "label"):
+                raise ValueError(f"domain {name!r} has one pattern for images and labels")
+        return self
+
+    def pattern(self, domain: str, kind: str) -> str:
+        """Return the pattern of a domain's ``image`` or ``label`` files, with ``{case}`` left open."""
+        own: str | None = getattr(self.domain(domain), kind)
+        chosen: str = own if own is not None else getattr(self, kind)
+        return chosen.replace("{domain}", domain)
+
+    def domain(self, name: str) -> Domain:
+        """Return a domain by name.
+
+        Raises:
+            StudyError: The task has no such domain.
+        """
+        if name not in self.domains:
+            hint = _suggest(name, self.domains)
+            raise StudyError(
+                f"task {self.name!r} has no domain {name!r}: {hint}choose from {', '.join(self.domains)}."
+            )
+        return self.domains[name]
+
+    def preparation(self, domain: str) -> dict[str, Any]:
+        """Return all that changes the prepared slices of a domain, as JSON-like data."""
+        own = self.domain(domain)
+        return {
+            "organs": [[organ.name, organ.label] for organ in self.organs],
+            "label_map": sorted(own.label_map.items()),
+            "intensity": (own.intensity or self.intensity).model_dump(mode="json"),
+        }
+
+    def content_hash(self) -> str:
+        """Return 16 hexadecimal digits that name all that changes results; titles and facts do not."""
+        domains = {
+            name: [self.pattern(name, "image"), self.pattern(name, "label"), self.preparation(name)]
+            for name in self.domains
+        }
+        return digest({"domains": domains, "patient": self.patient})
+
+
+def check_pattern(pattern: str) -> None:
+    """Refuse a file pattern that could not find cases, or that could leave the data root.
+
+    Raises:
+        ValueError: What is wrong with it (pydantic turns it into a sentence of its own).
+    """
+    placeholders = set(_PLACEHOLDER.findall(pattern))
+    if "case" not in placeholders:
+        raise ValueError(f"pattern {pattern!r} lacks {{case}}, the part that differs between cases")
+    if others := placeholders - {"case", "domain"}:
+        raise ValueError(
+            f"pattern {pattern!r} holds {{{sorted(others)[0]}}}, but only {{domain}} and {{case}} exist"
+        )
+    if pattern.startswith("/") or "\\" in pattern or ".." in Path(pattern).parts:
+        raise ValueError(
+            f"pattern {pattern!r} must stay below the data root: no leading '/', no '..', no backslash"
+        )
+    if not pattern.endswith((".nii", ".nii.gz")):
+        raise ValueError(f"pattern {pattern!r} must end in .nii or .nii.gz")
+
+
+def _refuse_repeats(values: list[str], what: str) -> None:
+    repeated = sorted({value for value in values if values.count(value) > 1})
+    if repeated:
+        raise ValueError(f"{what} {repeated[0]!r} is there twice")
+
+
+def manifest_folders() -> list[Path]:
+    """Return where manifests are looked for by name: below the working folder, then beside the package."""
+    return [Path.cwd() / _FOLDER, Path(__file__).resolve().parents[2] / _FOLDER]
+
+
+def known_manifests() -> dict[str, Path]:
+    """Return name -> path of the manifests in :func:`manifest_folders`; the first folder wins."""
+    paths = [path for folder in reversed(manifest_folders()) for path in sorted(folder.glob("*.yaml"))]
+    return dict(sorted({path.stem: path for path in paths}.items()))
+
+
+def find_manifest(manifest: Path | str) -> Path:
+    """Return the path of a manifest given as a path or as the name of a known one.
+
+    Raises:
+        StudyError: There is none.
+    """
+    path = Path(manifest)
+    if path.is_file():
+        return path
+    known = known_manifests()
+    if str(manifest) in known:
+        return known[str(manifest)]
+    hint = _suggest(path.stem, known)
+    names = ", ".join(known) or "(none)"
+    raise StudyError(f"there is no manifest {str(manifest)!r}: {hint}give a path, or one of {names}.")
+
+
+def load_manifest(manifest: Path | str) -> Manifest:
+    """Read a manifest.
+
+    Args:
+        manifest: Path of a YAML file, or the name of one in ``data_manifests/`` here or in the repository.
+
+    Returns:
+        The checked manifest.
+
+    Raises:
+        StudyError: No such file, not YAML, or not a manifest; the sentence names every wrong key.
+    """
+    path = find_manifest(manifest)
+    values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise StudyError(
+            f"manifest {path} is not a mapping of keys: see data_manifests/README.md for an example."
+        )
+    try:
+        return Manifest.model_validate(values)
+    except ValidationError as error:
+        faults = "; ".join(_sentence(dict(fault)) for fault in error.errors())
+        raise StudyError(
+            f"manifest {path}: {faults}. Correct it; data_manifests/README.md lists the keys."
+        ) from error
+
+
+def _sentence(fault: dict[str, Any]) -> str:
+    """Say one of pydantic's findings in words: where, what, and the likely right key."""
+    where = ".".join(str(part) for part in fault["loc"] if part != "[key]")
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden":
+        model = {1: Manifest, 3: Domain if fault["loc"][0] == "domains" else Organ}.get(
+            len(fault["loc"]), Intensity
+        )
+        return f"unknown key {where!r}{_did_you_mean(str(fault['loc'][-1]), model.model_fields)}"
+    if fault["type"] == "missing":
+        return f"key {where!r} is missing"
+    if fault["type"] == "string_type" and fault["loc"][-1] == "[key]":
+        return f"{where!r} is not text: write the name in quotes"
+    return f"{where}: {message}" if where else message
+
+
+def _did_you_mean(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _suggest(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {close[0]!r}? Otherwise " if close else ""

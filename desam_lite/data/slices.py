@@ -1,0 +1,306 @@
+"""Prepared slices: uint8 grey levels and organ ids, one cached file per case; which slices count; splits.
+
+A file is named by the hash of what it was made from, so it is either right or not there.
+"""
+
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from desam_lite.data.cases import load_case
+from desam_lite.data.geometry import Geometry
+from desam_lite.data.index import require_sound
+from desam_lite.data.manifest import Intensity, Manifest
+from desam_lite.utils.errors import StudyError
+from desam_lite.utils.files import atomic_path, digest
+from desam_lite.utils.progress import track
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SLICES_VERSION = 1
+SliceRule = Literal["all", "foreground", "published"]
+SplitRule = Literal["published_90_10", "70_10_20"]
+Part = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True, eq=False)
+class CaseSlices:
+    """One case, ready for a model.
+
+    Attributes:
+        task: Name of the task.
+        domain: The case's domain.
+        case: Its id.
+        images: ``(Z, H, W)`` uint8, grey levels 0..255.
+        labels: ``(Z, H, W)`` uint8: 0 background, 1..K the organs in the order of the manifest.
+        spacing: Voxel sides ``(z, y, x)``, mm.
+        geometry: The grid of the scan's file, for the way back.
+    """
+
+    task: str
+    domain: str
+    case: str
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.uint8]
+    spacing: tuple[float, float, float]
+    geometry: Geometry
+
+
+class SliceStore:
+    """The prepared slices of a task on disk.
+
+    Args:
+        folder: Where the files lie.
+        manifest: The task.
+        index: Its sound cases.
+        organs: Names of the organs that `load` gives, numbered 1, 2, ... in this order, the others being background; None for all
+            as the manifest numbers them. The files are the same.
+    """
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, index: "pd.DataFrame", organs: Sequence[str] | None = None
+    ):
+        self.folder = folder
+        self.index = index
+        self._ids = None if organs is None else _new_ids(manifest, organs)
+        self.manifest = manifest
+        rows = [{str(key): value for key, value in row.items()} for row in index.to_dict("records")]
+        self._rows = {(str(row["domain"]), str(row["case"])): row for row in rows}
+
+    def only(self, organs: Sequence[str]) -> "SliceStore":
+        """Return the same slices with these organs alone."""
+        return SliceStore(self.folder, self.manifest, self.index, organs)
+
+    def cases(self, domain: str | None = None) -> list[tuple[str, str]]:
+        """Return the (domain, case) pairs, of one domain or of all, in the order of the index."""
+        return [pair for pair in self._rows if domain is None or pair[0] == domain]
+
+    def patients(self, domain: str) -> dict[str, str]:
+        """Return case -> patient of a domain, for :func:`split_cases`."""
+        return {case: str(self._rows[home, case]["patient"]) for home, case in self.cases(domain)}
+
+    def key(self, domain: str, case: str) -> str:
+        """Return the 16 hexadecimal digits that name the content of a case's slices.
+
+        Raises:
+            StudyError: There is no such case.
+        """
+        if (domain, case) not in self._rows:
+            raise StudyError(
+                f"task {self.manifest.name!r} has no case {domain}/{case}: choose one of its index."
+            )
+        row = self._rows[domain, case]
+        made_from = [
+            row["image_sha256"],
+            row["label_sha256"],
+            self.manifest.preparation(domain),
+            SLICES_VERSION,
+        ]
+        return digest(made_from)
+
+    def path(self, domain: str, case: str) -> Path:
+        """Return where the slices of a case are, or will be."""
+        return self.folder / f"{self.key(domain, case)}.safetensors"
+
+    def load(self, domain: str, case: str) -> CaseSlices:
+        """Read a case.
+
+        Raises:
+            StudyError: There is no such case, or its file is missing or damaged.
+        """
+        path = self.path(domain, case)
+        try:
+            images, labels, geometry = _read(path)
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise StudyError(
+                f"the prepared slices {path} of {domain}/{case} are missing or damaged: run again."
+            ) from error
+        labels = labels if self._ids is None else self._ids[labels]
+        return CaseSlices(self.manifest.name, domain, case, images, labels, geometry.spacing, geometry)
+
+    def is_whole(self, domain: str, case: str) -> bool:
+        """Whether the file of a case is there and undamaged."""
+        try:
+            self.load(domain, case)
+        except StudyError:
+            return False
+        return True
+
+    def prepare(self, root: Path, domain: str, case: str) -> None:
+        """Make the file of a case from its scan and label.
+
+        Raises:
+            StudyError: The case is at fault, or has changed since it was indexed.
+        """
+        volume = load_case(self.manifest, root, self._rows[domain, case])
+        intensity = self.manifest.domain(domain).intensity or self.manifest.intensity
+        _write(
+            self.path(domain, case),
+            prepare_intensity(volume.image, intensity),
+            volume.labels,
+            volume.geometry,
+        )
+
+
+def prepare_slices(
+    manifest: Manifest,
+    root: Path | str,
+    index: "pd.DataFrame",
+    cache_dir: Path | str,
+    *,
+    progress: bool = True,
+) -> SliceStore:
+    """Prepare the slices of every case that has none yet; damaged files are made again.
+
+    Args:
+        manifest: The task.
+        root: The data root that the index was made on.
+        index: Of :func:`desam_lite.data.index.build_index`, or some of its rows.
+        cache_dir: Where prepared slices lie; made when missing.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The store, every case in it whole.
+
+    Raises:
+        StudyError: A case of the index is at fault, or a file has changed since.
+    """
+    require_sound(index)
+    store = SliceStore(Path(cache_dir), manifest, index)
+    missing = [pair for pair in store.cases() if not store.is_whole(*pair)]
+    for domain, case in track(missing, f"preparing {manifest.name}", enabled=progress and bool(missing)):
+        store.prepare(Path(root), domain, case)
+    return store
+
+
+def prepare_intensity(image: npt.NDArray[np.float32], intensity: Intensity) -> npt.NDArray[np.uint8]:
+    """Bring the grey levels of a volume to 0..255.
+
+    Args:
+        image: ``(Z, H, W)`` float, in the unit of the file.
+        intensity: The bounds: percentiles of the whole volume, or a window.
+
+    Returns:
+        ``(Z, H, W)`` uint8: the lower bound and below is 0, the upper and above 255, linear between.
+    """
+    if intensity.percentiles is not None:
+        low, high = np.percentile(image, intensity.percentiles).tolist()
+    else:
+        low, high = intensity.window or (0.0, 1.0)
+    if (
+        not low < high and intensity.percentiles is not None
+    ):  # nearly all one grey level: the percentiles coincide
+        low, high = float(image.min()), float(image.max())
+    scaled = (image - low) * (255.0 / max(high - low, np.finfo(np.float32).tiny))
+    prepared: npt.NDArray[np.uint8] = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+    return prepared
+
+
+def select_slices(labels: npt.NDArray[Any], rule: SliceRule) -> list[int]:
+    """Choose the slices that are trained on or scored.
+
+    Args:
+        labels: ``(Z, H, W)``, non-zero where any organ is.
+        rule: ``all``; ``foreground``: those with an organ; ``published``: those but the last, because the
+            public code of DeSAM ends its range one slice early.
+
+    Returns:
+        Ascending slice indices; possibly none.
+
+    >>> select_slices(np.array([0, 1, 1, 1, 0]).reshape(5, 1, 1), "published")
+    [1, 2]
+    """
+    if rule not in get_args(SliceRule):
+        raise StudyError(f"there is no slice rule {rule!r}: choose from {', '.join(get_args(SliceRule))}.")
+    if rule == "all":
+        return list(range(labels.shape[0]))
+    foreground = [int(z) for z in np.flatnonzero(labels.any(axis=(1, 2)))]
+    return foreground if rule == "foreground" else foreground[:-1]
+
+
+def split_cases(
+    cases: Sequence[str], rule: SplitRule, seed: int, *, patients: Mapping[str, str] | None = None
+) -> dict[str, Part]:
+    """Divide the cases of a domain into parts; the cases of one patient stay together.
+
+    Args:
+        cases: Case ids.
+        rule: ``published_90_10``: the first 90 % in the order given train, the rest validate, none test.
+            ``70_10_20``: drawn with the seed; at least one patient each to validate and to test when there
+            are three or more.
+        seed: Of the draw; the order of ``cases`` does not matter to it.
+        patients: Case -> patient; each case is its own patient when left out.
+
+    Returns:
+        Case -> part, in the order of ``cases``. There is always one to train on; with two patients, one to
+        validate on.
+
+    >>> split_cases(["a", "b", "c"], "published_90_10", seed=0)
+    {'a': 'train', 'b': 'train', 'c': 'val'}
+    """
+    if rule not in get_args(SplitRule):
+        raise StudyError(f"there is no split rule {rule!r}: choose from {', '.join(get_args(SplitRule))}.")
+    patient_of = {case: patients[case] if patients else case for case in cases}
+    unique = list(dict.fromkeys(patient_of.values()))
+    divide: Callable[[list[str], int], dict[str, Part]] = (
+        _first_90_10 if rule == "published_90_10" else _drawn_70_10_20
+    )
+    part_of = divide(unique, seed)
+    return {case: part_of[patient] for case, patient in patient_of.items()}
+
+
+def _first_90_10(patients: list[str], _seed: int) -> dict[str, Part]:
+    train = max(1, len(patients) * 9 // 10)
+    return {patient: "train" if number < train else "val" for number, patient in enumerate(patients)}
+
+
+def _drawn_70_10_20(patients: list[str], seed: int) -> dict[str, Part]:
+    count = len(patients)
+    val = max(1, round(0.1 * count)) if count >= 2 else 0
+    test = max(1, round(0.2 * count)) if count >= 3 else 0
+    drawn = [str(patient) for patient in np.random.default_rng(seed).permutation(sorted(patients))]
+    chosen: dict[str, Part] = dict.fromkeys(drawn, "train")
+    chosen.update(dict.fromkeys(drawn[:val], "val"))
+    chosen.update(dict.fromkeys(drawn[val : val + test], "test"))
+    return chosen
+
+
+def _new_ids(manifest: Manifest, organs: Sequence[str]) -> npt.NDArray[np.uint8]:
+    """Return the new id of each organ id of the task, by place; 0 is background."""
+    names = [organ.name for organ in manifest.organs]
+    ids = np.zeros(len(names) + 1, dtype=np.uint8)
+    for number, organ in enumerate(organs, start=1):
+        ids[1 + names.index(organ)] = number
+    return ids
+
+
+def _crc32(array: npt.NDArray[np.uint8]) -> int:
+    return zlib.crc32(array.data)
+
+
+def _write(
+    path: Path, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8], geometry: Geometry
+) -> None:
+    # One metadata key: safetensors writes several in a random order, and equal cases should give equal files.
+    case = {"geometry": geometry.to_json(), "crc32": [_crc32(images), _crc32(labels)]}
+    with atomic_path(path) as temporary:
+        save_file({"images": images, "labels": labels}, temporary, metadata={"case": json.dumps(case)})
+
+
+def _read(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], Geometry]:
+    """Read a file of :func:`_write`; ValueError, KeyError, OSError or SafetensorError when it is damaged."""
+    with safe_open(path, framework="numpy") as file:
+        case = json.loads((file.metadata() or {})["case"])
+        images, labels = file.get_tensor("images"), file.get_tensor("labels")
+    if [_crc32(images), _crc32(labels)] != case["crc32"]:
+        raise ValueError("checksum differs")
+    return images, labels, Geometry.from_json(case["geometry"])

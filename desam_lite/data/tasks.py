@@ -1,0 +1,82 @@
+"""A task that is ready to be used: manifest read, every case checked, slices prepared."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from desam_lite.data.index import build_index, index_hash, require_sound
+from desam_lite.data.manifest import Manifest, load_manifest
+from desam_lite.data.slices import SliceStore, prepare_slices
+from desam_lite.utils.errors import StudyError
+from desam_lite.utils.files import digest
+
+
+@dataclass(frozen=True)
+class Task:
+    """A manifest with its checked cases and prepared slices.
+
+    Attributes:
+        manifest: What the task is.
+        root: Folder with its data.
+        index: One row per case.
+        data_hash: Names the content of all cases.
+        slices: The prepared slices.
+    """
+
+    manifest: Manifest
+    root: Path
+    index: pd.DataFrame
+    data_hash: str
+    slices: SliceStore
+
+    def only(self, organs: Sequence[str] | None) -> "Task":
+        """Return the task as if it had no other organs than these, renumbered in the order of the manifest; None changes nothing.
+
+        Raises:
+            StudyError: The task has no such organ.
+        """
+        if organs is None:
+            return self
+        kept = [organ for organ in self.manifest.organs if organ.name in organs]
+        unknown = set(organs) - {organ.name for organ in kept}
+        if unknown:
+            known = ", ".join(organ.name for organ in self.manifest.organs)
+            raise StudyError(
+                f"task '{self.manifest.name}' has no organ '{min(unknown)}': choose from {known}."
+            )
+        manifest = self.manifest.model_copy(update={"organs": tuple(kept)})
+        return replace(self, manifest=manifest, slices=self.slices.only([organ.name for organ in kept]))
+
+    def cases(self, domain: str) -> list[str]:
+        """Return the case ids of a domain, in order.
+
+        Raises:
+            StudyError: The task has no such domain.
+        """
+        self.manifest.domain(domain)
+        return [case for _, case in self.slices.cases(domain)]
+
+
+def open_task(
+    manifest: Path | str, root: Path | str, workspace: Path | str, *, progress: bool = True
+) -> Task:
+    """Read a manifest, check every case, prepare the slices; each step is skipped where its result is still right.
+
+    Args:
+        manifest: Manifest file.
+        root: Folder that its patterns start from.
+        workspace: Where results and caches go.
+        progress: Whether to show progress bars.
+
+    Raises:
+        StudyError: The manifest is wrong, or cases are; all faults of the task are in one message.
+    """
+    root, workspace = Path(root).resolve(), Path(workspace).resolve()
+    description = load_manifest(manifest)
+    cache = workspace / "index" / f"{digest([description.content_hash(), str(root)])}.csv"
+    index = build_index(description, root, progress=progress, cache=cache)
+    require_sound(index)
+    slices = prepare_slices(description, root, index, workspace / "slices", progress=progress)
+    return Task(description, root, index, index_hash(index), slices)

@@ -1,0 +1,112 @@
+"""Predicting the test cases of every domain and scoring them, case by case, resumable."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from desam_lite.data.embeddings import EmbeddingStore, ReadEmbeddings
+from desam_lite.data.geometry import to_slices
+from desam_lite.data.nifti import read_label, write_mask
+from desam_lite.data.slices import CaseSlices
+from desam_lite.data.tasks import Task
+from desam_lite.evaluation.metrics import PROTOCOLS, score_case
+from desam_lite.training.method import Predictor
+from desam_lite.utils.errors import StudyError
+from desam_lite.utils.memory import keep_freed_memory
+from desam_lite.utils.progress import track
+
+
+def prediction_path(directory: Path, domain: str, case: str) -> Path:
+    """Return where a run directory keeps the prediction of a case."""
+    return directory / "predictions" / domain / f"{case}.nii.gz"
+
+
+def read_prediction(path: Path) -> npt.NDArray[np.uint8]:
+    """Read the organ ids ``(Z, H, W)`` of a prediction.
+
+    Raises:
+        StudyError: The file is missing or damaged.
+    """
+    scan = read_label(path)
+    return to_slices(scan.data, scan.geometry).astype(np.uint8)
+
+
+def score_domains(
+    predictor: Predictor,
+    task: Task,
+    cases: Mapping[str, Sequence[str]],
+    embeddings: EmbeddingStore | None,
+    directory: Path,
+    *,
+    progress: bool,
+) -> pd.DataFrame:
+    """Predict and score cases; a prediction that is already on disk is not made again.
+
+    Args:
+        predictor: What draws the organs.
+        task: Where the cases come from.
+        cases: Case ids to test, by domain.
+        embeddings: The stored embeddings, for methods on them.
+        directory: The run directory; predictions go to its ``predictions`` folder.
+        progress: Whether to show a bar (one step per case).
+
+    Returns:
+        One row per case, organ and protocol: ``target``, ``case``, ``organ``, ``protocol``, ``dice``, ``hd95``, ``hd``,
+        ``assd`` (mm), ``reference_voxels``, ``predicted_voxels``.
+    """
+    pairs = [(domain, case) for domain, names in cases.items() for case in names]
+    rows = []
+    with keep_freed_memory():
+        for domain, case in track(pairs, "scoring cases", enabled=progress):
+            slices = task.slices.load(domain, case)
+            path = prediction_path(directory, domain, case)
+            prediction = _kept(path, slices)
+            if prediction is None:
+                stored = None if embeddings is None else partial(embeddings.load, domain, case)
+                prediction = _predict(predictor, slices, stored)
+                write_mask(path, prediction, slices.geometry)
+            rows += _rows(slices, prediction, [organ.name for organ in task.manifest.organs])
+    return pd.DataFrame(rows)
+
+
+def _predict(
+    predictor: Predictor, slices: CaseSlices, stored: ReadEmbeddings | None
+) -> npt.NDArray[np.uint8]:
+    """Draw the organ ids ``(Z, H, W)`` of a case."""
+    drawn = (
+        predictor.predict_oracle(slices.images, stored, slices.labels)
+        if predictor.oracle
+        else predictor.predict(slices.images, stored)
+    )
+    return np.stack([found.labels for found in drawn])
+
+
+def _kept(path: Path, slices: CaseSlices) -> npt.NDArray[np.uint8] | None:
+    """Read an earlier prediction of this case; None if there is none or it cannot be read."""
+    if not path.exists():
+        return None
+    try:
+        kept = read_prediction(path)
+    except StudyError:
+        return None
+    return kept if kept.shape == slices.labels.shape else None
+
+
+def _rows(
+    slices: CaseSlices, prediction: npt.NDArray[np.uint8], organs: Sequence[str]
+) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for organ, name in enumerate(organs, start=1):
+        counts = {
+            "reference_voxels": int((slices.labels == organ).sum()),
+            "predicted_voxels": int((prediction == organ).sum()),
+        }
+        for protocol in PROTOCOLS:
+            score = score_case(prediction, slices.labels, slices.spacing, organ, protocol)
+            place = {"target": slices.domain, "case": slices.case, "organ": name, "protocol": protocol}
+            rows.append({**place, **score._asdict(), **counts})
+    return rows

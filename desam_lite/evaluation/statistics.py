@@ -1,0 +1,367 @@
+"""From the scores of single cases to tables: averages with intervals, paired differences, cases chosen by rule.
+
+Everything starts from the rows of ``metrics.csv`` (one per run, case, organ and protocol) and nothing else. What is averaged over
+what is always said: first organs within a case, then cases within a target, then seeds, then targets and sources by one of
+`RULES`. A run that is missing leaves its cells empty (NaN); it never makes a table fail.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.stats import wilcoxon
+
+from desam_lite.utils.errors import StudyError
+
+Rule = Literal["sources", "targets", "cases"]
+CaseRule = Literal["worst", "median", "best"]
+Floats = npt.NDArray[np.float64]
+
+RULES: dict[Rule, str] = {
+    "sources": "mean over cases, then over targets of one source, then over sources: every training hospital counts the same",
+    "targets": "mean over cases, then over sources of one target, then over targets: every tested hospital counts the same",
+    "cases": "mean over all cases of all sources and targets: every scored case counts the same",
+}
+"""How cells of the source x target matrix become one number."""
+
+METRICS = {"dice": True, "hd95": False, "hd": False, "assd": False}
+"""The metrics a table can be made of, and whether more is better."""
+
+COLUMNS = ["label", "source", "target", "in_domain", "seed", "case", "metric", "value"]
+"""The columns of the frame that `scores` returns and every other function here takes."""
+
+_ESTIMATES = ["mean", "low", "high", "seed_sd", "case_sd", "sources", "targets", "seeds", "cases"]
+_DIFFERENCES = ["first", "second", "in_domain", "mean", "low", "high", "won", "cases", "p", "p_holm"]
+
+
+def scores(
+    metrics: pd.DataFrame, *, metric: str = "dice", protocol: str = "whole_volume", organ: str | None = None
+) -> pd.DataFrame:
+    """Select one metric under one protocol, and average it over the organs of each case.
+
+    Args:
+        metrics: Rows of one or more runs, as `Run.metrics` returns them; may be empty.
+        metric: "dice" (0 to 1), or "hd95", "hd", "assd" (mm).
+        protocol: "whole_volume" or "published".
+        organ: One organ only; None for the mean over the organs for which the metric is a number.
+
+    Returns:
+        One row per label, source, target, seed and case, with `COLUMNS`.
+
+    Raises:
+        StudyError: The metric, protocol or organ is unknown, or two different runs would be mixed under one label.
+    """
+    if metric not in METRICS:
+        raise StudyError(f"there is no metric '{metric}': choose from {', '.join(METRICS)}.")
+    if metrics.empty:
+        return pd.DataFrame(columns=COLUMNS)
+    chosen = _only(metrics, "protocol", protocol)
+    chosen = chosen if organ is None else _only(chosen, "organ", organ)
+    keys = ["label", "source", "target", "in_domain", "seed", "case"]
+    repeated = chosen[chosen.duplicated([*keys, "organ"])]
+    if not repeated.empty:
+        label, source, seed = repeated.iloc[0][["label", "source", "seed"]]
+        raise StudyError(
+            f"two different runs are called '{label}' (source {source}, seed {seed}): pass the metrics of one of them."
+        )
+    means = chosen.groupby(keys, sort=False)[metric].mean().reset_index(name="value")
+    return means.assign(metric=metric)[COLUMNS]
+
+
+def _only(frame: pd.DataFrame, column: str, value: str) -> pd.DataFrame:
+    known = list(frame[column].unique())
+    if value not in known:
+        raise StudyError(f"the results hold no {column} '{value}': choose from {', '.join(map(str, known))}.")
+    return frame[frame[column] == value]
+
+
+def summarise(
+    scores: pd.DataFrame,
+    by: Sequence[str] = ("label", "in_domain"),
+    *,
+    rule: Rule = "sources",
+    draws: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Average the scores of each group, with spread and a 95 % interval.
+
+    The interval is a percentile bootstrap in two levels: the seeds of each source are drawn with replacement, and the cases of
+    each target are (the same draw for all sources and seeds, because they are the same patients). Sources and targets stay
+    as they are: the interval speaks about other patients and other seeds, not about hospitals that are not in the study.
+
+    Args:
+        scores: As `scores` returns them.
+        by: Columns that make the groups; ("label", "source", "target") gives one row per cell of the matrix.
+        rule: How sources and targets are averaged (`RULES`).
+        draws: Bootstrap samples.
+        seed: Of the bootstrap.
+
+    Returns:
+        One row per group, in order of appearance: ``mean``; ``low`` and ``high`` (NaN if no target has two
+        cases, for then nothing is known about others); ``seed_sd``, the standard deviation over seeds of the
+        average of one seed (NaN with one seed); ``case_sd``, that over cases of the mean of a case over its
+        sources and seeds; and how many ``sources``, ``targets``, ``seeds`` and ``cases`` there are.
+
+    Raises:
+        StudyError: There is no such averaging rule.
+    """
+    _check_rule(rule)
+    rows = []
+    for names, group in scores.groupby(list(by), sort=False):
+        estimate = _estimate(group, rule, draws, seed)
+        rows.append({**dict(zip(by, names, strict=True)), **estimate})
+    return pd.DataFrame(rows, columns=[*by, *_ESTIMATES])
+
+
+def score_matrix(
+    scores: pd.DataFrame, label: str, sources: Sequence[str], targets: Sequence[str]
+) -> pd.DataFrame:
+    """Return the source x target matrix of one method.
+
+    Args:
+        scores: As `scores` returns them.
+        label: The method.
+        sources: Rows, in order.
+        targets: Columns, in order.
+
+    Returns:
+        Floats; a cell is the mean over the cases of the target, then over seeds; NaN where there is no score.
+    """
+    own = scores[scores["label"] == label]
+    if own.empty:
+        return pd.DataFrame(np.nan, index=list(sources), columns=list(targets))
+    cells = own.groupby(["source", "target", "seed"])["value"].mean().groupby(["source", "target"]).mean()
+    return cells.unstack("target").reindex(index=list(sources), columns=list(targets)).astype(float)
+
+
+def compare(
+    scores: pd.DataFrame,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    rule: Rule = "sources",
+    draws: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Compare pairs of methods case by case: the same source, seed and case scored by both.
+
+    The mean and its interval are those of `summarise`, taken over the differences. The p value is Wilcoxon's signed-rank
+    test on one number per case (the mean difference over its sources and seeds), because the runs on one patient are not
+    independent; ``p_holm`` corrects it for the number of comparisons in the table (Holm).
+
+    Args:
+        scores: As `scores` returns them.
+        pairs: (first, second) labels; the difference is first minus second.
+        rule: How sources and targets are averaged (`RULES`).
+        draws: Bootstrap samples.
+        seed: Of the bootstrap.
+
+    Returns:
+        One row per pair, in and out of domain: the labels ``first`` and ``second``, ``mean``, ``low``,
+        ``high``, the share of cases ``won`` by the first, the number of ``cases``, ``p``, ``p_holm``. Pairs
+        without common cases give NaN.
+
+    Raises:
+        StudyError: There is no such averaging rule.
+    """
+    _check_rule(rule)
+    rows = []
+    for first, second in pairs:
+        both = paired_differences(scores, first, second)
+        for in_domain in (True, False):
+            group = both[both["in_domain"] == in_domain]
+            estimate = _estimate(group, rule, draws, seed)
+            row = {"first": first, "second": second, "in_domain": in_domain, **estimate, **_sign_test(group)}
+            rows.append(row)
+    table = pd.DataFrame(rows, columns=[name for name in _DIFFERENCES if name != "p_holm"])
+    return table.assign(p_holm=holm(table["p"].to_numpy(float)))
+
+
+def paired_differences(scores: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
+    """Return the difference ``first`` minus ``second`` for each source, target, seed and case both have scored."""
+    keys = [name for name in COLUMNS if name not in ("label", "value")]
+    one, other = (scores[scores["label"] == label].drop(columns="label") for label in (first, second))
+    both = one.merge(other, on=keys, suffixes=("", "_other"))
+    return both.assign(value=both["value"] - both["value_other"]).drop(columns="value_other")
+
+
+def pick_case(scores: pd.DataFrame, rule: CaseRule) -> pd.Series:
+    """Choose one scored case by rule, so that nobody chooses the pictures.
+
+    Args:
+        scores: Of the methods and domains to choose from; not empty.
+        rule: "worst", "best", or "median" (the lower of the two middle ones of an even number).
+
+    Returns:
+        The row; of equal ones the first in the order of source, target, case and seed.
+
+    Raises:
+        StudyError: There is no such rule, or there is nothing to choose from.
+    """
+    if rule not in get_args(CaseRule):
+        raise StudyError(f"there is no case rule '{rule}': choose from {', '.join(get_args(CaseRule))}.")
+    scored = scores.dropna(subset="value")
+    if scored.empty:
+        raise StudyError("there is no scored case to choose from: finish a run first.")
+    worst_first = scored.sort_values(
+        ["value", "source", "target", "case", "seed"],
+        ascending=[METRICS[scored["metric"].iloc[0]]] + [True] * 4,
+    )
+    place = {"worst": 0, "median": (len(scored) - 1) // 2, "best": len(scored) - 1}[rule]
+    return worst_first.iloc[place]
+
+
+def most_different(scores: pd.DataFrame, first: str, second: str) -> pd.Series:
+    """Choose the case on which two methods differ most, whichever of them is better there.
+
+    Args:
+        scores: Of the domains to choose from.
+        first: Label of one method.
+        second: Label of the other.
+
+    Returns:
+        Its source, target, seed and case, with the difference as ``value``; of equal ones the first in their order.
+
+    Raises:
+        StudyError: The two have no case in common.
+    """
+    both = paired_differences(scores, first, second).dropna(subset="value")
+    if both.empty:
+        raise StudyError(f"'{first}' and '{second}' have no scored case in common: finish their runs first.")
+    ordered = both.sort_values(["source", "target", "case", "seed"], kind="stable")
+    return ordered.iloc[int(ordered["value"].abs().to_numpy().argmax())]
+
+
+class Cube(NamedTuple):
+    """Scores as an array, NaN where there is none.
+
+    Attributes:
+        values: ``(S, T, R, C)``: sources, targets, seeds, cases of a target (each target numbers its own).
+        cases: ``(T,)``, how many cases each target has; numbers beyond are NaN for that target.
+        seeds: ``(S, R)``, whether a source has a run with that seed.
+    """
+
+    values: Floats
+    cases: npt.NDArray[np.int64]
+    seeds: npt.NDArray[np.bool_]
+
+
+def cube_of(scores: pd.DataFrame) -> Cube:
+    """Return scores of one method, or of differences, as an array; there must be at least one."""
+    source, target, seed = (pd.factorize(scores[name], sort=True)[0] for name in ("source", "target", "seed"))
+    case = (
+        scores.groupby("target")["case"]
+        .transform(lambda names: pd.factorize(names, sort=True)[0])
+        .to_numpy(int)
+    )
+    shape = [axis.max() + 1 for axis in (source, target, seed, case)]
+    values = np.full(shape, np.nan)
+    values[source, target, seed, case] = scores["value"].to_numpy(float)
+    present = np.isfinite(values)
+    counts = present.any(axis=(0, 2)).sum(axis=1)
+    return Cube(values, counts, present.any(axis=(1, 3)))
+
+
+def average(cube: Cube, rule: Rule, case_weights: Floats, seed_weights: Floats) -> Floats:
+    """Return one average by a rule per draw ``(B,)``, from ``case_weights`` ``(B, T, C)`` and ``seed_weights`` ``(B, S, R)``."""
+    present = np.isfinite(cube.values)
+    filled = np.where(present, cube.values, 0.0)
+    total = np.einsum("strc,btc->bstr", filled, case_weights)
+    weight = np.einsum("strc,btc->bstr", present.astype(float), case_weights)
+    per_seed = np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0)
+    cells = _weighted_mean(per_seed, seed_weights[:, :, None, :], axis=3)  # (B, S, T)
+    if rule == "sources":
+        return _weighted_mean(_weighted_mean(cells, 1.0, axis=2), 1.0, axis=1)
+    if rule == "targets":
+        return _weighted_mean(_weighted_mean(cells, 1.0, axis=1), 1.0, axis=1)
+    counts = present.sum(axis=3).sum(axis=2) / np.maximum(present.any(axis=3).sum(axis=2), 1)
+    return _weighted_mean(cells.reshape(len(cells), -1), counts.ravel(), axis=1)
+
+
+def _weighted_mean(values: Floats, weights: Floats | float, axis: int) -> Floats:
+    """Return the mean along an axis over the entries that are numbers; NaN where there is none."""
+    used = np.where(np.isfinite(values), weights, 0.0)
+    weight = used.sum(axis=axis)
+    total = (np.nan_to_num(values) * used).sum(axis=axis)
+    mean: Floats = np.divide(total, weight, out=np.full_like(weight, np.nan), where=weight > 0)
+    return mean
+
+
+def _ones(cube: Cube) -> tuple[Floats, Floats]:
+    sources, targets, seeds, cases = cube.values.shape
+    return np.ones((1, targets, cases)), np.ones((1, sources, seeds))
+
+
+def _drawn(cube: Cube, draws: int, seed: int) -> tuple[Floats, Floats]:
+    """Draw how often each case of a target ``(B, T, C)`` and each seed of a source ``(B, S, R)`` is in a bootstrap sample."""
+    random = np.random.default_rng(seed)
+    sources, targets, seeds, cases = cube.values.shape
+    case_weights, seed_weights = np.zeros((draws, targets, cases)), np.zeros((draws, sources, seeds))
+    for target, count in enumerate(cube.cases):
+        case_weights[:, target, :count] = random.multinomial(count, np.full(count, 1 / count), draws)
+    for source, there in enumerate(cube.seeds):
+        count = int(there.sum())
+        seed_weights[:, source, there] = random.multinomial(count, np.full(count, 1 / count), draws)
+    return case_weights, seed_weights
+
+
+def _estimate(group: pd.DataFrame, rule: Rule, draws: int, seed: int) -> dict[str, float]:
+    scored = group.dropna(subset="value")
+    if scored.empty:
+        return {**dict.fromkeys(_ESTIMATES[:5], np.nan), **dict.fromkeys(_ESTIMATES[5:], 0)}
+    cube = cube_of(scored)
+    per_case = _per_case(scored)
+    low, high = np.nan, np.nan
+    if cube.cases.max() > 1:
+        low, high = np.nanpercentile(average(cube, rule, *_drawn(cube, draws, seed)), [2.5, 97.5])
+    counts = {f"{name}s": scored[name].nunique() for name in ("source", "target", "seed")}
+    return {
+        "mean": float(average(cube, rule, *_ones(cube))[0]),
+        "low": float(low),
+        "high": float(high),
+        "seed_sd": _spread(_per_seed(cube, rule)),
+        "case_sd": _spread(per_case),
+        **counts,
+        "cases": len(per_case),
+    }
+
+
+def _per_case(scores: pd.DataFrame) -> Floats:
+    """Return one number per patient: the mean of a case over the sources and seeds that scored it."""
+    return scores.groupby(["target", "case"])["value"].mean().to_numpy(float)
+
+
+def _per_seed(cube: Cube, rule: Rule) -> Floats:
+    count = cube.values.shape[2]
+    case_weights, seed_weights = _ones(cube)
+    only = np.eye(count)[:, None, :] * seed_weights
+    averages = average(cube, rule, np.repeat(case_weights, count, axis=0), only)
+    return averages[np.isfinite(averages)]
+
+
+def _spread(values: Floats) -> float:
+    return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+
+
+def _sign_test(differences: pd.DataFrame) -> dict[str, float]:
+    per_case = _per_case(differences.dropna(subset="value"))
+    won = float((per_case > 0).mean()) if len(per_case) else float("nan")
+    p = float(wilcoxon(per_case).pvalue) if np.any(per_case != 0) else float("nan")
+    return {"won": won, "p": p}
+
+
+def holm(p: Floats) -> Floats:
+    """Return Holm's correction of p values ``(N,)``; NaN stay NaN and do not count."""
+    corrected = np.full_like(p, np.nan)
+    order = [int(place) for place in np.argsort(p) if np.isfinite(p[place])]
+    largest = 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p[place]))
+        corrected[place] = largest
+    return corrected
+
+
+def _check_rule(rule: str) -> None:
+    if rule not in RULES:
+        raise StudyError(f"there is no averaging rule '{rule}': choose from {', '.join(RULES)}.")

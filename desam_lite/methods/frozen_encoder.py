@@ -1,0 +1,113 @@
+"""The frozen encoder of a run: which weights it has, and the embeddings it gives of a task."""
+
+from pathlib import Path
+
+import torch
+
+from desam_lite.data.embeddings import EmbeddingStore, fill_store
+from desam_lite.data.slices import SliceStore
+from desam_lite.methods.run_spec import RunSpec
+from desam_lite.model.checkpoints import (
+    check_checkpoint,
+    check_sam,
+    load_checkpoint,
+    load_sam,
+    random_weights,
+)
+from desam_lite.model.desam import DeSAM, build_desam
+from desam_lite.model.names import RANDOM_WEIGHTS
+from desam_lite.model.prompted_sam import FROZEN_SEED
+from desam_lite.model.sam_decoder import CoupledSAM
+from desam_lite.model.weights import find_weights, weights_sha256
+
+
+def weights_hash(spec: RunSpec) -> str | None:
+    """Return what names the frozen weights of a run by content; None for a method without an encoder.
+
+    Raises:
+        StudyError: The weights file does not exist, or its content is not what its name or the specification says.
+    """
+    if spec.backbone is None:
+        return None
+    weights = _file_of(spec)
+    return random_weights(spec.backbone) if weights is None else weights_sha256(find_weights(weights))[:16]
+
+
+def check_weights(spec: RunSpec, n_organs: int) -> None:
+    """Check that the weights of a run can be read and fit its model, without building or filling it.
+
+    Raises:
+        StudyError: They cannot or do not; the sentence names the first tensor at fault.
+    """
+    weights = _file_of(spec)
+    if spec.backbone is not None and weights is not None:
+        with torch.device("meta"):
+            model = DeSAM(spec.backbone, spec.variant, n_organs) if spec.variant else None
+            sam = CoupledSAM(spec.backbone, n_organs) if model is None else None
+        if model is not None:
+            check_checkpoint(model, weights)
+        if sam is not None:
+            check_sam(sam, weights)
+
+
+def build_model(spec: RunSpec, n_organs: int) -> DeSAM:
+    """Build the model of a run: frozen weights as the specification says, decoder seeded by the run's seed.
+
+    With SAM's checkpoint PRIM starts from SAM's mask decoder, as published; the seed then governs PDMM alone.
+
+    Raises:
+        StudyError: The weights cannot be read or do not fit.
+    """
+    assert spec.backbone is not None
+    model = build_desam(spec.backbone, spec.variant or "desam", n_organs, seed=spec.seed)
+    weights = _file_of(spec)
+    if weights is not None:
+        load_checkpoint(model, weights, encoder=True)
+    return model
+
+
+def build_sam(spec: RunSpec, n_organs: int, *, seed: int | None = None) -> CoupledSAM:
+    """Build the SAM of a run, with its own decoder, filled as the specification says.
+
+    Without a checkpoint the decoder's weights are named by ``seed``, or by that of the encoders if there is none.
+
+    Raises:
+        StudyError: The weights cannot be read or do not fit.
+    """
+    assert spec.backbone is not None
+    model = CoupledSAM(spec.backbone, n_organs, FROZEN_SEED if seed is None else seed)
+    weights = _file_of(spec)
+    if weights is not None:
+        load_sam(model, weights)
+    return model
+
+
+def _file_of(spec: RunSpec) -> str | None:
+    """Return the weights file of a run, with the hash that may be stated; None for random weights."""
+    return None if spec.weights == RANDOM_WEIGHTS else spec.weights or ""
+
+
+def open_embeddings(
+    spec: RunSpec, slices: SliceStore, workspace: Path, device: torch.device, *, progress: bool = True
+) -> EmbeddingStore:
+    """Return the embeddings of a task's slices under a run's encoder, computing what is missing.
+
+    Args:
+        spec: Names backbone, weights and number format.
+        slices: The prepared slices of the task.
+        workspace: Folder for results and caches.
+        device: Where to compute.
+        progress: Whether to show a bar.
+
+    Raises:
+        StudyError: The weights do not fit.
+    """
+    assert spec.backbone is not None
+    name = weights_hash(spec)
+    assert name is not None
+    folder = workspace / "embeddings" / f"{spec.backbone}-{name}"
+    store = EmbeddingStore(folder, slices, spec.backbone, name, spec.embedding_format or "float16")
+    if store.missing():
+        model = build_model(spec, len(slices.manifest.organs))
+        fill_store(store, model.to(device), progress=progress)
+    return store

@@ -1,0 +1,99 @@
+"""The card of a trained model, ``model.json`` beside its tensors: what it is, how it was made, what it needs of a scan."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from desam_lite.data.manifest import PALETTE, Intensity, Manifest
+from desam_lite.methods.registry import METHODS, find
+from desam_lite.methods.run_spec import RunSpec
+from desam_lite.training.method import CARD
+from desam_lite.utils.errors import StudyError
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a card says that prediction needs.
+
+    Attributes:
+        title: The model in words.
+        organs: Name -> colour, in the order of the ids 1..K.
+        intensity: How the grey levels of a scan are prepared: as those of the source were.
+        spec: How it was trained.
+        weights_hash: What names the frozen weights by content; empty for a method without.
+    """
+
+    title: str
+    organs: Mapping[str, str]
+    intensity: Intensity
+    spec: RunSpec
+    weights_hash: str = ""
+
+    @property
+    def judges(self) -> bool:
+        """Whether the model predicts the IoU of its masks, and was trained to."""
+        spec = self.spec
+        has_head = METHODS[spec.method].judges and spec.variant in (None, "desam", "no_fusion")
+        return has_head and spec.prompt_mode == "points"
+
+
+def make_card(record: Mapping[str, Any], spec: RunSpec, manifest: Manifest) -> dict[str, Any]:
+    """Return a card: what the weights are, what they were trained on, and under which terms.
+
+    Args:
+        record: What ``run.json`` says of the run.
+        spec: The run.
+        manifest: Its task.
+    """
+    return {
+        "title": f"{spec.label}{_of(spec)} trained on {spec.source} of {manifest.title}",
+        "organs": [organ.name for organ in manifest.organs],
+        "colors": [organ.color for organ in manifest.organs],
+        "preparation": manifest.preparation(spec.source),
+        "licence_of_data": manifest.licence,
+        "run": record,
+    }
+
+
+def _of(spec: RunSpec) -> str:
+    """Return which of several organs a run has learnt, in words."""
+    return f" ({', '.join(spec.organs)})" if spec.organs else ""
+
+
+def read_card(directory: Path) -> ModelCard:
+    """Read the card of a run directory.
+
+    Raises:
+        StudyError: There is no card, or it is damaged or of another version of this package.
+    """
+    path = directory / CARD
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        run, organs = card["run"], card["organs"]
+        _require_registered(run, path)
+        colors = card.get("colors") or [PALETTE[n % len(PALETTE)] for n in range(len(organs))]
+        spec = RunSpec(**run["identity"]["settings"], **run["files"])
+        intensity = Intensity.model_validate(card["preparation"]["intensity"])
+        named = dict(zip(organs, colors, strict=True))
+        return ModelCard(
+            str(card["title"]), named, intensity, spec, str(run["identity"].get("weights") or "")
+        )
+    except OSError as error:
+        raise StudyError(
+            f"'{directory}' holds no {CARD}: give the folder of a finished run, as results/runs/NAME."
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StudyError(
+            f"the card '{path}' is damaged or of another version of this package: restore the one that the run wrote."
+        ) from error
+
+
+def _require_registered(run: Mapping[str, Any], path: Path) -> None:
+    method = run["identity"]["settings"]["method"]
+    if find(method) is None:
+        home = run.get("method_module", "its module")
+        raise StudyError(
+            f"the card '{path}' is of the method '{method}', which nobody has registered here: import {home} first."
+        )

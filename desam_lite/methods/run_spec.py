@@ -1,0 +1,181 @@
+"""What one run is: every choice that changes its numbers, and nothing else."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+import desam_lite.methods.catalogue  # noqa: F401  it registers the methods of the study
+from desam_lite.methods.registry import METHODS, SETTINGS, find
+from desam_lite.model.names import RANDOM_WEIGHTS, PromptMode, Variant
+from desam_lite.utils.errors import StudyError
+
+RUN_VERSION = 2
+"""Raised when the meaning of a specification changes, so that older runs are not taken for new ones."""
+RANDOM_ENCODER = "random encoder"
+"""What the label of a method says whose encoder has never been trained."""
+ONE_ORGAN = "one organ"
+"""What the label of a method says that is trained on one organ of several: the runs on the others share it."""
+
+_AUGMENTED = {"light": " + light aug.", "nnunet": " + nnU-Net aug."}
+_VARIANTS = {
+    "desam": "{}",
+    "no_iou_head": "{} without IoU head",
+    "no_fusion": "{} without fusion",
+    "pdmm_only": "PDMM alone",
+}
+_OF_POINTS = ("iou_loss", "iou_weight", "points_per_side", "iou_threshold", "stability_threshold")
+
+CONVOLUTIONAL = tuple(name for name, entry in METHODS.items() if "unet_width" in entry.uses)
+"""The study's methods on the U-Net; they see slices and share its settings."""
+
+
+class RunSpec(BaseModel):
+    """One (task, source, method, seed, settings), trained on the source and scored on every domain.
+
+    Settings a method does not use are set to None, so that two specifications that mean the same are the same.
+    The defaults are those of the public DeSAM code.
+
+    Attributes:
+        manifest: The task's manifest file.
+        data_root: Folder that the manifest's patterns start from.
+        source: Domain trained on.
+        method: What is compared: a name of `desam_lite.methods.registry.METHODS`.
+        variant: Decoder variant of DeSAM.
+        prompt_mode: The prompt of DeSAM and SAM: a grid of points (P) or the whole image as box (B). SAM may also get, as an
+            oracle, the innermost point or the tight box of the reference.
+        backbone: The frozen encoder.
+        weights: Its weights: a checkpoint file, "shipped" for those of `sam_tiny` that come with this package, or "random" for
+            seeded random ones.
+        embedding_format: Number format of the stored embeddings.
+        iou_loss: Distance of a point's predicted IoU from its target (1 in the organ, 0 outside): L1 or squared.
+        iou_weight: Weight of that distance beside the mask loss.
+        points_per_side: Points along each side of the prediction grid.
+        iou_threshold: Smallest predicted IoU of a point that is kept.
+        stability_threshold: Smallest stability score (IoU of the mask at logits +1 and -1) of a mask that is kept.
+        min_area: Holes and islands smaller than this are removed, in pixels of a 256 x 256 slice.
+        lora_rank: Rank of SAMed's changes of the encoder.
+        unet_width: Channels of the U-Net's finest level.
+        unet_size: Side of the U-Net's input square, in pixels.
+        augmentation: What is done to its training slices at random: nothing, "light" (grey levels only) or as much as nnU-Net.
+        organs: Names of the organs that are learnt, drawn and scored, as if the task had no others; None for all of them.
+        seed: Names initial weights, split, order, prompts.
+        split: How the source's cases are divided.
+        train_slices: Which slices are trained on.
+        epochs: Passes over the training slices.
+        batch_size: Slices per optimiser step.
+        learning_rate: Adam's, at the start.
+        clip: Largest norm of the gradient; 0 leaves it as it is.
+        precision: Lightning Fabric's name of the number format of training.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    manifest: Path
+    data_root: Path
+    source: str
+    method: str
+    variant: Variant | None = "desam"
+    prompt_mode: PromptMode | None = "points"
+    backbone: str | None = "sam_tiny"
+    weights: str | None = RANDOM_WEIGHTS
+    embedding_format: Literal["float16", "bfloat16", "float32", "float8"] | None = "float16"
+    iou_loss: Literal["l1", "mse"] | None = "l1"
+    iou_weight: float | None = Field(default=1.0, gt=0)
+    points_per_side: int | None = Field(default=9, ge=1)
+    iou_threshold: float | None = Field(default=0.5, ge=0, le=1)
+    stability_threshold: float | None = Field(default=0.6, ge=0, le=1)
+    min_area: int | None = Field(default=1000, ge=0)
+    lora_rank: int | None = Field(default=4, ge=1)
+    unet_width: int | None = Field(default=32, ge=1)
+    unet_size: int | None = Field(default=256, ge=16)
+    augmentation: Literal["none", "light", "nnunet"] | None = "none"
+    organs: tuple[str, ...] | None = Field(default=None, min_length=1)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    split: Literal["published_90_10", "70_10_20"] = "published_90_10"
+    train_slices: Literal["all", "foreground", "published"] | None = "published"
+    epochs: int | None = Field(default=50, ge=1)
+    batch_size: int | None = Field(default=8, ge=1)
+    learning_rate: float | None = Field(default=1e-4, gt=0)
+    clip: float | None = Field(default=0.0, ge=0)
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] | None = "32-true"
+
+    @field_validator("method")
+    @classmethod
+    def _is_registered(cls, name: str) -> str:
+        if find(name) is None:
+            raise ValueError(
+                f"nobody has registered such a method; there are {', '.join(map(repr, METHODS))}"
+            )
+        return name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_unused(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {**values, **dict.fromkeys(_unused(values))}
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> Self:
+        values = dict(self)
+        may_be_none = (*_unused(values), "organs")
+        missing = [name for name, value in values.items() if value is None and name not in may_be_none]
+        if missing:
+            raise ValueError(f"method '{self.method}' needs a value for {', '.join(missing)}")
+        labels = METHODS[self.method].labels
+        if isinstance(labels, Mapping) and self.prompt_mode not in labels:
+            raise ValueError(f"method '{self.method}' takes prompt_mode {', '.join(labels)}")
+        return self
+
+    @property
+    def label(self) -> str:
+        """The method's name as tables and figures show it."""
+        return label_of(dict(self))
+
+    def settings(self) -> dict[str, Any]:
+        """Return what names the run: all fields but where the files lie; data and weights enter by their content.
+
+        Organs are named where a run has some of them only, so that all others keep the names they had.
+        """
+        elsewhere = {"manifest", "data_root", "weights"}
+        return self.model_dump(mode="json", exclude=elsewhere if self.organs else {*elsewhere, "organs"})
+
+
+def label_of(values: Mapping[str, Any]) -> str:
+    """Return the name in tables and figures of a method with some settings; those that are not given count as usual."""
+    labels = METHODS[values["method"]].labels
+    name = labels if isinstance(labels, str) else labels[values.get("prompt_mode") or "points"]
+    name += _AUGMENTED.get(values.get("augmentation") or "", "")
+    name = _VARIANTS[values.get("variant") or "desam"].format(name)
+    organs = values.get("organs")
+    if organs is not None:
+        name = f"{name}, {ONE_ORGAN if len(organs) == 1 else ' + '.join(organs)}"
+    return f"{name}, {RANDOM_ENCODER}" if values.get("weights") == RANDOM_WEIGHTS else name
+
+
+def _unused(values: Mapping[str, Any]) -> list[str]:
+    """Return the settings that a run with these values does not use."""
+    entry = find(values.get("method"))
+    unused = SETTINGS - (entry.uses if entry else frozenset())
+    without_prim = values.get("method") == "desam" and values.get("variant", "desam") == "pdmm_only"
+    if without_prim or values.get("prompt_mode", "points") != "points":
+        unused |= set(_OF_POINTS)
+    return sorted(unused)
+
+
+def make_spec(**fields: Any) -> RunSpec:
+    """Build a specification.
+
+    Raises:
+        StudyError: A field is unknown or its value does not fit; the sentence names it.
+    """
+    try:
+        return RunSpec(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        what = f"run setting '{name}' = {first.get('input')!r}: " if name else ""
+        raise StudyError(
+            f"{what}{first['msg'].removeprefix('Value error, ')}; "
+            "settings and their values are explained in desam_lite/methods/run_spec.py."
+        ) from error

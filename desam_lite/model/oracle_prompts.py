@@ -1,0 +1,63 @@
+"""Prompts made from the reference: what a model could do if somebody who knows the answer asked it.
+
+Numbers got with them are upper bounds, not results of an automatic method, and every table and figure says so.
+"""
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+
+from desam_lite.model.prompts import Prompts
+
+OracleMode = Literal["point_oracle", "box_oracle"]
+
+
+def oracle_prompts(
+    labels: npt.NDArray[np.uint8], n_organs: int, side: int, mode: str
+) -> list[Prompts | None]:
+    """Make one prompt for each organ of a slice.
+
+    Args:
+        labels: Organ ids ``(H, W)``: 0 background, 1..K the organs.
+        n_organs: K.
+        side: Of the model's square, in pixels.
+        mode: "point_oracle" for the innermost point, "box_oracle" for the tight box.
+
+    Returns:
+        K prompts, None for an organ that is not in the slice.
+    """
+    scale = side / max(labels.shape)
+    return [_prompt(labels == organ, scale, mode) for organ in range(1, n_organs + 1)]
+
+
+def _prompt(mask: npt.NDArray[np.bool_], scale: float, mode: str) -> Prompts | None:
+    if not mask.any():
+        return None
+    if mode == "box_oracle":
+        return Prompts.box(torch.from_numpy(tight_box(mask) * scale)[None])
+    xy = (innermost(mask) + 0.5) * scale
+    return Prompts.points(torch.from_numpy(xy)[None, None], torch.ones(1, 1))
+
+
+def tight_box(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Return left, top, right, bottom of a mask ``(H, W)`` that is not empty, at the outer edges of its pixels.
+
+    >>> tight_box(np.pad(np.ones((2, 3), bool), ((1, 0), (4, 0)))).tolist()
+    [4.0, 1.0, 7.0, 3.0]
+    """
+    ends = []
+    for axis in (0, 1):  # what is in any row gives columns: x; then y
+        places = np.flatnonzero(mask.any(axis=axis))
+        ends.append((places[0], places[-1] + 1))
+    (left, right), (top, bottom) = ends
+    return np.array([left, top, right, bottom], np.float64)
+
+
+def innermost(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Return ``(x, y)`` of the pixel of a mask ``(H, W)`` farthest from what is not of it; the first of equals."""
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    y, x = np.unravel_index(int(depth.argmax()), mask.shape)
+    return np.array([x, y])

@@ -1,0 +1,149 @@
+"""What every model on SAM's frozen encoders shares: the two encoders, and how its decoder is asked.
+
+DeSAM (`desam_lite.model.desam`) and SAM with its own, coupled decoder (`desam_lite.model.sam_decoder`) differ in the decoder
+alone.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from desam_lite.model.fast_iou import SCORED_AT_ONCE, Judge, score_many
+from desam_lite.model.prompts import Decoded, ImageEmbeddings, Prompts
+from desam_lite.model.sam import build_image_encoder, build_prompt_encoder, encode_levels, get_backbone
+
+FROZEN_SEED = 0
+"""Names the random weights of an encoder without checkpoint: there is one random encoder, whatever a run's seed."""
+
+
+class PromptedSAM(nn.Module):
+    """SAM's frozen image and prompt encoder; what draws masks from their embeddings is a subclass's.
+
+    Args:
+        backbone: Name of the backbone.
+        n_classes: K, organs drawn in one pass.
+    """
+
+    def __init__(self, backbone: str, n_classes: int = 1):
+        super().__init__()
+        self.backbone, self.n_classes = backbone, n_classes
+        self.spec = get_backbone(backbone)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(FROZEN_SEED)
+            self.image_encoder = build_image_encoder(self.spec)
+            self.prompt_encoder = build_prompt_encoder(self.spec)
+        for part in (self.image_encoder, self.prompt_encoder):
+            part.requires_grad_(False)
+
+    @property
+    def title(self) -> str:
+        """The model in a few words, for messages."""
+        return f"{self.backbone} for {self.n_classes} organ(s)"
+
+    @property
+    def judge(self) -> Judge | None:
+        """What predicts the IoU of a prompt's masks; None for a model that does not."""
+        return None
+
+    @property
+    def image_size(self) -> int:
+        """S, the side of the input square, in pixels."""
+        return self.spec.image_size
+
+    @property
+    def embedding_size(self) -> int:
+        """Side of the encoder's maps: h = w."""
+        return self.spec.grid
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the decoder's mode; the encoders stay in evaluation mode."""
+        super().train(mode)
+        self.image_encoder.eval()
+        self.prompt_encoder.eval()
+        return self
+
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield what is trained."""
+        return (p for p in self.parameters() if p.requires_grad)
+
+    @torch.no_grad()
+    def encode(self, pixels: torch.Tensor) -> ImageEmbeddings:
+        """Run the frozen image encoder.
+
+        Args:
+            pixels: ``(B, 3, S, S)`` float, normalised with SAM's mean and standard deviation (`desam_lite.model.sam.preprocess`).
+
+        Returns:
+            Its four maps, batch B.
+
+        Raises:
+            ValueError: The shape is another one.
+        """
+        side = self.image_size
+        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, side, side):
+            raise ValueError(
+                f"{self.backbone} takes pixels (B, 3, {side}, {side}), not {tuple(pixels.shape)}"
+            )
+        levels, neck = encode_levels(self.image_encoder, pixels, self.spec.global_blocks)
+        return ImageEmbeddings((levels[0], levels[1], levels[2]), neck)
+
+    @abstractmethod
+    def decode(self, embeddings: ImageEmbeddings, prompts: Prompts, *, context: Any | None = None) -> Decoded:
+        """Draw the masks of B prompts and judge the prompts.
+
+        Args:
+            embeddings: Of batch B (one slice per prompt) or 1 (all prompts on one slice).
+            prompts: B prompts.
+            context: `read_context` of the same embeddings, where it is at hand.
+
+        Returns:
+            Mask logits ``(B, K, 4h, 4w)`` and predicted IoU ``(B, K)`` or None.
+
+        Raises:
+            ValueError: The batches do not fit.
+        """
+
+    def read_context(self, embeddings: ImageEmbeddings) -> Any | None:
+        """Compute what the decoder needs of the slices whatever the prompt: once per slice, however many prompts."""
+        return None
+
+    @torch.no_grad()
+    def score_prompts(
+        self, embeddings: ImageEmbeddings, prompts: Prompts, *, batch: int = SCORED_AT_ONCE
+    ) -> torch.Tensor:
+        """Judge prompts without drawing masks: predicted IoU ``(B, K)``.
+
+        Args:
+            embeddings: Of batch B (one slice per prompt) or 1 (all prompts on one slice).
+            prompts: B prompts.
+            batch: Prompts on one slice that are judged at once; bounds the memory, changes nothing else.
+
+        Raises:
+            ValueError: The model has no IoU head.
+        """
+        if self.judge is None:
+            raise ValueError(f"{self.title} has no IoU head")
+        if len(embeddings) > 1:
+            iou = self.decode(embeddings, prompts).iou
+            assert iou is not None
+            return iou
+        sparse, dense = self.encode_prompts(prompts, embeddings.neck.device)
+        position = self.prompt_encoder.get_dense_pe()
+        return score_many(self.judge, embeddings.neck, position, sparse, dense[:1], batch)
+
+    def encode_prompts(self, prompts: Prompts, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return SAM's sparse tokens ``(B, N, 256)`` and dense map ``(B, 256, h, w)``."""
+        points = None
+        boxes = prompts.xyxy
+        if prompts.xy is not None and prompts.labels is not None:
+            points = (prompts.xy.to(device), prompts.labels.to(device))
+        elif boxes is None:
+            side = float(self.image_size)
+            boxes = torch.tensor([[0.0, 0.0, side, side]]).expand(prompts.count, -1)
+        encoded: tuple[torch.Tensor, torch.Tensor] = self.prompt_encoder(
+            points=points, boxes=None if boxes is None else boxes.to(device), masks=None
+        )
+        return encoded

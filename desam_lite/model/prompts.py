@@ -1,0 +1,120 @@
+"""What a promptable model is given and gives: embeddings of slices, prompts on them, and the masks decoded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import torch
+
+
+@dataclass(frozen=True)
+class ImageEmbeddings:
+    """What the frozen encoder gives of a batch of slices.
+
+    Attributes:
+        levels: Three maps ``(B, C, h, w)``, shallow to deep.
+        neck: ``(B, N, h, w)``: N = 256 channels for SAM's own backbones, 128 for `sam_tiny`.
+    """
+
+    levels: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    neck: torch.Tensor
+
+    def to(
+        self, *, device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> "ImageEmbeddings":
+        """Return the maps on another device or in another number format."""
+        first, second, third = (m.to(device=device, dtype=dtype) for m in self.levels)
+        return ImageEmbeddings((first, second, third), self.neck.to(device=device, dtype=dtype))
+
+    def __len__(self) -> int:
+        return len(self.neck)
+
+    def __getitem__(self, rows: int | torch.Tensor) -> "ImageEmbeddings":
+        """Return some slices of the batch; a single position keeps the batch axis."""
+        chosen: Any = slice(rows, rows + 1) if isinstance(rows, int) else rows
+        first, second, third = (m[chosen] for m in self.levels)
+        return ImageEmbeddings((first, second, third), self.neck[chosen])
+
+    @classmethod
+    def stack(cls, parts: Sequence["ImageEmbeddings"]) -> "ImageEmbeddings":
+        """Join batches into one."""
+        first, second, third = (torch.cat([p.levels[i] for p in parts]) for i in range(3))
+        return cls((first, second, third), torch.cat([p.neck for p in parts]))
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """One prompt per slice, or many prompts for one slice; made by `points`, `box` or `whole_image`.
+
+    Attributes:
+        xy: ``(B, N, 2)`` float: x, y in pixels of the model's square; None for boxes.
+        labels: ``(B, N)``: 1 inside, 0 outside; None for boxes.
+        xyxy: ``(B, 4)`` float: left, top, right, bottom in the same frame; None for points and the whole image.
+        count: B.
+    """
+
+    xy: torch.Tensor | None
+    labels: torch.Tensor | None
+    xyxy: torch.Tensor | None
+    count: int
+
+    @classmethod
+    def points(cls, xy: torch.Tensor, labels: torch.Tensor) -> Self:
+        """Return B prompts of N points each.
+
+        Raises:
+            ValueError: The shapes are not ``(B, N, 2)`` and ``(B, N)``.
+        """
+        if xy.ndim != 3 or xy.shape[-1] != 2 or labels.shape != xy.shape[:2]:
+            raise ValueError(
+                f"points are (B, N, 2) with labels (B, N), not {tuple(xy.shape)} and {tuple(labels.shape)}"
+            )
+        return cls(xy.float(), labels, None, len(xy))
+
+    @classmethod
+    def box(cls, xyxy: torch.Tensor) -> Self:
+        """Return B boxes.
+
+        Raises:
+            ValueError: The shape is not ``(B, 4)``.
+        """
+        if xyxy.ndim != 2 or xyxy.shape[-1] != 4:
+            raise ValueError(f"boxes are (B, 4), not {tuple(xyxy.shape)}")
+        return cls(None, None, xyxy.float(), len(xyxy))
+
+    @classmethod
+    def whole_image(cls, count: int = 1) -> Self:
+        """Return the box 0, 0, S, S, ``count`` times; the model that reads it knows S."""
+        return cls(None, None, None, count)
+
+    def to(self, device: torch.device) -> "Prompts":
+        """Return the prompts on another device."""
+        moved = [None if t is None else t.to(device) for t in (self.xy, self.labels, self.xyxy)]
+        return Prompts(moved[0], moved[1], moved[2], self.count)
+
+    def __getitem__(self, rows: slice) -> "Prompts":
+        """Return some of the prompts."""
+        cut = [None if t is None else t[rows] for t in (self.xy, self.labels, self.xyxy)]
+        return Prompts(cut[0], cut[1], cut[2], len(range(*rows.indices(self.count))))
+
+
+class Decoded(NamedTuple):
+    """What the decoder says of each prompt.
+
+    Attributes:
+        mask_logits: ``(B, K, 4h, 4w)``.
+        iou: Predicted IoU ``(B, K)``; None for a variant without IoU head.
+    """
+
+    mask_logits: torch.Tensor
+    iou: torch.Tensor | None
+
+
+def require_batch(embeddings: ImageEmbeddings, prompts: Prompts) -> None:
+    """Refuse prompts that are neither all on one slice nor one per slice.
+
+    Raises:
+        ValueError: The batches do not fit.
+    """
+    if len(embeddings) not in (1, prompts.count):
+        raise ValueError(f"{prompts.count} prompts need 1 or {prompts.count} slices, not {len(embeddings)}")

@@ -1,0 +1,170 @@
+"""The frozen half: SAM's image encoder at four sizes, its prompt encoder, and the four feature maps DeSAM takes from it.
+
+The classes are segment-anything's own (Kirillov et al., ICCV 2023); here are their sizes and what is read out of them.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+from torch import nn
+
+from desam_lite.model.fast_encoder import run_block
+from desam_lite.model.resize import fit_square
+from desam_lite.utils.errors import StudyError
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """Every size of a backbone, and the widths of the decoder that fits it.
+
+    Attributes:
+        image_size: Side of the input square, in pixels.
+        patch: Side of a token, in pixels.
+        width: Channels of a token.
+        depth: Transformer blocks.
+        heads: Attention heads.
+        global_blocks: Blocks that attend over the whole image; the first three give DeSAM's levels.
+        window: Side of the attention window of the other blocks, in tokens.
+        neck: Channels of the neck's output: 256 in SAM, as shapes in this package say; `sam_tiny` has 128.
+        pdmm: Channels of PDMM at one, two and four times the token grid.
+        prim_heads: Heads of PRIM's attention.
+        prim_mlp: Hidden channels of PRIM's token MLP.
+        prim_downsample: How much narrower than the neck PRIM's attention between tokens and image is.
+    """
+
+    image_size: int
+    patch: int
+    width: int
+    depth: int
+    heads: int
+    global_blocks: tuple[int, int, int, int]
+    window: int = 14
+    neck: int = 256
+    pdmm: tuple[int, int, int] = (256, 128, 64)
+    prim_heads: int = 8
+    prim_mlp: int = 2048
+    prim_downsample: int = 2
+
+    @property
+    def grid(self) -> int:
+        """Tokens along each side: h = w."""
+        return self.image_size // self.patch
+
+
+BACKBONES: dict[str, BackboneSpec] = {
+    "sam_tiny": BackboneSpec(
+        256,
+        8,
+        128,
+        8,
+        4,
+        (1, 3, 5, 7),
+        window=8,
+        neck=128,
+        pdmm=(64, 32, 16),
+        prim_heads=4,
+        prim_mlp=512,
+        prim_downsample=2,
+    ),
+    "vit_b": BackboneSpec(1024, 16, 768, 12, 12, (2, 5, 8, 11)),
+    "vit_l": BackboneSpec(1024, 16, 1024, 24, 16, (5, 11, 17, 23)),
+    "vit_h": BackboneSpec(1024, 16, 1280, 32, 16, (7, 15, 23, 31)),
+}
+
+
+def get_backbone(name: str) -> BackboneSpec:
+    """Return the sizes of a backbone.
+
+    Raises:
+        StudyError: There is no such backbone.
+    """
+    if name not in BACKBONES:
+        raise StudyError(f"there is no backbone '{name}': choose from {', '.join(BACKBONES)}.")
+    return BACKBONES[name]
+
+
+def build_image_encoder(spec: BackboneSpec) -> ImageEncoderViT:
+    """Return SAM's image encoder at this size, with random weights."""
+    return ImageEncoderViT(
+        img_size=spec.image_size,
+        patch_size=spec.patch,
+        embed_dim=spec.width,
+        depth=spec.depth,
+        num_heads=spec.heads,
+        mlp_ratio=4,
+        out_chans=spec.neck,
+        qkv_bias=True,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        window_size=spec.window,
+        global_attn_indexes=spec.global_blocks,
+    )
+
+
+def build_prompt_encoder(spec: BackboneSpec) -> PromptEncoder:
+    """Return SAM's prompt encoder at this size, with random weights."""
+    return PromptEncoder(
+        embed_dim=spec.neck,
+        image_embedding_size=(spec.grid, spec.grid),
+        input_image_size=(spec.image_size, spec.image_size),
+        mask_in_chans=16,
+    )
+
+
+def build_mask_decoder(spec: BackboneSpec, masks: int = 4) -> MaskDecoder:
+    """Return SAM's own mask decoder at this size, with random weights and a token for each of ``masks`` masks."""
+    transformer = TwoWayTransformer(
+        depth=2,
+        embedding_dim=spec.neck,
+        mlp_dim=spec.prim_mlp,
+        num_heads=spec.prim_heads,
+        attention_downsample_rate=spec.prim_downsample,
+    )
+    return MaskDecoder(transformer_dim=spec.neck, transformer=transformer, num_multimask_outputs=masks - 1)
+
+
+@torch.no_grad()
+def encode_levels(
+    encoder: ImageEncoderViT, pixels: torch.Tensor, global_blocks: tuple[int, ...]
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Run the image encoder, without gradients, and keep what DeSAM needs on the way.
+
+    Args:
+        encoder: SAM's image encoder.
+        pixels: ``(B, 3, S, S)`` float, normalised.
+        global_blocks: The first three name the blocks after which tokens are kept.
+
+    Returns:
+        Three maps ``(B, C, h, w)``, shallow to deep, and the neck's output ``(B, 256, h, w)``.
+    """
+    tokens = encoder.patch_embed(pixels)  # (B, h, w, C)
+    if encoder.pos_embed is not None:
+        tokens = tokens + encoder.pos_embed
+    levels = []
+    for number, block in enumerate(encoder.blocks):
+        tokens = run_block(block, tokens)
+        if number in global_blocks[:3]:
+            levels.append(tokens.permute(0, 3, 1, 2))
+    return levels, encoder.neck(tokens.permute(0, 3, 1, 2))
+
+
+def preprocess(slices: torch.Tensor, size: int) -> torch.Tensor:
+    """Bring grey slices to SAM's square.
+
+    Args:
+        slices: ``(B, H, W)`` uint8, 0 to 255.
+        size: S, the side of the square, in pixels.
+
+    Returns:
+        ``(B, 3, S, S)`` float32: longest side scaled to S, SAM's mean and standard deviation, zeros at bottom and right.
+    """
+    mean, std = (torch.tensor(v, device=slices.device)[None, :, None, None] for v in (PIXEL_MEAN, PIXEL_STD))
+    grey = slices[:, None].float()  # (B, 1, H, W)
+    inside = torch.ones_like(grey[:1])
+    scaled, kept = fit_square(grey, size), fit_square(inside, size, nearest=True)
+    return (scaled - mean) / std * kept

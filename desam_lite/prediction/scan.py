@@ -1,0 +1,150 @@
+"""Prediction on a new scan: any orientation and spacing in, arrays in the frame of the slices out.
+
+The way to files, for one scan or a folder of them, is `desam_lite.prediction.files`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from desam_lite.data.embeddings import encode_on_demand
+from desam_lite.data.geometry import Geometry, to_slices
+from desam_lite.data.nifti import read_image
+from desam_lite.data.slices import prepare_intensity
+from desam_lite.methods import TrainedModel
+from desam_lite.methods.model_card import ModelCard
+from desam_lite.training.method import SlicePrediction
+from desam_lite.utils.errors import StudyError
+from desam_lite.utils.progress import track
+
+
+@dataclass(frozen=True, eq=False)
+class ScanPrediction:
+    """What a model draws into a scan, in the frame of the slices.
+
+    Attributes:
+        images: ``(Z, H, W)`` uint8, the grey levels as the model saw them.
+        labels: ``(Z, H, W)`` uint8: 0 background, 1..K the organs in the order of the card.
+        probability: ``(Z, K, H, W)`` float32, before threshold and cleaning; None unless asked for.
+        iou: ``(Z, K)`` float32, predicted by the model itself; NaN for one that does not judge its masks.
+        geometry: The scan's grid, for the way back.
+        warnings: What is odd about the scan.
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.uint8]
+    probability: npt.NDArray[np.float32] | None
+    iou: npt.NDArray[np.float32]
+    geometry: Geometry
+    warnings: tuple[str, ...]
+
+
+def choose_device(accelerator: str) -> torch.device:
+    """Return the device to predict on.
+
+    Args:
+        accelerator: "auto" (a GPU if there is one), "cpu" or "gpu".
+
+    Raises:
+        StudyError: There is no such accelerator, or no GPU here.
+    """
+    if accelerator not in ("auto", "cpu", "gpu"):
+        raise StudyError(f"there is no accelerator '{accelerator}': use auto, cpu or gpu.")
+    gpu = accelerator != "cpu" and torch.cuda.is_available()
+    if accelerator == "gpu" and not gpu:
+        raise StudyError("there is no GPU here that PyTorch can use: see 'desam-lite info', or use cpu.")
+    return torch.device("cuda" if gpu else "cpu")
+
+
+def predict_scan(
+    model: TrainedModel, scan: Path | str, *, probability: bool = False, progress: bool = True
+) -> ScanPrediction:
+    """Draw the organs into one scan.
+
+    Args:
+        model: What `desam_lite.methods.load_predictor` gave.
+        scan: A ``.nii`` or ``.nii.gz`` file in any orientation and spacing.
+        probability: Whether the probabilities are kept, four bytes per voxel and organ.
+        progress: Whether to show a bar (one step per slice).
+
+    Returns:
+        The organs; `desam_lite.data.cases.write_mask` brings them to the scan's grid.
+
+    Raises:
+        StudyError: The file is not one 3-D scan, or the model is an oracle.
+    """
+    if model.predictor.oracle:
+        raise StudyError(
+            f"{model.card.spec.label} takes its prompts from the reference and cannot draw into a scan that has none: "
+            "use a model with prompt_mode points or box."
+        )
+    found, card = read_image(scan), model.card
+    images = prepare_intensity(to_slices(found.data, found.geometry), card.intensity)
+    maps = None
+    if model.predictor.encoder is not None:
+        maps = encode_on_demand(model.predictor.encoder, images, card.spec.embedding_format or "float16")
+    drawn = model.predictor.predict(images, maps)
+    bar = track(drawn, f"predicting {Path(scan).name}", total=len(images), enabled=progress)
+    kept = [_without_probability(one) if not probability else one for one in bar]
+    return ScanPrediction(
+        images,
+        np.stack([one.labels for one in kept]),
+        np.stack([one.probability for one in kept]) if probability else None,
+        np.stack([one.iou for one in kept]),
+        found.geometry,
+        found.warnings,
+    )
+
+
+def _without_probability(one: SlicePrediction) -> SlicePrediction:
+    return SlicePrediction(one.labels, np.empty((0, 0, 0), np.float32), one.iou)
+
+
+def require_judgement(card: ModelCard) -> None:
+    """Refuse to give scores that a model does not have.
+
+    Raises:
+        StudyError: It predicts no IoU, or was not trained to.
+    """
+    if not card.judges:
+        raise StudyError(
+            f"{card.spec.label} does not judge its masks: scores are given by models asked with points that have an IoU head."
+        )
+
+
+def volumes_ml(found: ScanPrediction, card: ModelCard) -> dict[str, float]:
+    """Return the volume of each organ in millilitres."""
+    voxel = float(np.prod(found.geometry.spacing)) / 1000
+    counts = np.bincount(found.labels.ravel(), minlength=len(card.organs) + 1)
+    return {name: float(counts[number]) * voxel for number, name in enumerate(card.organs, start=1)}
+
+
+def scores_table(found: ScanPrediction, card: ModelCard) -> pd.DataFrame:
+    """Return one row per slice and organ.
+
+    Returns:
+        ``slice`` (0 is the lowest), ``file_slice`` (its index along the file's own axis), ``organ``, ``predicted_iou`` (0 where
+        no prompt was good enough), ``voxels``.
+
+    Raises:
+        StudyError: The model gives no scores.
+    """
+    require_judgement(card)
+    codes = found.geometry.orientation
+    upwards, count = "S" in codes, len(found.labels)
+    rows = [
+        {
+            "slice": z,
+            "file_slice": z if upwards else count - 1 - z,
+            "organ": name,
+            "predicted_iou": float(found.iou[z, number]),
+            "voxels": int((found.labels[z] == number + 1).sum()),
+        }
+        for z in range(count)
+        for number, name in enumerate(card.organs)
+    ]
+    return pd.DataFrame(rows)

@@ -1,0 +1,1 @@
+"""What one notebook needs, one module per notebook, of its name."""

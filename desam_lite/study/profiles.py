@@ -1,0 +1,203 @@
+"""How much work is done: `smoke` for CI, `teach` for a laptop, `paper` for real data on a GPU."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from desam_lite.data.manifest import load_manifest
+from desam_lite.methods.registry import METHOD_CHOICES, METHODS, load_installed
+from desam_lite.methods.run_spec import RunSpec, make_spec
+from desam_lite.model.names import RANDOM_WEIGHTS, SHIPPED_WEIGHTS
+from desam_lite.utils.errors import StudyError
+
+__all__ = ["METHOD_CHOICES", "PROFILES", "Profile", "get_profile", "plan_domain_splits"]
+
+
+class Profile(BaseModel):
+    """A named amount of work.
+
+    Attributes:
+        name: Its name.
+        cases: Synthetic cases made per domain.
+        sources: How many of a task's domains are trained on; None for all.
+        few: How many are, where the question is not about hospitals.
+        seeds: One run each.
+        common: Settings of every run.
+        on_unet: Settings of the runs of every method on the U-Net.
+        per_method: Settings of the runs of one method, by its name.
+        needs_weights: Whether the frozen encoder must be given as a file.
+        methods: Names of `METHOD_CHOICES` that are run when none are named.
+        timed: Labels of the methods that are trained once more with equal time; all when empty.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    cases: int
+    sources: int | None
+    few: int
+    seeds: tuple[int, ...]
+    common: dict[str, Any]
+    on_unet: dict[str, Any] = {}
+    per_method: dict[str, dict[str, Any]] = {}
+    needs_weights: bool = False
+    methods: tuple[str, ...] = ("prior", "unet", "desam_b", "desam_p")
+    timed: tuple[str, ...] = ()
+
+    def settings(self, method: str) -> dict[str, Any]:
+        """Return the settings of the runs of a method."""
+        on_unet = self.on_unet if "unet_width" in METHODS[method].uses else {}
+        return {**self.common, **on_unet, **self.per_method.get(method, {})}
+
+
+# The recipe for a decoder on a small encoder, chosen on an untrained one and validation cases of three sources (A, D, E).
+# The published one (batch 8, rate 1e-4, L1) presumes SAM's own weights and thousands of steps. In trials with the few
+# hundred there are here, PRIM at times ended with one score for all points: with L1 at 2e-3 and 3e-3, with the square at
+# 1.5e-3 and 3e-3, but not at 1e-3. Logits are still small after so few steps, and the stability score (logits +1 against
+# -1) dropped good masks of held-out source cases: it is off.
+_TINY: dict[str, Any] = {
+    "split": "70_10_20",
+    "backbone": "sam_tiny",
+    "weights": SHIPPED_WEIGHTS,
+    "batch_size": 4,
+    "clip": 0.1,
+    "iou_loss": "mse",
+    "iou_weight": 10.0,
+    "stability_threshold": 0.0,
+    "unet_width": 16,
+    "unet_size": 64,
+}
+
+# SAM's decoder already draws: at 1e-3 it forgets more than it learns (lowest validation loss of source A 0.32 with tight
+# boxes, against 0.20 at the published 1e-4; with the whole image the two are equal).
+_TUNED = {"sam_finetuned": {"learning_rate": 1e-4}}
+
+PROFILES = {
+    "smoke": Profile(
+        name="smoke",
+        cases=3,  # one each to train on, to select the epoch with, and to test
+        sources=2,
+        few=1,
+        seeds=(0,),
+        common={**_TINY, "epochs": 1, "unet_width": 4, "points_per_side": 3, "learning_rate": 1e-3},
+    ),
+    "teach": Profile(
+        name="teach",
+        cases=8,
+        sources=2,
+        few=1,
+        seeds=(0, 1),
+        # Half the batch of _TINY and fewer epochs: more steps at two thirds of the cost. On validation cases of source A (one
+        # seed) the mask loss is lower than with batch 4 and 20 epochs: DeSAM-P 0.72 against 0.81, U-Net 0.32 against 0.44.
+        common={**_TINY, "batch_size": 2, "epochs": 12, "points_per_side": 5, "learning_rate": 1e-3},
+        methods=("prior", "unet", "desam_b_random", "desam_b", "desam_p"),
+        on_unet={"learning_rate": 1.5e-3},
+        per_method=_TUNED,
+        timed=("U-Net", "Tuned SAM-B", "DeSAM-B"),  # a convolutional, a coupled and a decoupled one
+    ),
+    "paper": Profile(
+        name="paper",
+        cases=30,
+        sources=None,
+        few=6,
+        seeds=(0, 1, 2),
+        common={"backbone": "vit_h", "precision": "bf16-mixed", "epochs": 50, "learning_rate": 1e-4},
+        on_unet={"learning_rate": 3e-4},
+        needs_weights=True,
+        methods=(  # every competitor; oracles, controls and decoders with parts taken away are asked for by name
+            *(
+                "prior",
+                "unet",
+                "unet_aug",
+                "randconv",
+                "mixstyle",
+                "csdg",
+                "advbias",
+                "maxstyle",
+                "sam_grid",
+                "sam_box",
+            ),
+            *("sam_finetuned_b", "sam_finetuned_p", "samed", "desam_b", "desam_p"),
+        ),
+    ),
+}
+
+
+def get_profile(name: str) -> Profile:
+    """Return a profile by name.
+
+    Raises:
+        StudyError: There is no such profile.
+    """
+    if name not in PROFILES:
+        raise StudyError(f"there is no profile '{name}': use one of {', '.join(PROFILES)}.")
+    return PROFILES[name]
+
+
+def plan_domain_splits(
+    profile: Profile,
+    manifest: Path | str,
+    data_root: Path | str,
+    *,
+    sources: Sequence[str] = (),
+    methods: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    **settings: Any,
+) -> list[RunSpec]:
+    """List the runs of the domain-split experiment: each source, method and seed.
+
+    Args:
+        profile: How much work.
+        manifest: The task's manifest file.
+        data_root: Folder with its data.
+        sources: Domains to train on; empty for the profile's.
+        methods: Names of `METHOD_CHOICES`; empty for the profile's.
+        seeds: Empty for the profile's.
+        **settings: Fields of `RunSpec` to set for every run, over the profile's but not over what makes a method what it is.
+
+    Returns:
+        Specifications, in the order source, method, seed; one that two names mean is there once.
+
+    Raises:
+        StudyError: A domain, method or setting does not exist, or the profile needs the encoder's weights and has none.
+    """
+    task = load_manifest(manifest)
+    domains = list(task.domains)
+    chosen = list(sources) or domains[: profile.sources]
+    _all_known("domain", chosen, domains, f"the manifest {manifest}")
+    names = list(methods) or list(profile.methods)
+    if any(name not in METHOD_CHOICES for name in names):
+        load_installed()
+    _all_known("method", names, list(METHOD_CHOICES), "this experiment")
+    asked = any(_needs_weights(METHOD_CHOICES[name]) for name in names)
+    if profile.needs_weights and asked and "weights" not in settings:
+        raise StudyError(
+            f"profile {profile.name} needs SAM's own weights: pass weights=PATH of its checkpoint, "
+            f"or weights={RANDOM_WEIGHTS} to see what an untrained encoder gives."
+        )
+    planned = [
+        make_spec(
+            manifest=Path(manifest),
+            data_root=Path(data_root),
+            source=source,
+            seed=seed,
+            **{**profile.settings(METHOD_CHOICES[name]["method"]), **settings, **METHOD_CHOICES[name]},
+        )
+        for source in chosen
+        for name in names
+        for seed in (tuple(seeds) or profile.seeds)
+    ]
+    return list(dict.fromkeys(planned))
+
+
+def _needs_weights(choice: Mapping[str, str]) -> bool:
+    """Whether a method has an encoder and does not say with which weights."""
+    return "weights" in METHODS[choice["method"]].uses and "weights" not in choice
+
+
+def _all_known(kind: str, wanted: Sequence[str], known: Sequence[str], where: str) -> None:
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise StudyError(f"{where} has no {kind} '{unknown[0]}': choose from {', '.join(known)}.")

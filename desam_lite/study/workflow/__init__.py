@@ -1,0 +1,1 @@
+"""The study as jobs: on this machine in one pool, on a cluster with Snakemake."""

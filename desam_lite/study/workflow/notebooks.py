@@ -1,0 +1,267 @@
+"""Running a notebook as a batch job, and checking that the pages of a book are what their sources say.
+
+papermill runs the cells. What it lets pass is refused here, before anything runs: a notebook without a cell of parameters, a
+parameter the notebook does not have, a value of another type.
+"""
+
+import ast
+import difflib
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nbformat
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from desam_lite.study.report.notebook import project_root
+from desam_lite.study.workflow.job import WARM
+from desam_lite.utils.errors import StudyError
+from desam_lite.utils.files import sha256_file, write_text
+
+if TYPE_CHECKING:
+    from papermill.exceptions import PapermillExecutionError
+
+PAGE_LIMIT = 1_000_000
+"""Largest executed notebook that becomes a page, in bytes."""
+
+_TAG = "parameters"
+_TYPES: dict[str, Any] = {
+    "str": str,
+    "int": int,
+    "float": float,
+    "bool": bool,
+    "list[str]": list[str],
+    "list[int]": list[int],
+    "list[float]": list[float],
+}
+_IN_WORDS = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "list[str]": "a list of texts, as [A, B]",
+    "list[int]": "a list of whole numbers, as [0, 1]",
+    "list[float]": "a list of numbers, as [0.5, 1]",
+}
+_METADATA = "desam_lite"
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def execute_notebook(
+    source: Path | str, out: Path | str, parameters: Mapping[str, Any] | None = None, *, progress: bool = True
+) -> Path:
+    """Run a notebook from top to bottom and write the executed copy, whole or not at all.
+
+    The copy's metadata hold, under ``desam_lite``, the SHA-256 of the source and the parameters that were
+    passed. The kernel works in the root of the repository, so that relative paths mean the same in every notebook.
+
+    Args:
+        source: The notebook; its cell tagged ``parameters`` holds ``name: type = literal`` lines.
+        out: Where the executed copy goes.
+        parameters: Values that replace the literals.
+        progress: Whether to show a bar and what the cells print on standard error.
+
+    Returns:
+        ``out`` as a path.
+
+    Raises:
+        StudyError: The notebook or a parameter is at fault, or a cell failed; then ``out`` is left as it was, and the copy with
+            the error is beside it under the name ``<name>.failed.ipynb``.
+    """
+    # Imported here: who only reads a notebook's parameters, as the graph does, need not wait for these.
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    source, out = Path(source), Path(out)
+    passed = dict(parameters or {})
+    _check_parameters(source, passed)
+    failed = out.with_name(f"{out.stem}.failed.ipynb")
+    failed.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / out.name
+        try:
+            _run(source, copy, passed, progress)
+        except PapermillExecutionError as error:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(copy, failed)
+            raise StudyError(
+                f"notebook {source} stopped: {_reason(error)} The copy with the error is {failed}."
+            ) from error
+        except DeadKernelError as error:
+            raise StudyError(
+                f"the kernel of notebook {source} died (out of memory?): run it with less work, for instance profile=smoke."
+            ) from error
+        _write_page(copy, out, {"source_sha256": sha256_file(source), "parameters": passed})
+    return out
+
+
+def read_parameters(source: Path | str) -> dict[str, tuple[str, Any]]:
+    """Return what a notebook can be given: name -> (type, default), in the order of its cell of parameters.
+
+    Raises:
+        StudyError: There is no such notebook, it cannot be read, it has no cell tagged ``parameters``, or that cell holds
+            anything but ``name: type = literal`` lines.
+    """
+    source = Path(source)
+    cells = [cell for cell in _read(source).cells if _TAG in cell.metadata.get("tags", [])]
+    if len(cells) != 1 or cells[0].cell_type != "code":
+        raise StudyError(
+            f"notebook {source} has {len(cells) or 'no'} code cells tagged '{_TAG}': tag the one that holds its literals."
+        )
+    found: dict[str, tuple[str, Any]] = {}
+    try:
+        for line in ast.parse(cells[0].source).body:
+            name, annotation, value = _declaration(line)
+            found[name] = annotation, value
+    except (SyntaxError, ValueError) as error:
+        raise StudyError(
+            f"the cell tagged '{_TAG}' of notebook {source} must hold only lines like 'seeds: list[int] = []' ({error})."
+        ) from error
+    return found
+
+
+def check_executed(folder: Path | str, sources: Iterable[Path | str]) -> list[str]:
+    """List what is wrong with the executed copies that become pages.
+
+    Args:
+        folder: Where the copies are, under the names of their sources.
+        sources: The notebooks.
+
+    Returns:
+        One sentence per fault (missing, stale, holds an error, too large); empty when all is well.
+    """
+    return [
+        fault for source in map(Path, sources) for fault in _page_faults(Path(folder) / source.name, source)
+    ]
+
+
+def _page_faults(page: Path, source: Path) -> list[str]:
+    again = f"run 'desam-lite execute {source} --out {page}'."
+    if not page.exists():
+        return [f"{page} is missing: {again}"]
+    try:
+        notebook = _read(page)
+    except StudyError as error:
+        return [str(error)]
+    faults = []
+    if notebook.metadata.get(_METADATA, {}).get("source_sha256") != sha256_file(source):
+        faults.append(f"{page} was made from another version of {source}: {again}")
+    for number, cell in enumerate(notebook.cells, start=1):
+        for output in cell.get("outputs", []):
+            if output["output_type"] == "error":
+                faults.append(
+                    f"{page} holds an error in cell {number} ({output['ename']}): correct {source} and {again}"
+                )
+    if (size := page.stat().st_size) > PAGE_LIMIT:
+        faults.append(
+            f"{page} has {size / 1e6:.1f} MB, over the limit of {PAGE_LIMIT / 1e6:.0f} MB: show less in {source}."
+        )
+    return faults
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise StudyError(f"there is no notebook {path}: check the path.")
+    try:
+        notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+        nbformat.validate(notebook)
+    except (ValueError, TypeError, AttributeError, KeyError, nbformat.ValidationError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise StudyError(f"{path} is not a notebook ({reason}): give an .ipynb file of format 4.") from error
+    return notebook
+
+
+def _declaration(line: ast.stmt) -> tuple[str, str, Any]:
+    """Return name, type and default of one line of the cell of parameters, or raise ValueError."""
+    if not isinstance(line, ast.AnnAssign) or not isinstance(line.target, ast.Name) or line.value is None:
+        raise ValueError(f"line {line.lineno} is none")
+    annotation = ast.unparse(line.annotation)
+    if annotation not in _TYPES:
+        raise ValueError(f"line {line.lineno} has the type {annotation}; known are {', '.join(_TYPES)}")
+    return line.target.id, annotation, ast.literal_eval(line.value)
+
+
+def _check_parameters(source: Path, passed: Mapping[str, Any]) -> None:
+    declared = read_parameters(source)
+    for name, value in passed.items():
+        if name not in declared:
+            close = difflib.get_close_matches(name, declared, n=1)
+            hint = f"did you mean '{close[0]}'? It has" if close else "it has"
+            raise StudyError(f"notebook {source} has no parameter '{name}': {hint} {', '.join(declared)}.")
+        annotation = declared[name][0]
+        try:
+            # Strict, so that the text "3" is no number; a whole number is still good where any number is.
+            TypeAdapter(_TYPES[annotation], config=ConfigDict(strict=True)).validate_python(value)
+        except ValidationError as error:
+            raise StudyError(
+                f"parameter '{name}' of notebook {source} is {_IN_WORDS[annotation]}, not {value!r}: pass it so."
+            ) from error
+
+
+def _run(source: Path, copy: Path, parameters: dict[str, Any], progress: bool) -> None:
+    import papermill
+
+    warm = {}
+    if os.environ.get(WARM):  # the graph has a warm process at hand: the kernel is a copy of it
+        from desam_lite.study.workflow.kernel import WarmKernelManager
+
+        warm["kernel_manager_class"] = WarmKernelManager
+    papermill.execute_notebook(
+        str(source),
+        str(copy),
+        parameters=parameters,
+        kernel_name="python3",
+        language="python",
+        cwd=str(project_root(source)),
+        progress_bar=progress,
+        stderr_file=sys.stderr if progress else None,
+        **warm,
+    )
+
+
+def _reason(error: "PapermillExecutionError") -> str:
+    """Say in one sentence what stopped a cell; a `StudyError` already is such a sentence."""
+    text = " ".join(_ANSI.sub("", str(error.evalue)).split())
+    return (
+        text
+        if error.ename == StudyError.__name__
+        else f"{error.ename} in cell {error.cell_index + 1}: {text}."
+    )
+
+
+def _write_page(copy: Path, out: Path, record: dict[str, Any]) -> None:
+    notebook = nbformat.read(copy, as_version=4)  # type: ignore[no-untyped-call]
+    notebook.metadata[_METADATA] = record
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = _streams_joined(cell.outputs)
+    write_text(out, nbformat.writes(notebook))  # type: ignore[no-untyped-call]
+
+
+def _streams_joined(outputs: list[Any]) -> list[Any]:
+    """Join what was printed piece by piece, and keep of progress bars what a terminal would still show."""
+    joined: list[Any] = []
+    for output in outputs:
+        last = joined[-1] if joined else None
+        if (
+            last is not None
+            and output.output_type == last.output_type == "stream"
+            and output.name == last.name
+        ):
+            last.text += output.text
+        else:
+            joined.append(output)
+    for output in joined:
+        if output.output_type == "stream":
+            output.text = _as_on_a_terminal(output.text)
+    return joined
+
+
+def _as_on_a_terminal(text: str) -> str:
+    """Keep of each line what a terminal would show after all carriage returns: the last state of a progress bar."""
+    return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))

@@ -1,0 +1,136 @@
+"""One synthetic case: a random patient, painted and put under a site's scanner."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from desam_lite.synthetic.phantoms.abdomen import AbdomenPatient, draw_abdomen, paint_abdomen
+from desam_lite.synthetic.phantoms.body_scanner import WINDOW, BodyScanner, expose_body
+from desam_lite.synthetic.phantoms.dials import jitter
+from desam_lite.synthetic.phantoms.fields import Field
+from desam_lite.synthetic.phantoms.pelvis import Patient, draw_patient, paint_pelvis
+from desam_lite.synthetic.phantoms.scanner import Scanner, average, expose
+from desam_lite.synthetic.phantoms.sites import Site
+
+MATRIX = 128
+"""Pixels along each side of a slice."""
+_FINER = 2  # anatomy is painted this much finer than the picture, so that edges are soft
+_OFF_CENTRE = np.array([2.0, 5.0, 4.0])  # how far a scan of the pelvis is put off the gland: x, y, z in mm
+_ABDOMEN_MIDDLE = np.array([0.0, 8.0, 26.0])  # of a scan of the abdomen: x, y, z in mm
+_ABDOMEN_OFF_CENTRE = np.array([16.0, 16.0, 25.0])
+_GREY_TOP = 1500.0
+Map = npt.NDArray[np.uint8]
+Axes = tuple[Field, Field, Field]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One synthetic case.
+
+    Attributes:
+        image: Grey levels ``(Z, H, W)`` int16.
+        label: ``(Z, H, W)`` uint8, the label of the organ, 0 elsewhere.
+        spacing: z, y, x in mm.
+        patient: Whose anatomy it is.
+        scanner: The settings that took the picture.
+    """
+
+    image: npt.NDArray[np.int16]
+    label: Map
+    spacing: tuple[float, float, float]
+    patient: Patient | AbdomenPatient
+    scanner: Scanner | BodyScanner
+
+
+def make_case(site: Site, rng: np.random.Generator, *, matrix: int = MATRIX) -> Case:
+    """Draw a patient and take the picture a site would take.
+
+    Args:
+        site: The hospital.
+        rng: Names the patient and everything else that is random; equal streams give one patient whatever the site.
+        matrix: Pixels along each side of a slice.
+
+    Returns:
+        The case, in the frame of the slices (`desam_lite.data.geometry`).
+    """
+    streams = rng.spawn(3)
+    if isinstance(site.scanner, BodyScanner):
+        return _abdomen(site, site.scanner, streams, matrix)
+    return _pelvis(site, site.scanner, streams, matrix)
+
+
+def _pelvis(site: Site, scanner: Scanner, streams: list[np.random.Generator], matrix: int) -> Case:
+    patient_rng, scan_rng, place_rng = streams
+    patient = draw_patient(patient_rng, balloon=site.balloon or 0.0)
+    scanner = jitter(scanner, scan_rng)
+    middle = place_rng.normal(0, 1, 3) * _OFF_CENTRE
+    # Whoever plans a scan of the prostate takes care to have all of it.
+    spare = max(scanner.coverage / 2 - patient.gland[2] - 1.5 * scanner.thickness, 0)
+    middle[2] = np.clip(middle[2], patient.place[2] - spare, patient.place[2] + spare)
+    grid, finer, spacing = _grids(scanner, matrix, middle)
+    tissue, organ = paint_pelvis(patient, finer)
+    coil = (patient.place[0], patient.place[1] + patient.gland[1] + 12, 0.0)
+    picture = expose(tissue, scanner, grid, spacing, coil, scan_rng)
+    return Case(_stored(picture), _labels(organ), spacing, patient, scanner)
+
+
+def _abdomen(site: Site, scanner: BodyScanner, streams: list[np.random.Generator], matrix: int) -> Case:
+    patient_rng, scan_rng, place_rng = streams
+    patient = draw_abdomen(patient_rng)
+    scanner = _planned(jitter(scanner, scan_rng), patient, place_rng)
+    middle = place_rng.normal(_ABDOMEN_MIDDLE, _ABDOMEN_OFF_CENTRE)
+    grid, finer, spacing = _grids(scanner, matrix, middle)
+    tissue, organ = paint_abdomen(patient, finer)
+    picture = expose_body(tissue, patient, scanner, grid, finer, scan_rng)
+    if not site.hounsfield:
+        return Case(_stored(picture), _labels(organ), spacing, patient, scanner)
+    low, high = WINDOW
+    units = np.clip(np.rint(low + (high - low) * picture), -1024, 3071).astype(np.int16)
+    return Case(units, _labels(organ), spacing, patient, scanner)
+
+
+def _planned(scanner: BodyScanner, patient: AbdomenPatient, rng: np.random.Generator) -> BodyScanner:
+    """Return the scanner as planned for one patient: the field of view follows the girth and the taste of the day."""
+    wide, high = np.exp(rng.normal(0, (0.12, 0.12)))
+    girth = (patient.build * patient.girth[0] * 124 + patient.under_skin) / 140  # 1 for an average patient
+    return replace(
+        scanner,
+        field_of_view=scanner.field_of_view * float(wide * girth**0.6),
+        coverage=scanner.coverage * float(high),
+    )
+
+
+def _stored(picture: Field) -> npt.NDArray[np.int16]:
+    """Return an MRI as scanners store one: whole numbers of no unit."""
+    top = max(float(np.percentile(picture, 99.5)), 1e-12)
+    return np.asarray(np.clip(picture * (_GREY_TOP / top), 0, 32000), dtype=np.int16)
+
+
+def _labels(organ: Map) -> Map:
+    """Return the label that covers at least half of each pixel of the picture."""
+    label = np.zeros((organ.shape[0], organ.shape[1] // _FINER, organ.shape[2] // _FINER), np.uint8)
+    for number in range(1, int(organ.max()) + 1):
+        label[average(organ == number, _FINER) >= 0.5] = number
+    return label
+
+
+def _grids(
+    scanner: Scanner | BodyScanner, matrix: int, middle: npt.NDArray[np.float64]
+) -> tuple[Axes, Axes, tuple[float, float, float]]:
+    """Return the grid of the picture around a point, the finer one that anatomy is painted on, and the spacing (z, y, x)."""
+    pixel, thick = scanner.field_of_view / matrix, scanner.thickness
+    slices = max(round(scanner.coverage / thick), 1)
+    grid = _axes((slices, matrix, matrix), (thick, pixel, pixel), middle)
+    finer = _axes((slices, _FINER * matrix, _FINER * matrix), (thick, pixel / _FINER, pixel / _FINER), middle)
+    return grid, finer, (thick, pixel, pixel)
+
+
+def _axes(shape: Sequence[int], spacing: Sequence[float], middle: npt.NDArray[np.float64]) -> Axes:
+    """Return x, y, z in mm of a ``(Z, H, W)`` grid around ``middle`` (x, y, z in mm), each broadcastable to it."""
+    z, y, x = (
+        ((np.arange(n) - (n - 1) / 2) * s + m).astype(np.float32)
+        for n, s, m in zip(shape, spacing, middle[::-1], strict=True)
+    )
+    return x[None, None, :], y[None, :, None], z[:, None, None]

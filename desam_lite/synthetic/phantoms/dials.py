@@ -1,0 +1,87 @@
+"""Every factor of the shift between two hospitals is a dial: 0 leaves it as at the first, 1 makes it that of the second."""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import TypeVar
+
+import numpy as np
+
+from desam_lite.synthetic.phantoms.body_scanner import BodyScanner
+from desam_lite.synthetic.phantoms.scanner import Scanner
+from desam_lite.synthetic.phantoms.sites import Site
+from desam_lite.utils.errors import StudyError
+
+AnyScanner = TypeVar("AnyScanner", Scanner, BodyScanner)
+BALLOON = "balloon"
+"""The one dial that changes the patient, not the scanner: the balloon of an endorectal coil in the rectum."""
+
+
+def dial_names(site: Site) -> list[str]:
+    """Return the dials of a site."""
+    return [*site.scanner.DIALS, *([] if site.balloon is None else [BALLOON])]
+
+
+def dialled(first: Site, second: Site, dials: Mapping[str, float]) -> Site:
+    """Return the first site with some factors moved towards the second.
+
+    Grey levels stay in the unit of the first (Hounsfield units for a CT), so that the data are prepared as its own.
+
+    Args:
+        first: Where every dial at 0 is.
+        second: Where every dial at 1 is.
+        dials: Name of a dial to a position from 0 to 1; dials left out stay at 0.
+
+    Raises:
+        StudyError: There is no such dial, a position is outside 0 to 1, or the sites are of different tasks.
+
+    >>> from desam_lite.synthetic.phantoms import PROSTATE_SITES
+    >>> dialled(PROSTATE_SITES["A"], PROSTATE_SITES["B"], {"contrast": 0.5}).scanner.field_strength
+    2.25
+    """
+    one, other = first.scanner, second.scanner
+    if isinstance(one, Scanner) and isinstance(other, Scanner):
+        scanner: Scanner | BodyScanner = mix(one, other, dials)
+    elif isinstance(one, BodyScanner) and isinstance(other, BodyScanner):
+        scanner = mix(one, other, dials)
+    else:
+        raise StudyError("a dial cannot lead from a pelvis to an abdomen: take two sites of one task.")
+    if first.balloon is None or second.balloon is None:
+        if BALLOON in dials:
+            _refuse(BALLOON, list(one.DIALS))
+        return replace(first, scanner=scanner)
+    part = dials.get(BALLOON, 0.0)
+    return replace(first, scanner=scanner, balloon=first.balloon + part * (second.balloon - first.balloon))
+
+
+def mix(first: AnyScanner, second: AnyScanner, dials: Mapping[str, float]) -> AnyScanner:
+    """Return the first scanner with some factors moved towards the second.
+
+    Args:
+        first: Where every dial at 0 is.
+        second: Where every dial at 1 is.
+        dials: Name of a dial to a position from 0 to 1; dials left out stay at 0.
+
+    Raises:
+        StudyError: There is no such dial, or a position is outside 0 to 1.
+    """
+    moved = {}
+    for dial, part in dials.items():
+        if not 0 <= part <= 1:
+            raise StudyError(f"dial '{dial}' cannot be at {part:g}: a dial goes from 0 to 1.")
+        if dial not in first.DIALS and dial != BALLOON:
+            _refuse(dial, [*first.DIALS, *([BALLOON] if isinstance(first, Scanner) else [])])
+        for name in first.DIALS.get(dial, ()):
+            start, end = getattr(first, name), getattr(second, name)
+            moved[name] = end if part == 1 else start + part * (end - start)
+    return replace(first, **moved)
+
+
+def _refuse(dial: str, known: list[str]) -> None:
+    raise StudyError(f"there is no dial '{dial}': choose from {', '.join(known)}.")
+
+
+def jitter(scanner: AnyScanner, rng: np.random.Generator, amount: float = 0.06) -> AnyScanner:
+    """Return the scanner as set up for one patient: every setting but the fixed ones (`FIXED`) varies a little."""
+    names = [f.name for f in fields(scanner) if f.name not in scanner.FIXED]
+    changed = {name: getattr(scanner, name) * float(np.exp(rng.normal(0, amount))) for name in names}
+    return replace(scanner, **changed)

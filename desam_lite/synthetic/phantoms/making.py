@@ -1,0 +1,176 @@
+"""Making the cases of a synthetic task on disk: seeded, resumable, with every parameter written beside them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from desam_lite.data.geometry import Geometry, from_slices
+from desam_lite.data.nifti import write_mask, write_volume
+from desam_lite.synthetic.phantoms.cases import make_case
+from desam_lite.synthetic.phantoms.dials import dialled
+from desam_lite.synthetic.phantoms.sites import ABDOMEN_SITES, PROSTATE_SITES, Site
+from desam_lite.utils.errors import StudyError
+from desam_lite.utils.files import sha256_file, write_json
+from desam_lite.utils.progress import track
+
+PHANTOM_VERSION = 4
+TASKS: dict[str, dict[str, Site]] = {"phantom_prostate": PROSTATE_SITES, "phantom_abdomen": ABDOMEN_SITES}
+
+
+def make_task(
+    task: str,
+    out: Path | str,
+    *,
+    cases: int = 10,
+    seed: int = 0,
+    domains: Sequence[str] | None = None,
+    towards: str | None = None,
+    dials: Mapping[str, float] | None = None,
+    progress: bool = True,
+) -> int:
+    """Write a synthetic task: ``<domain>/CaseNN.nii.gz``, ``CaseNN_segmentation.nii.gz`` and ``CaseNN.json`` with all parameters.
+
+    A case that is already there, whole and made the same way, is kept; anything else is made again. Cases beyond ``cases`` that
+    an earlier call made in the same domains are removed, so that a folder holds what was asked for last.
+
+    Args:
+        task: Name of the task.
+        out: Folder to write to.
+        cases: Cases per domain.
+        seed: Equal seeds give equal data; a case does not depend on how many others there are.
+        domains: Which domains; all when None.
+        towards: Domain that ``dials`` lead to; a domain keeps its patients whatever the dials.
+        dials: Name of a dial to its position from 0 to 1 (`desam_lite.synthetic.phantoms.dials`).
+        progress: Whether to show a bar.
+
+    Returns:
+        How many earlier cases were removed.
+
+    Raises:
+        StudyError: There is no such task, domain or dial, a number makes no sense, or a case to be removed has been changed.
+    """
+    sites = _sites(task, domains, towards, dials or {})
+    if cases < 1 or seed < 0:
+        raise StudyError(
+            f"{cases} cases with seed {seed} cannot be made: use 1 case or more and seed 0 or more."
+        )
+    recipes = {
+        (name, number): _recipe(task, seed, name, number, site, towards, dials or {})
+        for name, site in sites.items()
+        for number in range(cases)
+    }
+    surplus = [paths for name in sites for paths in _surplus(Path(out) / name, cases)]
+    for paths in surplus:
+        for path in reversed(paths):  # the sidecar first: without it nothing is taken for whole
+            path.unlink()
+    missing = [pair for pair in recipes if not _is_made(Path(out), *pair, recipes[pair])]
+    for domain, number in track(missing, f"making {task}", enabled=progress and bool(missing)):
+        _write(Path(out), domain, number, sites[domain], recipes[domain, number])
+    return len(surplus)
+
+
+def _sites(
+    task: str, domains: Sequence[str] | None, towards: str | None, dials: Mapping[str, float]
+) -> dict[str, Site]:
+    """Return the sites to make cases of, by domain, their dials turned."""
+    if task not in TASKS:
+        raise StudyError(f"there is no synthetic task '{task}': choose from {', '.join(TASKS)}.")
+    sites = TASKS[task]
+    unknown = [name for name in [*(domains or []), *([towards] if towards else [])] if name not in sites]
+    if unknown:
+        raise StudyError(f"task '{task}' has no domain '{unknown[0]}': choose from {', '.join(sites)}.")
+    if bool(dials) != bool(towards):
+        raise StudyError("a dial needs both its position and the domain it leads to: give dials and towards.")
+    wanted = dict.fromkeys(domains or sites)
+    if not towards:
+        return {name: sites[name] for name in wanted}
+    return {name: dialled(sites[name], sites[towards], dials) for name in wanted}
+
+
+def _surplus(folder: Path, cases: int) -> list[tuple[Path, Path, Path]]:
+    """Return the files of the cases of a domain that an earlier call made and that are numbered beyond ``cases``."""
+    found = []
+    for sidecar in sorted(folder.glob("Case*.json")):
+        try:
+            record = json.loads(sidecar.read_text())
+            number, paths = (
+                record["recipe"]["case"],
+                _paths(folder.parent, folder.name, record["recipe"]["case"]),
+            )
+            ours = record["recipe"]["task"] in TASKS and paths[2] == sidecar
+            present = [path for path in paths[:2] if path.exists()]
+            same = [sha256_file(path) for path in present] == record["sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if ours and number >= cases:
+            if not same:
+                raise StudyError(
+                    f"{folder / paths[0].name} is beyond the {cases} cases asked for but was changed since it was made: "
+                    "move it away, or make the cases in another folder."
+                )
+            found.append(paths)
+    return found
+
+
+def _paths(out: Path, domain: str, number: int) -> tuple[Path, Path, Path]:
+    stem = f"Case{number:02d}"
+    folder = out / domain
+    return folder / f"{stem}.nii.gz", folder / f"{stem}_segmentation.nii.gz", folder / f"{stem}.json"
+
+
+def _recipe(
+    task: str,
+    seed: int,
+    domain: str,
+    number: int,
+    site: Site,
+    towards: str | None,
+    dials: Mapping[str, float],
+) -> dict[str, Any]:
+    recipe = {
+        "version": PHANTOM_VERSION,
+        "task": task,
+        "seed": seed,
+        "domain": domain,
+        "case": number,
+        "site": asdict(site),
+    }
+    return {**recipe, "towards": towards, "dials": dict(dials)} if towards else recipe
+
+
+def _is_made(out: Path, domain: str, number: int, recipe: dict[str, Any]) -> bool:
+    """Tell whether a case is there, made by this very recipe, its files whole."""
+    image, label, sidecar = _paths(out, domain, number)
+    try:
+        record = json.loads(sidecar.read_text())
+        same = record["recipe"] == recipe
+        whole = record["sha256"] == [sha256_file(image), sha256_file(label)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return bool(same and whole)
+
+
+def _write(out: Path, domain: str, number: int, site: Site, recipe: dict[str, Any]) -> None:
+    task = recipe["task"]
+    place = (list(TASKS).index(task), list(TASKS[task]).index(domain), number)
+    case = make_case(site, np.random.default_rng(np.random.SeedSequence(recipe["seed"], spawn_key=place)))
+    image, label, sidecar = _paths(out, domain, number)
+    z, y, x = case.spacing
+    slices, rows, columns = case.image.shape
+    affine = np.diag([-x, -y, z, 1.0])  # stored as LPS: the way most scanners' axial series arrive
+    affine[:3, 3] = [x * (columns - 1) / 2, y * (rows - 1) / 2, -z * (slices - 1) / 2]
+    geometry = Geometry((columns, rows, slices), affine)
+    sidecar.unlink(missing_ok=True)  # from here on the case is not whole until it is written last
+    write_volume(image, from_slices(case.image, geometry), affine)
+    write_mask(label, case.label, geometry)
+    record = {
+        "recipe": recipe,
+        "patient": asdict(case.patient),
+        "scanner": asdict(case.scanner),
+        "sha256": [sha256_file(image), sha256_file(label)],
+    }
+    write_json(sidecar, record)

@@ -1,0 +1,171 @@
+"""From a tissue map to a picture: spin-echo contrast, coils, bias field, point spread, noise and artefacts."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from desam_lite.synthetic.phantoms.fields import Field, smooth_noise
+from desam_lite.synthetic.phantoms.tissues import TISSUES, Tissue
+
+_SAMPLED = 0.55  # part of the phase-encoding lines that a strongly truncated acquisition keeps
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """Settings of a T2-weighted fast spin echo and of the receive coils.
+
+    Attributes:
+        field_strength: Tesla.
+        repetition: TR, ms.
+        echo: Effective TE, ms.
+        gamma: Exponent of the reconstruction's grey-level curve; 1 is linear.
+        noise: Standard deviation of the noise of each channel, as a part of the mean signal of muscle.
+        bias: Standard deviation of the logarithm of the smooth bias field.
+        endorectal: Weight of an endorectal coil's sensitivity, 0 to 1.
+        surface: How much the sensitivity of surface coils falls from the skin to the middle, 0 to 1.
+        blur: Standard deviation of the point spread in the plane, mm.
+        thickness: Distance between slices, mm; slices average over it.
+        field_of_view: Side of the square slice, mm.
+        coverage: Height of the scanned slab, mm.
+        ghost: Strength of motion ghosts along the phase direction (x), as a part of the signal.
+        gibbs: Strength of truncation (Gibbs) ringing, 0 to 1.
+    """
+
+    field_strength: float
+    repetition: float
+    echo: float
+    gamma: float
+    noise: float
+    bias: float
+    endorectal: float
+    surface: float
+    blur: float
+    thickness: float
+    field_of_view: float
+    coverage: float
+    ghost: float
+    gibbs: float
+
+    DIALS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "contrast": ("field_strength", "repetition", "echo", "gamma"),
+        "noise": ("noise",),
+        "bias": ("bias",),
+        "coil": ("endorectal", "surface"),
+        "resolution": ("blur", "thickness"),
+        "field_of_view": ("field_of_view", "coverage"),
+        "artefact": ("ghost", "gibbs"),
+    }
+    FIXED: ClassVar[tuple[str, ...]] = ("field_strength", "thickness")
+
+
+def expose(
+    tissue: npt.NDArray[np.uint8],
+    scanner: Scanner,
+    axes: Sequence[Field],
+    spacing: Sequence[float],
+    coil: tuple[float, float, float],
+    rng: np.random.Generator,
+) -> Field:
+    """Take the picture.
+
+    Args:
+        tissue: Tissue ids ``(Z, f H, f W)``, painted f times finer in the plane than the picture.
+        scanner: Its settings.
+        axes: x, y, z in mm of the picture's grid ``(Z, H, W)``, broadcastable to it.
+        spacing: z, y, x in mm of the picture.
+        coil: Where an endorectal coil lies, x, y, z in mm.
+        rng: Names texture, bias field and noise.
+
+    Returns:
+        Grey levels ``(Z, H, W)``, arbitrary unit, not negative.
+    """
+    factor = tissue.shape[1] // axes[1].size
+    fine = (spacing[0], spacing[1] / factor, spacing[2] / factor)
+    signals = relaxation_signal(TISSUES.values(), scanner)
+    signal = signals[tissue] * _texture(tissue, fine, rng)
+    sigma = [0.35 * scanner.thickness / fine[0], scanner.blur / fine[1], scanner.blur / fine[2]]
+    signal = average(ndimage.gaussian_filter(signal, sigma), factor)
+    muscle = float(signals[list(TISSUES).index("muscle")])
+    received = signal * _sensitivity(scanner, axes, coil) * _bias(scanner, signal.shape, spacing, rng)
+    if scanner.ghost > 0:
+        received = received + scanner.ghost * np.roll(received, signal.shape[2] // 5, axis=2)
+    received = ring(received, scanner.gibbs)
+    noise = scanner.noise * muscle * rng.standard_normal((2, *signal.shape), dtype=np.float32)
+    magnitude = np.sqrt((received + noise[0]).astype(np.float64) ** 2 + noise[1] ** 2)
+    top = max(float(np.percentile(magnitude, 99.9)), 1e-12)  # not 0, where all is air
+    return np.asarray(top * (magnitude / top) ** scanner.gamma, dtype=np.float32)
+
+
+def average(fine: npt.NDArray[np.generic], factor: int) -> Field:
+    """Average blocks of ``factor x factor`` pixels: ``(Z, f H, f W)`` to ``(Z, H, W)``."""
+    slices, height, width = fine.shape
+    blocks = fine.reshape(slices, height // factor, factor, width // factor, factor)
+    return np.asarray(blocks.mean(axis=(2, 4), dtype=np.float32))
+
+
+class Relaxing(Protocol):
+    """The settings that a spin echo's contrast depends on."""
+
+    @property
+    def field_strength(self) -> float:
+        """Tesla."""
+
+    @property
+    def repetition(self) -> float:
+        """TR, ms."""
+
+    @property
+    def echo(self) -> float:
+        """TE, ms."""
+
+
+def relaxation_signal(tissues: Iterable[Tissue], scanner: Relaxing) -> Field:
+    """Return each tissue's spin-echo signal: PD (1 - exp(-TR / T1)) exp(-TE / T2), relaxation times between 1.5 and 3 T."""
+    part = np.clip((scanner.field_strength - 1.5) / 1.5, 0, 1)
+    values = []
+    for tissue in tissues:
+        t1 = tissue.t1[0] + part * (tissue.t1[1] - tissue.t1[0])
+        t2 = tissue.t2[0] + part * (tissue.t2[1] - tissue.t2[0])
+        values.append(tissue.density * (1 - np.exp(-scanner.repetition / t1)) * np.exp(-scanner.echo / t2))
+    return np.asarray(values, dtype=np.float32)
+
+
+def ring(picture: Field, strength: float) -> Field:
+    """Let edges ring along y: the outer phase-encoding lines of ``(Z, H, W)`` are lost by ``strength``, 0 to 1."""
+    if strength <= 0:
+        return picture
+    lines = np.fft.rfft(picture.astype(np.float64), axis=1)
+    lines[:, round(_SAMPLED * lines.shape[1]) :] *= 1 - min(strength, 1)
+    return np.asarray(np.fft.irfft(lines, picture.shape[1], axis=1), dtype=np.float32)
+
+
+def _texture(tissue: npt.NDArray[np.uint8], spacing: Sequence[float], rng: np.random.Generator) -> Field:
+    """Return a factor around 1: every tissue uneven in its own measure, fat and muscle with strands."""
+    strength = np.array([t.texture for t in TISSUES.values()], dtype=np.float32)[tissue]
+    coarse = smooth_noise(tissue.shape, [5 / s for s in spacing], rng)
+    fine = smooth_noise(tissue.shape, [max(1.6 / s, 1.0) for s in spacing], rng)
+    strands = -np.abs(smooth_noise(tissue.shape, [14 / spacing[0], 5 / spacing[1], 8 / spacing[2]], rng))
+    field = 0.6 * coarse + 0.6 * fine + 0.7 * (strands + 0.8)
+    return np.asarray(np.clip(1 + strength * field, 0.1, 2.5), dtype=np.float32)
+
+
+def _sensitivity(scanner: Scanner, axes: Sequence[Field], coil: tuple[float, float, float]) -> Field:
+    """Return the receive sensitivity: flat, falling from the skin, or steeply from an endorectal coil."""
+    x, y, z = axes
+    from_skin = np.clip((118 - np.abs(y - 12)) / 118, 0, 1)
+    surface = 1 - scanner.surface * 0.55 * from_skin
+    distance = np.sqrt((x - coil[0]) ** 2 + (y - coil[1]) ** 2 + (0.6 * (z - coil[2])) ** 2)
+    near = 5.5 / (1 + (distance / 23.0).astype(np.float64) ** 2.6) + 0.12
+    blend = (1 - scanner.endorectal) * surface + scanner.endorectal * near
+    return np.asarray(blend, dtype=np.float32)
+
+
+def _bias(
+    scanner: Scanner, shape: tuple[int, ...], spacing: Sequence[float], rng: np.random.Generator
+) -> Field:
+    field = smooth_noise(shape, [120 / s for s in spacing], rng)
+    return np.asarray(np.exp(scanner.bias * field.astype(np.float64)), dtype=np.float32)

@@ -1,0 +1,1 @@
+"""How the small encoder that ships is trained."""

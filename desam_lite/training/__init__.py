@@ -1,0 +1,1 @@
+"""The training loop, the losses, and what the loop asks of a method."""

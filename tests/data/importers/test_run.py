@@ -1,0 +1,262 @@
+"""NIfTI layouts, linking and resuming; DICOM is in test_dicom.py, archives are in test_archives.py."""
+
+import csv
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from layout_files import (
+    bring,
+    files,
+    write_btcv,
+    write_nnunet,
+    write_saml,
+)
+from small_task import LPS, image_data, label_data, save, save_case, write_manifest
+
+from desam_lite.data.index import build_index, list_faults
+from desam_lite.data.manifest import load_manifest
+from desam_lite.utils.errors import StudyError
+
+
+def test_saml_sites_become_the_domains_of_the_prostate_manifest(tmp_path: Path) -> None:
+    write_saml(tmp_path / "in")
+    summary = bring("saml", tmp_path / "in", tmp_path / "out")
+    assert summary.cases == dict.fromkeys("ABCDEF", 1) and summary.made == 6 and summary.faults == ()
+    assert files(tmp_path / "out" / "B") == ["Case01.nii.gz", "Case01_segmentation.nii.gz"]
+    index = build_index(load_manifest("prostate"), tmp_path / "out", progress=False)
+    assert list_faults(index) == [] and len(index) == 6
+
+
+def test_both_labels_of_a_saml_gland_count_as_one(tmp_path: Path) -> None:
+    write_saml(tmp_path / "in")
+    labels = label_data()
+    labels[5] *= 2
+    save(tmp_path / "in" / "RUNMC" / "Case00_segmentation.nii.gz", labels)
+    bring("saml", tmp_path / "in", tmp_path / "out")
+    index = build_index(load_manifest("prostate"), tmp_path / "out", progress=False)
+    assert index["voxels_prostate"][0] == (labels > 0).sum() and list_faults(index) == []
+
+
+def test_nnunet_cases_go_to_the_centers_of_the_table(tmp_path: Path) -> None:
+    write_nnunet(tmp_path / "in")
+    summary = bring("nnunet", tmp_path / "in", tmp_path / "out")
+    assert summary.cases == {"A": 1, "F": 1, "North-Ward-2": 1} and summary.faults == ()
+    assert nib.load(tmp_path / "out" / "F" / "p02.nii.gz").shape == image_data().shape
+
+
+def test_btcv_organs_get_the_ids_of_the_abdomen_manifest(tmp_path: Path) -> None:
+    write_btcv(tmp_path / "in")
+    assert bring("btcv", tmp_path / "in", tmp_path / "out").cases == {"CT": 2}
+    label = np.asanyarray(nib.load(tmp_path / "out" / "CT" / "img0001_segmentation.nii.gz").dataobj)
+    expected = {6: 1, 2: 2, 3: 3, 1: 4}
+    assert label[np.unravel_index(range(14), label.shape)].tolist() == [expected.get(i, 0) for i in range(14)]
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("{d}/p1.nii.gz", "{d}/p1_segmentation.nii.gz"),
+        ("{d}/p1.nii", "{d}/p1-Label.nii"),
+        ("{d}/p1_image.nii.gz", "{d}/p1_mask.nii.gz"),
+        ("{d}/images/p1.nii.gz", "{d}/labels/p1.nii.gz"),
+        ("{d}/imagesTr/p1_0000.nii.gz", "{d}/labelsTr/p1.nii.gz"),
+        ("{d}/p1/image.nii.gz", "{d}/p1/seg.nii.gz"),
+        ("{d}/p1/image.nii.gz", "{d}/p1/masks/mask.nii.gz"),
+    ],
+)
+def test_folder_per_domain_is_understood(image: str, label: str, tmp_path: Path) -> None:
+    for seed, domain in enumerate(["North", "South"]):
+        save(tmp_path / "in" / image.format(d=domain), image_data(seed))
+        save(tmp_path / "in" / label.format(d=domain), label_data())
+    summary = bring("folders", tmp_path / "in", tmp_path / "out")
+    assert summary.faults == () and summary.cases == {"North": 1, "South": 1}
+    names = [
+        "North/p1.nii.gz",
+        "North/p1_segmentation.nii.gz",
+        "South/p1.nii.gz",
+        "South/p1_segmentation.nii.gz",
+    ]
+    assert files(tmp_path / "out") == sorted([*names, "import.csv"])
+    assert np.array_equal(np.asanyarray(nib.load(tmp_path / "out" / names[2]).dataobj), image_data(1))
+
+
+def test_names_in_any_script_stay_apart(tmp_path: Path) -> None:
+    for domain in ("東京 病院", "大阪 病院"):
+        for number, patient in enumerate(["患者 01", "患者 02"]):
+            save(tmp_path / "in" / domain / f"{patient}.NII.GZ".lower(), image_data(number))
+            save(tmp_path / "in" / domain / f"{patient}_mask.nii", label_data())
+    for path in (tmp_path / "in").rglob("*.nii.gz"):
+        path.rename(path.with_name(path.name.replace(".nii.gz", ".NII.GZ")))
+    summary = bring("folders", tmp_path / "in", tmp_path / "out")
+    assert summary.faults == () and summary.cases == {"大阪-病院": 2, "東京-病院": 2}
+    assert files(tmp_path / "out" / "東京-病院")[:2] == ["患者-01.nii.gz", "患者-01_segmentation.nii.gz"]
+    domains = {name: {"title": name} for name in summary.cases}
+    index = build_index(
+        load_manifest(write_manifest(tmp_path / "m.yaml", domains=domains)), tmp_path / "out", progress=False
+    )
+    assert len(index) == 4 and not [fault for fault in list_faults(index) if "bit by bit" not in fault]
+
+
+def test_real_promise12_folders_are_sites_d_and_e(realdata: Path, tmp_path: Path) -> None:
+    summary = bring("saml", realdata / "prostate", tmp_path)
+    assert summary.cases == {"D": 13, "E": 12} and summary.faults == ()
+    first, imported = realdata / "prostate" / "UCL" / "Case01.nii.gz", tmp_path / "D" / "Case01.nii.gz"
+    assert imported.read_bytes() == first.read_bytes()
+
+
+def test_unchanged_files_are_linked_and_copied_on_request(tmp_path: Path) -> None:
+    write_saml(tmp_path / "in")
+    original = tmp_path / "in" / "UCL" / "Case03.nii.gz"
+    mode = stat.S_IMODE(original.stat().st_mode)
+    bring("saml", tmp_path / "in", tmp_path / "linked")
+    bring("saml", tmp_path / "in", tmp_path / "copied", copy=True)
+    assert (tmp_path / "linked" / "D" / "Case03.nii.gz").samefile(original)
+    assert not (tmp_path / "copied" / "D" / "Case03.nii.gz").samefile(original)
+    assert stat.S_IMODE(original.stat().st_mode) == mode
+
+
+def test_second_import_makes_nothing_and_a_changed_case_is_made_again_alone(tmp_path: Path) -> None:
+    write_btcv(tmp_path / "in")
+    bring("btcv", tmp_path / "in", tmp_path / "out")
+    assert bring("btcv", tmp_path / "in", tmp_path / "out").made == 0
+    save(
+        tmp_path / "in" / "Training" / "label" / "label0002.nii.gz", np.full(image_data().shape, 6, np.uint8)
+    )
+    again = bring("btcv", tmp_path / "in", tmp_path / "out")
+    assert again.made == 1 and again.cases == {"CT": 2}
+    assert np.asanyarray(nib.load(tmp_path / "out" / "CT" / "img0002_segmentation.nii.gz").dataobj).min() == 1
+
+
+def test_lost_file_or_index_is_made_again(tmp_path: Path) -> None:
+    write_saml(tmp_path / "in")
+    bring("saml", tmp_path / "in", tmp_path / "out")
+    (tmp_path / "out" / "A" / "Case00_segmentation.nii.gz").unlink()
+    assert bring("saml", tmp_path / "in", tmp_path / "out").made == 1
+    (tmp_path / "out" / "import.csv").write_text("cut of")
+    assert bring("saml", tmp_path / "in", tmp_path / "out").made == 6
+
+
+def test_interrupted_import_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_btcv(tmp_path / "in")
+    import desam_lite.data.importers.layouts as layouts
+
+    original, calls = layouts.write_volume, []
+
+    def stop_at_second(path: Path, *rest: object) -> None:
+        calls.append(path.name)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        original(path, *rest)
+
+    monkeypatch.setattr(layouts, "write_volume", stop_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        bring("btcv", tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out" / "CT" / "img0002_segmentation.nii.gz").exists()
+    assert bring("btcv", tmp_path / "in", tmp_path / "out").made == 1
+    assert calls == [f"img000{number}_segmentation.nii.gz" for number in (1, 2, 2)]
+
+
+def test_index_lists_what_came_from_where(tmp_path: Path) -> None:
+    write_btcv(tmp_path / "in")
+    bring("btcv", tmp_path / "in", tmp_path / "out")
+    with (tmp_path / "out" / "import.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["case"] for row in rows] == ["img0001", "img0002"]
+    assert rows[0]["image"] == "CT/img0001.nii.gz"
+    assert rows[0]["source_label"].endswith("Training/label/label0001.nii.gz")
+    assert all(len(row["image_sha256"]) == len(row["label_sha256"]) == 64 for row in rows)
+
+
+def no_label(source: Path) -> None:
+    (source / "Task12" / "labelsTr" / "p02.nii.gz").unlink()
+
+
+def no_row(source: Path) -> None:
+    table = source / "Task12" / "prostate_patientid.csv"
+    table.write_text(table.read_text().replace("p02,F-HK", ""))
+
+
+@pytest.mark.parametrize(
+    ("breaker", "sentence"),
+    [(no_label, "p02_0000.nii.gz has no label"), (no_row, "has no row for case p02: add its center")],
+)
+def test_broken_nnunet_case_is_named(breaker: Callable[[Path], None], sentence: str, tmp_path: Path) -> None:
+    write_nnunet(tmp_path / "in")
+    breaker(tmp_path / "in")
+    summary = bring("nnunet", tmp_path / "in", tmp_path / "out")
+    assert sum(summary.cases.values()) == 2 and len(summary.faults) == 1 and sentence in summary.faults[0]
+
+
+def test_nnunet_without_its_table_or_folder_is_refused(tmp_path: Path) -> None:
+    write_nnunet(tmp_path / "in")
+    (tmp_path / "in" / "Task12" / "prostate_patientid.csv").write_text("case,site\np01,A")
+    with pytest.raises(StudyError, match="holds no table with the columns patientid and center"):
+        bring("nnunet", tmp_path / "in", tmp_path / "out")
+    with pytest.raises(StudyError, match="holds 0 folders imagesTr"):
+        bring("nnunet", tmp_path / "in" / "Task12" / "labelsTr", tmp_path / "out")
+
+
+def test_what_folders_hold_beside_pairs_is_named(tmp_path: Path) -> None:
+    for domain in ("North", "South"):
+        save_case(tmp_path / "in" / domain, "ok", seed=3)
+    (tmp_path / "in" / "North" / "lonely.nii.gz").write_bytes(b"x")
+    (tmp_path / "in" / "North" / "orphan_seg.nii.gz").write_bytes(b"x")
+    (tmp_path / "in" / "South" / "ok_mask.nii.gz").write_bytes(b"x")
+    summary = bring("folders", tmp_path / "in", tmp_path / "out")
+    assert summary.cases == {"North": 1}
+    told = " ".join(summary.faults)
+    assert "lonely.nii.gz has no label" in told and "orphan_seg.nii.gz has no image" in told
+    assert "case ok of domain South has several files" in told
+
+
+def test_unknown_site_of_the_prostate_collection_is_named(tmp_path: Path) -> None:
+    save_case(tmp_path / "in" / "UCLA", "Case00", seed=0)
+    assert (
+        "UCLA is none of the six prostate sites" in bring("saml", tmp_path / "in", tmp_path / "out").faults[0]
+    )
+
+
+def test_two_cases_of_one_name_are_both_left_out(tmp_path: Path) -> None:
+    save_case(tmp_path / "in" / "HCRUDB", "Case00", seed=0)
+    save_case(tmp_path / "in" / "I2CVB", "Case00", seed=1)
+    save_case(tmp_path / "in" / "UCL", "Case00", seed=2)
+    summary = bring("saml", tmp_path / "in", tmp_path / "out")
+    assert summary.cases == {"D": 1} and len(summary.faults) == 2
+    assert all("C/Case00" in fault and "one of two cases of that name" in fault for fault in summary.faults)
+
+
+def test_btcv_label_of_another_set_is_named(tmp_path: Path) -> None:
+    write_btcv(tmp_path / "in")
+    save(tmp_path / "in" / "Training" / "label" / "label0001.nii.gz", label_data(label=77))
+    (tmp_path / "in" / "Training" / "label" / "label0002.nii.gz").unlink()
+    faults = bring("btcv", tmp_path / "in", tmp_path / "out").faults
+    assert "img0002.nii.gz has no label0002.nii.gz" in faults[0]
+    assert "CT/img0001: " in faults[1] and "ids that BTCV does not have ([77])" in faults[1]
+
+
+def test_dangling_link_is_named(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "UCL" / "Case00_segmentation.nii.gz", label_data(), LPS)
+    (tmp_path / "in" / "UCL" / "Case00.nii.gz").symlink_to("nowhere.nii.gz")
+    assert "does not exist (a dangling link?)" in bring("saml", tmp_path / "in", tmp_path / "out").faults[0]
+
+
+@pytest.mark.parametrize(
+    ("layout", "source", "out", "sentence"),
+    [
+        ("sampl", "in", "out", "no layout 'sampl': did you mean 'saml'"),
+        ("saml", "nowhere", "out", "there is no .*nowhere: check the path"),
+        ("saml", "empty", "out", "no case of the layout 'saml' below"),
+        ("btcv", "in", "out", "no case of the layout 'btcv' below"),
+        ("saml", "in", "in/out", "lies in the source"),
+        ("saml", "in", "in", "lies in the source"),
+    ],
+)
+def test_wrong_arguments_are_named(layout: str, source: str, out: str, sentence: str, tmp_path: Path) -> None:
+    write_saml(tmp_path / "in")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StudyError, match=sentence):
+        bring(layout, tmp_path / source, tmp_path / out)

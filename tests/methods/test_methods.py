@@ -1,0 +1,287 @@
+"""The compared methods: what they learn from, what they predict, and the prompts DeSAM is trained with."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from desam_lite.data.datasets import Batch, EmbeddingData, SliceData, list_slices
+from desam_lite.data.embeddings import EmbeddingStore
+from desam_lite.data.slices import CaseSlices
+from desam_lite.data.tasks import Task
+from desam_lite.methods import METHODS, Method
+from desam_lite.methods.desam import DeSAMMethod, draw_point
+from desam_lite.methods.prior import Prior
+from desam_lite.methods.run_spec import make_spec
+from desam_lite.methods.unet import UNetMethod
+from desam_lite.model.desam import build_desam
+from desam_lite.model.predictor import GridSettings, predict_slice
+from desam_lite.training.method import combine_organs, mask_loss
+
+CPU = torch.device("cpu")
+GRID = GridSettings(points_per_side=2, iou_threshold=0.0, stability_threshold=0.0, min_area=20)
+
+
+def desam(mode: str = "points", variant: str = "desam", organs: int = 1, seed: int = 0) -> DeSAMMethod:
+    return DeSAMMethod(build_desam("micro", variant, organs, seed=seed), mode, GRID)
+
+
+def a_batch(task: Task, store: EmbeddingStore, organs: int = 1) -> Batch:
+    refs = list_slices(task.slices, "A", ["A0", "A1"], "foreground")
+    data = EmbeddingData(store, refs, organs, size=16, square=32, device=CPU, placement="memory")
+    return data.batch(np.arange(4))
+
+
+def drawn_by(method: Method, case: CaseSlices, store: EmbeddingStore) -> np.ndarray:
+    """Organ ids (Z, H, W)."""
+    stored = partial(store.load, case.domain, case.case)
+    return np.stack([found.labels for found in method.predict(case.images, stored)])
+
+
+def streams(count: int, seed: int = 0) -> list[np.random.Generator]:
+    return [np.random.default_rng([seed, number]) for number in range(count)]
+
+
+# The loss all methods share
+
+
+def test_mask_loss_is_that_of_a_hand_calculation() -> None:
+    logits = torch.log(torch.tensor([[[[4.0, 1.0], [0.25, 1.0]]]]))  # probabilities 0.8, 0.5, 0.2, 0.5
+    masks = torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]]])
+    dice = 1 - (2 * (0.8 + 0.2) + 1e-5) / (0.64 + 0.25 + 0.04 + 0.25 + 2 + 1e-5)
+    entropy = -(np.log(0.8) + np.log(0.5) + np.log(0.2) + np.log(0.5)) / 4
+    assert mask_loss(logits, masks).item() == pytest.approx(dice + entropy, rel=1e-5)
+
+
+def test_mask_loss_is_the_mean_over_slices_and_organs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 2, 8, 8, generator=generator)
+    masks = (torch.rand(3, 2, 8, 8, generator=generator) < 0.4).float()
+    each = [
+        mask_loss(logits[b : b + 1, k : k + 1], masks[b : b + 1, k : k + 1])
+        for b in range(3)
+        for k in range(2)
+    ]
+    assert mask_loss(logits, masks).item() == pytest.approx(
+        float(np.mean([e.item() for e in each])), rel=1e-5
+    )
+
+
+def test_an_empty_slice_drawn_empty_costs_nothing() -> None:
+    assert mask_loss(torch.full((1, 1, 4, 4), -40.0), torch.zeros(1, 1, 4, 4)).item() == pytest.approx(
+        0, abs=1e-4
+    )
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5), (2, 3, 4, 5)])
+def test_organs_are_combined_by_the_likeliest_above_a_half(shape: tuple[int, ...]) -> None:
+    probability = np.random.default_rng(0).random(shape).astype(np.float32)
+    found = combine_organs(probability)
+    assert found.shape == (*shape[:-3], *shape[-2:])
+    for place in np.ndindex(found.shape):
+        *slices, y, x = place
+        values = [float(probability[(*slices, k, y, x)]) for k in range(3)]
+        assert found[place] == (values.index(max(values)) + 1 if max(values) > 0.5 else 0)
+
+
+# DeSAM's prompts
+
+
+def two_organs() -> np.ndarray:
+    """Masks (2, 12, 20): an organ at the left, a smaller one at the bottom right."""
+    masks = np.zeros((2, 12, 20), np.float32)
+    masks[0, 2:9, 1:6] = 1
+    masks[1, 9:11, 15:19] = 1
+    return masks
+
+
+def test_points_are_drawn_inside_and_outside_with_equal_chance() -> None:
+    masks = two_organs()
+    places = np.array([draw_point(masks, rng) for rng in streams(2000)])
+    inside = masks.any(axis=0)[places[:, 1], places[:, 0]]  # (x, y): the first is the column
+    assert inside.mean() == pytest.approx(0.5, abs=0.04)
+    area = masks[0].sum() / masks.any(axis=0).sum()
+    assert masks[0][places[inside, 1], places[inside, 0]].mean() == pytest.approx(area, abs=0.04)
+    outside = {tuple(place) for place in places[~inside]}
+    assert len(outside) > 0.95 * (~masks.any(axis=0)).sum()  # it is drawn from everywhere
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_slice_of_one_kind_gives_points_of_that_kind(value: float) -> None:
+    masks = np.full((1, 4, 6), value, np.float32)
+    places = np.array([draw_point(masks, rng) for rng in streams(300)])
+    assert places.min(axis=0).tolist() == [0, 0]
+    assert places.max(axis=0).tolist() == [5, 3]
+
+
+@pytest.mark.parametrize("organs", [1, 2])
+def test_the_prompt_of_a_slice_and_its_target_tell_of_one_place(
+    organs: int, task: Task, store: EmbeddingStore
+) -> None:
+    batch = a_batch(task, store, 1)
+    if organs == 2:  # the second organ is what is right of the middle
+        right = torch.arange(16)[None, None, None, :] >= 6
+        batch = Batch(batch.cases, torch.cat([batch.masks * ~right, batch.masks * right], dim=1), batch.sizes)
+    method, seen = desam(organs=organs), set()
+    for seed in range(40):
+        prepared = method.prepare(batch, streams(4, seed), augment=True)
+        assert prepared.prompts is not None and prepared.iou_targets is not None
+        assert prepared.prompts.xy is not None and prepared.prompts.labels is not None
+        assert prepared.prompts.xy.shape == (4, 1, 2)
+        assert prepared.iou_targets.shape == (4, organs)
+        assert (prepared.prompts.labels == 1).all()  # whichever place it is: as published
+        for row, (x, y) in enumerate(prepared.prompts.xy[:, 0].tolist()):
+            assert (
+                0 <= y < 32 and 0 <= x < 26
+            )  # pixels of the square of 32, on the slice of 40 x 32: 26 columns
+            place = int(y // 2), int(x // 2)  # on the mask's grid of 16
+            expected = batch.masks[row, :, place[0], place[1]]
+            assert torch.equal(prepared.iou_targets[row], expected)
+            seen.add(tuple(expected.tolist()))
+    assert seen == ({(0.0,), (1.0,)} if organs == 1 else {(0.0, 0.0), (1.0, 0.0), (0.0, 1.0)})
+
+
+def test_a_box_is_the_whole_image_without_target(task: Task, store: EmbeddingStore) -> None:
+    prepared = desam("box").prepare(a_batch(task, store), streams(4), augment=True)
+    assert prepared.iou_targets is None
+    assert prepared.prompts is not None and prepared.prompts.count == 4
+    assert prepared.prompts.xy is None and prepared.prompts.xyxy is None
+
+
+def test_equal_streams_draw_equal_prompts(task: Task, store: EmbeddingStore) -> None:
+    method, batch = desam(), a_batch(task, store)
+    drawn = [method.prepare(batch, streams(4, seed), augment=True).prompts for seed in (1, 1, 2)]
+    places = [p.xy for p in drawn if p is not None and p.xy is not None]
+    assert torch.equal(places[0], places[1])
+    assert not torch.equal(places[0], places[2])
+
+
+# Losses and predictions of every method
+
+
+def method_and_batch(name: str, task: Task, store: EmbeddingStore) -> tuple[Method, Batch]:
+    if name == "unet":
+        refs = list_slices(task.slices, "A", ["A0", "A1"], "foreground")
+        return UNetMethod(1, 4, 32, 0), SliceData(task.slices, refs, 1, 32).batch(np.arange(4))
+    mode, _, variant = name.partition("-")
+    method = desam(mode, variant or "desam")
+    return method, method.prepare(a_batch(task, store), streams(4), augment=True)
+
+
+NAMES = ["unet", "points", "box", "points-no_iou_head", "points-no_fusion", "box-pdmm_only"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_learns_what_it_is_shown(name: str, task: Task, store: EmbeddingStore) -> None:
+    method, batch = method_and_batch(name, task, store)
+    optimizer = torch.optim.Adam(method.parameters(), lr=3e-3)
+    method.module.train()
+    losses = []
+    for _ in range(30):
+        loss = method.loss(method.module, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.75 * losses[0]
+
+
+def test_the_loss_of_points_is_mask_and_iou_and_selection_looks_at_the_mask(
+    task: Task, store: EmbeddingStore
+) -> None:
+    method, batch = method_and_batch("points", task, store)
+    assert batch.embeddings is not None and batch.prompts is not None and batch.iou_targets is not None
+    out = method.model.decode(batch.embeddings, batch.prompts)  # type: ignore[attr-defined]
+    mask = mask_loss(out.mask_logits, batch.masks)
+    head = (out.iou - batch.iou_targets).abs().mean()
+    assert method.validation_loss(method.module, batch).item() == pytest.approx(mask.item(), rel=1e-5)
+    assert method.loss(method.module, batch).item() == pytest.approx((mask + head).item(), rel=1e-5)
+
+
+def test_the_loss_of_a_box_is_the_mask_alone(task: Task, store: EmbeddingStore) -> None:
+    method, batch = method_and_batch("box", task, store)
+    assert method.loss(method.module, batch).item() == method.validation_loss(method.module, batch).item()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_trained_is_saved_and_loaded_again(
+    name: str, task: Task, store: EmbeddingStore, tmp_path: Path
+) -> None:
+    method, batch = method_and_batch(name, task, store)
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+    method.save(tmp_path, {"title": "a card"})
+    assert json.loads((tmp_path / "model.json").read_text()) == {"title": "a card"}
+    fresh, _ = method_and_batch(name, task, store)
+    before = fresh.validation_loss(fresh.module.eval(), batch).item()
+    fresh.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    after, expected = (m.validation_loss(m.module.eval(), batch).item() for m in (fresh, method))
+    assert after == expected != before
+
+
+def test_frozen_parts_are_neither_trained_nor_saved() -> None:
+    method = desam()
+    names = set(method.state_dict())
+    assert names
+    assert not any("encoder" in name for name in names)
+    assert sum(p.numel() for p in method.parameters()) == sum(t.numel() for t in method.state_dict().values())
+
+
+def test_tensors_of_another_model_are_refused() -> None:
+    with pytest.raises(ValueError, match="other tensors"):
+        desam().load_state_dict(desam(variant="no_fusion").state_dict())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_prediction_is_organ_ids_on_the_grid_of_the_case(
+    name: str, task: Task, store: EmbeddingStore
+) -> None:
+    method, _ = method_and_batch(name, task, store)
+    case = task.slices.load("B", "B1")
+    found = drawn_by(method, case, store)
+    assert found.shape == case.labels.shape
+    assert found.dtype == np.uint8
+    assert set(np.unique(found)) <= {0, 1}
+    np.testing.assert_array_equal(found, drawn_by(method, case, store))
+
+
+def test_desam_draws_the_masks_of_its_slices_with_holes_filled(task: Task, store: EmbeddingStore) -> None:
+    settings = GridSettings(min_area=3000)  # of 256 x 256: 73 pixels of these slices
+    method = DeSAMMethod(build_desam("micro", seed=1), "box", settings)
+    case, filled = task.slices.load("B", "B1"), 0
+    for z, drawn in enumerate(drawn_by(method, case, store)):
+        found = predict_slice(method.model, store.load("B", "B1", [z]), "box", (40, 32), settings)
+        np.testing.assert_array_equal(drawn == 1, found.mask[0])
+        filled += int((found.mask & (found.probability <= 0.5)).sum())
+    assert filled > 0
+
+
+# From a specification
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ({"method": "prior"}, Prior),
+        ({"method": "unet", "unet_width": 4, "unet_size": 32}, UNetMethod),
+        ({"method": "desam", "prompt_mode": "box", "backbone": "micro"}, DeSAMMethod),
+        ({"method": "desam", "variant": "no_fusion", "backbone": "micro", "points_per_side": 3}, DeSAMMethod),
+    ],
+)
+def test_a_specification_builds_its_method(
+    fields: dict[str, Any], kind: type, task: Task, store: EmbeddingStore
+) -> None:
+    spec = make_spec(manifest=Path("m"), data_root=Path("d"), source="A", **fields)
+    built = METHODS[spec.method](spec, 1, [task.slices.load("A", "A0")])
+    assert isinstance(built, kind)
+    if isinstance(built, DeSAMMethod):
+        assert (built.mode, built.model.variant) == (spec.prompt_mode, spec.variant)
+        assert built.grid.min_area == 1000
+        assert built.grid.points_per_side == (spec.points_per_side or 1)
+        assert (built.input_size, built.mask_size) == (32, 16)

@@ -1,0 +1,264 @@
+"""Prediction keeps the best stable prompt, draws as few masks as it can, and comes back on the grid of the slice."""
+
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from small_model import random_embeddings, use_micro
+
+from desam_lite.model.desam import DeSAM, build_desam
+from desam_lite.model.names import Variant
+from desam_lite.model.predictor import GridSettings, Prediction, point_grid, predict_slice
+from desam_lite.model.prompts import Decoded, ImageEmbeddings, Prompts
+from desam_lite.training.method import combine_organs
+
+ANYTHING = GridSettings(points_per_side=3, iou_threshold=-9, stability_threshold=0, min_area=0)
+SIDE = 64  # of the model's square in these tests
+
+
+@pytest.fixture(autouse=True)
+def _micro(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_micro(monkeypatch)
+
+
+class Drawer:
+    """Stands in for a model: predicts for the point at x the IoU ``scores[x]``, and draws ``maps[x]``."""
+
+    def __init__(self, scores: dict[int, float], maps: dict[int, torch.Tensor]):
+        self.scores, self.maps, self.drawn = scores, maps, []
+        self.image_size, self.n_classes, self.judge = SIDE, 1, object()
+
+    def read_context(self, embeddings: ImageEmbeddings) -> None:
+        return None
+
+    def score_prompts(self, embeddings: ImageEmbeddings, prompts: Prompts, *, batch: int) -> torch.Tensor:
+        return torch.tensor([[self.scores[x]] for x in self._columns(prompts)])
+
+    def decode(self, embeddings: ImageEmbeddings, prompts: Prompts, *, context: None) -> Decoded:
+        columns = self._columns(prompts)
+        self.drawn += columns
+        return Decoded(torch.stack([self.maps[x] for x in columns])[:, None], None)
+
+    @staticmethod
+    def _columns(prompts: Prompts) -> list[int]:
+        assert prompts.xy is not None
+        return prompts.xy[:, 0, 0].int().tolist()
+
+
+def square(size: int, logit: float = 9.0) -> torch.Tensor:
+    """Logits of a ``size x size`` square in the corner of an otherwise empty map."""
+    logits = torch.full((SIDE, SIDE), -9.0)
+    logits[:size, :size] = logit
+    return logits
+
+
+def predict_with(drawer: Drawer, grid: GridSettings, slice_side: int = SIDE) -> Prediction:
+    points = torch.tensor([[float(x), 0.0] for x in drawer.scores])
+    model = cast(DeSAM, drawer)
+    return predict_slice(model, random_embeddings(), "points", (slice_side, slice_side), grid, points=points)
+
+
+def test_the_best_scored_point_is_drawn_and_no_other() -> None:
+    drawer = Drawer({1: 0.6, 2: 0.9, 3: 0.8}, {1: square(10), 2: square(20), 3: square(30)})
+    found = predict_with(drawer, GridSettings(min_area=0))
+    assert drawer.drawn == [2]
+    assert found.mask[0].sum() == 400
+    assert found.iou.tolist() == pytest.approx([0.9])
+
+
+def test_an_unstable_mask_gives_way_to_the_next() -> None:
+    # All of the best map lies between -1 and +1: it is there above -1 and gone above +1.
+    drawer = Drawer({1: 0.9, 2: 0.7}, {1: square(20, 0.5), 2: square(10)})
+    assert predict_with(drawer, GridSettings(min_area=0)).mask[0].sum() == 100
+    assert drawer.drawn == [1, 2]
+    patient = predict_with(
+        Drawer(drawer.scores, drawer.maps), GridSettings(min_area=0, stability_threshold=0)
+    )
+    assert patient.mask[0].sum() == 400
+
+
+def test_stability_is_the_share_of_the_outer_mask_that_the_inner_one_has() -> None:
+    logits = square(20, 0.5)
+    logits[:20, :13] = 9.0  # 260 of 400 pixels are above +1: a score of 0.65
+    drawer = Drawer({1: 0.9}, {1: logits})
+    for threshold, kept in ((0.64, 400), (0.65, 400), (0.66, 0)):
+        found = predict_with(drawer, GridSettings(min_area=0, stability_threshold=threshold))
+        assert found.mask[0].sum() == kept
+
+
+def test_nothing_above_the_threshold_is_an_empty_mask() -> None:
+    drawer = Drawer({1: 0.5, 2: 0.3}, {1: square(10), 2: square(10)})
+    found = predict_with(drawer, GridSettings(iou_threshold=0.5))  # above, not at, the threshold
+    assert not drawer.drawn
+    assert not found.mask.any()
+    assert not found.probability.any()
+    assert found.iou.tolist() == [0]
+    assert found.mask.shape == found.probability.shape == (1, SIDE, SIDE)
+
+
+def test_a_point_that_draws_nothing_gives_way_to_the_next() -> None:
+    drawer = Drawer({1: 0.9, 2: 0.7}, {1: square(0), 2: square(10)})
+    found = predict_with(drawer, replace(ANYTHING, iou_threshold=0.5))
+    assert found.mask[0].sum() == 100
+
+
+def test_of_equal_scores_the_first_point_wins() -> None:
+    for exhaustive in (False, True):
+        drawer = Drawer(dict.fromkeys(range(1, 82), 0.8), {x: square(min(x, SIDE)) for x in range(1, 82)})
+        found = predict_with(drawer, GridSettings(min_area=0, exhaustive=exhaustive))
+        assert found.mask[0].sum() == 1
+
+
+def test_the_smallest_area_is_that_of_a_slice_of_256_pixels() -> None:
+    logits = square(40)
+    logits[10:15, 10:15] = -9  # a hole of 25 pixels of the square
+    logits[-4:, -4:] = 9  # an island of 16
+    drawer = Drawer({1: 0.9}, {1: logits})
+    # In a slice of 64 pixels 256 pixels of the stated area are 16: the hole and the island are not smaller.
+    areas = {256: 1600 - 25 + 16, 272: 1600 - 25, 400: 1600 - 25, 416: 1600}
+    for area, expected in areas.items():
+        assert predict_with(drawer, GridSettings(min_area=area)).mask[0].sum() == expected
+    # In a slice twice as large everything has four times the pixels, the stated area too.
+    doubled = predict_with(drawer, GridSettings(min_area=416), slice_side=2 * SIDE)
+    assert doubled.mask[0].sum() == pytest.approx(4 * 1600, rel=0.05)
+
+
+def test_what_is_filled_and_removed_is_so_in_the_organ_ids_too() -> None:
+    logits = square(40)
+    logits[10:15, 10:15] = -9
+    logits[-4:, -4:] = 9
+    found = predict_with(Drawer({1: 0.9}, {1: logits}), GridSettings(min_area=1000))
+    assert (found.probability[0, 10:15, 10:15] < 0.5).all()
+    assert np.array_equal(combine_organs(found.masked) == 1, found.mask[0])
+    assert found.masked.dtype == np.float32
+
+
+def picky_model(n_classes: int) -> DeSAM:
+    """A model whose prompts differ in score and in stability."""
+    model = build_desam("micro", n_classes=n_classes, seed=2)
+    with torch.no_grad():
+        model.pdmm.head.weight.mul_(30)
+        for parameter in (model.prim or model).parameters():
+            parameter.mul_(2)
+    return model
+
+
+def between(values: torch.Tensor) -> float:
+    """A threshold that drops half of the values and is none of them."""
+    middle = values.flatten().sort().values[values.numel() // 2 - 1 :][:2]
+    return float(middle.mean())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("n_classes", [1, 3])
+@pytest.mark.parametrize("size", [(20, 28), (40, 40)])
+def test_drawing_as_few_as_needed_finds_what_judging_every_mask_finds(
+    size: tuple[int, int], n_classes: int
+) -> None:
+    model = picky_model(n_classes)
+    height, width = (round(32 * side / max(size)) for side in size)
+    for seed in range(3):
+        embeddings, points = random_embeddings(seed=seed), point_grid(4, width, height)
+        out = model.decode(embeddings, Prompts.points(points[:, None], torch.ones(16, 1)))
+        assert out.iou is not None
+        square = torch.nn.functional.interpolate(out.mask_logits, (32, 32), mode="bilinear")
+        logits = torch.nn.functional.interpolate(square[..., :height, :width], size, mode="bilinear")
+        stability = (logits > 1).sum((2, 3)) / (logits > -1).sum((2, 3))  # (16, K)
+        limits = {"iou_threshold": between(out.iou), "stability_threshold": between(stability)}
+        lazy = GridSettings(points_per_side=4, min_area=0, batch=5, **limits)
+        found = predict_slice(model, embeddings, "points", size, lazy)
+        whole = predict_slice(model, embeddings, "points", size, replace(lazy, exhaustive=True, batch=100))
+        assert np.array_equal(found.mask, whole.mask)
+        for organ in range(n_classes):
+            fits = (out.iou[:, organ] > lazy.iou_threshold) & (
+                stability[:, organ] >= lazy.stability_threshold
+            )
+            best = torch.where(fits, out.iou[:, organ], -torch.inf).argmax()
+            drawn = logits[best, organ].sigmoid() if fits.any() else torch.zeros(size)
+            np.testing.assert_allclose(found.probability[organ], drawn.numpy(), atol=1e-3)
+            np.testing.assert_allclose(whole.probability[organ], drawn.numpy(), atol=1e-3)
+
+
+@torch.no_grad()
+def test_the_kept_point_is_the_one_of_the_highest_predicted_iou() -> None:
+    model, embeddings = build_desam("micro"), random_embeddings()
+    points = torch.rand(7, 2, generator=torch.Generator().manual_seed(0)) * 32
+    out = model.decode(embeddings, Prompts.points(points[:, None], torch.ones(7, 1)))
+    assert out.iou is not None
+    best = int(out.iou[:, 0].argmax())
+    found = predict_slice(model, embeddings, "points", (32, 32), ANYTHING, points=points)
+    assert found.iou.item() == pytest.approx(out.iou.max().item(), abs=1e-5)
+    upsampled = torch.nn.functional.interpolate(out.mask_logits[best : best + 1], (32, 32), mode="bilinear")
+    np.testing.assert_allclose(found.probability[0], upsampled[0, 0].sigmoid().numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(20, 32), (32, 20), (33, 7), (64, 64)])
+@pytest.mark.parametrize("mode", ["points", "box"])
+def test_the_result_is_on_the_grid_of_the_slice(mode: Any, size: tuple[int, int]) -> None:
+    found = predict_slice(build_desam("micro", n_classes=2), random_embeddings(), mode, size, ANYTHING)
+    assert found.mask.shape == found.probability.shape == (2, *size)
+    assert found.mask.dtype == bool
+    assert found.probability.dtype == found.iou.dtype == np.float32
+    assert found.iou.shape == (2,)
+
+
+@torch.no_grad()
+def test_a_box_is_the_whole_image_and_nothing_is_filtered_by_score() -> None:
+    model, embeddings = build_desam("micro"), random_embeddings()
+    out = model.decode(embeddings, Prompts.box(torch.tensor([[0.0, 0.0, 32.0, 32.0]])))
+    assert out.iou is not None
+    strict = GridSettings(iou_threshold=1, stability_threshold=1, min_area=0)
+    found = predict_slice(model, embeddings, "box", (32, 32), strict)
+    upsampled = torch.nn.functional.interpolate(out.mask_logits, (32, 32), mode="bilinear")[0]
+    np.testing.assert_allclose(found.probability, upsampled.sigmoid().numpy(), atol=1e-5)
+    assert np.array_equal(found.mask, (upsampled > 0).numpy())
+    assert found.iou.item() == pytest.approx(out.iou.item())
+
+
+@torch.no_grad()
+def test_a_variant_without_iou_head_draws_with_the_centre_of_the_slice() -> None:
+    model, embeddings = build_desam("micro", "no_iou_head"), random_embeddings()
+    found = predict_slice(model, embeddings, "points", (16, 32), ANYTHING)
+    centre = torch.tensor([[16.0, 8.0]])  # the slice fills the upper half of the square
+    same = predict_slice(model, embeddings, "points", (16, 32), ANYTHING, points=centre)
+    elsewhere = predict_slice(
+        model, embeddings, "points", (16, 32), ANYTHING, points=torch.tensor([[3.0, 3.0]])
+    )
+    assert np.array_equal(found.probability, same.probability)
+    assert not np.allclose(found.probability, elsewhere.probability, atol=1e-4)
+    assert np.isnan(found.iou).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", ["pdmm_only", "no_iou_head", "no_fusion", "desam"])
+def test_every_variant_predicts_with_default_settings(variant: Variant) -> None:
+    assert predict_slice(build_desam("micro", variant), random_embeddings(), "points", (8, 8)).mask.shape == (
+        1,
+        8,
+        8,
+    )
+
+
+@pytest.mark.parametrize(("size", "filled"), [((20, 32), (40, 64)), ((32, 16), (64, 32))])
+def test_prompts_of_a_slice_that_is_not_square_stay_out_of_the_padding(
+    size: tuple[int, int], filled: tuple[int, int]
+) -> None:
+    asked: list[torch.Tensor] = []
+    drawer = Drawer({}, {})
+
+    def score(embeddings: ImageEmbeddings, prompts: Prompts, *, batch: int) -> torch.Tensor:
+        assert batch == 10
+        assert prompts.xy is not None
+        assert prompts.labels is not None
+        assert prompts.labels.eq(1).all()
+        asked.append(prompts.xy[:, 0])
+        return torch.zeros(prompts.count, 1)
+
+    drawer.score_prompts = score  # type: ignore[method-assign]
+    predict_slice(cast(DeSAM, drawer), random_embeddings(), "points", size, GridSettings(batch=10))
+    points = torch.cat(asked)
+    assert len(points) == 81
+    torch.testing.assert_close(points.amin(0), torch.tensor([filled[1], filled[0]]) / 18)
+    torch.testing.assert_close(points.amax(0), torch.tensor([filled[1], filled[0]]) * 17 / 18)

@@ -1,0 +1,84 @@
+"""Diagrams say what the built model is: its parts, shapes and sizes, whatever the variant."""
+
+from typing import get_args
+
+import pytest
+import torch
+
+from desam_lite.model.desam import DeSAM, Variant
+from desam_lite.study.chapters.prim_and_pdmm import (
+    decoder_diagrams,
+    decoder_diagrams_alt,
+    decoder_parts,
+    prompt_reach,
+)
+
+
+def build(variant: Variant, backbone: str = "sam_tiny", organs: int = 1) -> DeSAM:
+    with torch.device("meta"):
+        return DeSAM(backbone, variant, organs)
+
+
+@pytest.mark.parametrize("variant", get_args(Variant))
+def test_parts_hold_every_trained_parameter_once(variant: Variant) -> None:
+    model = build(variant)
+    counted = sum(part.parameters for part in decoder_parts(model).values())
+    not_drawn = ("pdmm.head", "prim.iou_token", "prim.mask_tokens")
+    counted += sum(p.numel() for name, p in model.named_parameters() if name.startswith(not_drawn))
+    assert counted == sum(p.numel() for p in model.trainable_parameters())
+
+
+def test_shapes_are_those_of_the_published_model() -> None:
+    parts = decoder_parts(build("desam", "vit_b", organs=2))
+    shapes = {key: part.shape for key, part in parts.items()}
+    assert shapes["level0"] == (768, 64, 64)
+    assert shapes["transformer"] == shapes["fusion"] == (256, 64, 64)
+    assert [shapes[f"context{i}"] for i in range(3)] == [(256, 64, 64), (128, 128, 128), (64, 256, 256)]
+    assert shapes["mask"] == (2, 256, 256)
+    assert shapes["iou"] == (2,)
+
+
+@pytest.mark.parametrize(
+    ("variant", "lacking"),
+    [
+        ("desam", set()),
+        ("no_iou_head", {"iou_head", "iou"}),
+        ("no_fusion", set()),
+        ("pdmm_only", {"prompt", "neck", "transformer", "iou_head", "iou"}),
+    ],
+)
+def test_parts_that_a_variant_lacks_have_no_shape(variant: Variant, lacking: set[str]) -> None:
+    assert {key for key, part in decoder_parts(build(variant)).items() if not part.shape} == lacking
+
+
+def test_no_hook_stays_on_the_model() -> None:
+    model = build("desam")
+    decoder_parts(model)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_the_arrow_of_the_mask_embedding_is_there_only_with_fusion() -> None:
+    arrows = {}
+    for variant in ("desam", "no_fusion"):
+        (ax,) = decoder_diagrams({variant: build(variant)}).axes
+        arrows[variant] = sum(1 for text in ax.texts if not text.get_text())
+    assert arrows["desam"] == arrows["no_fusion"] + 1
+
+
+def test_words_name_what_is_missing() -> None:
+    said = decoder_diagrams_alt({"PDMM alone": build("pdmm_only")})
+    assert "PDMM alone has level 0" in said
+    assert "lacks prompt, neck, IoU, two-way transformer, IoU head" in said
+
+
+@pytest.mark.parametrize(
+    ("variant", "mask", "judgement"),
+    [
+        ("desam", True, True),
+        ("no_iou_head", True, False),
+        ("no_fusion", False, True),
+        ("pdmm_only", False, False),
+    ],
+)
+def test_a_prompt_reaches_what_the_wiring_lets_it(variant: Variant, mask: bool, judgement: bool) -> None:
+    assert prompt_reach(DeSAM("sam_tiny", variant)) == (mask, judgement)

@@ -1,0 +1,148 @@
+"""Equal time is planned from what was measured, and sentences about the best method say what the tables say."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from desam_lite.evaluation.statistics import compare, summarise
+from desam_lite.methods.run_spec import make_spec
+from desam_lite.study.report import comparison
+from desam_lite.utils.errors import StudyError
+
+
+def run(
+    label_of: str, seconds: list[float], *, epochs: int = 20, seed: int = 0, finished: bool = True
+) -> Any:
+    spec = make_spec(manifest=".", data_root=".", source="A", method=label_of, epochs=epochs, seed=seed)
+    return SimpleNamespace(
+        spec=spec, finished=finished, history=lambda: pd.DataFrame({"busy_seconds": seconds})
+    )
+
+
+def test_equal_time_gives_as_many_epochs_as_fit() -> None:
+    runs = [
+        run("unet", [3, 1, 1]),
+        run("unet", [1, 1, 1], seed=1),
+        run("csdg", [4, 4, 4]),
+        run("maxstyle", [9e3]),
+        run("advbias", [0.001]),
+        run("randconv", [1], finished=False),
+        run("prior", []),
+    ]
+    planned = comparison.equal_time(runs, 0.5)
+    assert [(s.method, s.seed, s.epochs) for s in planned] == [
+        ("unet", 0, 30),
+        ("unet", 1, 30),  # all runs of a method get the same
+        ("csdg", 0, 7),
+        ("maxstyle", 0, 1),  # at least one
+        ("advbias", 0, 100),  # at most five times as many as with equal steps
+    ]
+    assert planned[0] == runs[0].spec.model_copy(update={"epochs": 30})  # an ordinary run
+
+
+def test_the_usual_budget_is_what_the_quickest_method_needs() -> None:
+    runs = [run("csdg", [6.0]), run("unet", [1.1]), run("maxstyle", [12.0]), run("prior", [])]
+    assert comparison.usual_budget(runs) == pytest.approx(1.1 * 20 / 60)
+    assert comparison.usual_budget([run("prior", [])]) == 0.0
+    planned = comparison.equal_time(runs, comparison.usual_budget(runs))
+    assert planned[1] == runs[1].spec  # so it is not trained again
+    assert [spec.epochs for spec in planned] == [3, 20, 1]
+
+
+def test_equal_time_may_be_run_with_fewer_seeds() -> None:
+    runs = [run("unet", [1.0], seed=seed) for seed in (4, 2, 9)]
+    assert [spec.seed for spec in comparison.equal_time(runs, 1.0, seeds=2)] == [4, 2]
+    assert comparison.equal_time([run("prior", [])], 0.0) == []
+    assert comparison.equal_time(runs, 1.0, labels=["another"]) == []
+    assert len(comparison.equal_time(runs, 1.0, labels=["U-Net"])) == len(comparison.equal_time(runs, 1.0))
+
+
+@pytest.mark.parametrize("minutes", [0, -1, float("nan")])
+def test_no_time_is_no_budget(minutes: float) -> None:
+    with pytest.raises(StudyError, match="no budget"):
+        comparison.equal_time([run("unet", [1.0])], minutes)
+
+
+def scores(values: dict[str, list[float]]) -> pd.DataFrame:
+    rows = [
+        ("A", "B", False, 0, f"case{n}", "dice", value, label)
+        for label, column in values.items()
+        for n, value in enumerate(column)
+    ]
+    names = ["source", "target", "in_domain", "seed", "case", "metric", "value", "label"]
+    return pd.DataFrame(rows, columns=names)
+
+
+SCORED = scores(
+    {
+        "Prior": [0.1, 0.2, 0.1, 0.2],
+        "SAM point (oracle)": [0.9, 0.9, 0.9, 0.9],
+        "U-Net": [0.6, 0.7, 0.6, 0.7],
+        "CSDG": [0.65, 0.65, 0.65, 0.68],
+    }
+)
+
+
+def test_the_best_is_no_oracle_and_oracles_stand_last() -> None:
+    summary = summarise(SCORED)
+    assert comparison.travels_best(summary) == "CSDG"
+    order = comparison.by_travel(summary)
+    assert order == ["CSDG", "U-Net", "Prior", "SAM point (oracle)"]
+    assert list(comparison.in_order(summary, order)["label"]) == order
+    assert comparison.by_travel(summary, metric="assd")[0] == "Prior"  # there less is better
+
+
+def test_the_answer_names_who_cannot_be_told_apart() -> None:
+    summary = summarise(SCORED)
+    ahead = compare(SCORED, [("CSDG", other) for other in ("Prior", "U-Net", "SAM point (oracle)")])
+    said = comparison.say_best(summary, ahead)
+    assert said.startswith("**CSDG**, here: its mean Dice (%) out of domain is 65.8 (")
+    assert said.endswith("of 2 others, U-Net cannot be told apart from it.")
+    alone = comparison.say_best(summary, ahead[ahead["second"] == "Prior"])
+    assert alone.endswith("and each of the others is behind it beyond chance.")
+    assert comparison.say_best(pd.DataFrame(), ahead).startswith("There is no answer yet")
+
+
+def test_gains_are_told_with_their_sign_and_interval() -> None:
+    found = compare(SCORED, [("CSDG", "Prior"), ("CSDG", "U-Net")])
+    said = comparison.say_gains(found)
+    assert "CSDG, is out of domain better than Prior (+50.8, +4" in said
+    assert "and not to be told apart from U-Net (+0.8, -" in said
+    assert "worse than Prior" in comparison.say_gains(found, metric="assd")
+    assert "not known yet" in comparison.say_gains(found[found["in_domain"]])
+
+
+def test_both_tables_stand_side_by_side() -> None:
+    steps, time = summarise(SCORED), summarise(scores({"U-Net": [0.8, 0.9], "CSDG": [0.5, 0.6]}))
+    frame = comparison.both_ways(steps, time, runs=[run("unet", [1.0], epochs=7)]).frame
+    assert list(frame["method"]) == ["U-Net", "CSDG"]
+    assert frame.loc[0, "epochs in equal time"] == "7"
+    assert frame.loc[0, "Dice (%), equal steps"].startswith("65.0 (")
+    assert frame.loc[1, "Dice (%), equal time"].startswith("55.0 (")
+    assert comparison.both_ways(steps, pd.DataFrame(), runs=[]).frame.empty
+
+
+def test_the_budget_is_said_with_the_epochs_it_gave() -> None:
+    said = comparison.say_budget(0.5, [run("unet", [1.0], epochs=30), run("csdg", [1.0], epochs=7)])
+    assert said.startswith(
+        "Each training got 0.50 minutes of a core, which gave between 7 (CSDG) and 30 (U-Net) epochs"
+    )
+    assert "nothing to plan" in comparison.say_budget(0.5, [])
+
+
+def test_methods_are_set_beside_a_control_target_by_target() -> None:
+    moved = SCORED.assign(target=["B" if n % 2 else "C" for n in range(len(SCORED))])
+    moved = moved.assign(
+        value=moved["value"].where((moved["label"] != "CSDG") | (moved["target"] != "B"), 0.0)
+    )
+    beside = comparison.against_control(moved)
+    assert (beside.loc[0, "label"], beside.loc[0, "target"]) == ("CSDG", "B")
+    assert beside.loc[0, "ahead"] == pytest.approx(-0.2)
+    assert beside["ahead"].is_monotonic_increasing
+    assert comparison.say_behind(beside) == "Behind Prior, by the mean of a target: CSDG at B."
+    far = comparison.against_control(moved.assign(metric="hd95"))  # there more is worse
+    assert "U-Net at every target" in comparison.say_behind(far)
+    assert "No method is behind Prior" in comparison.say_behind(beside[beside["ahead"] > 0])
+    assert "No method stands beside" in comparison.say_behind(comparison.against_control(SCORED[:0]))

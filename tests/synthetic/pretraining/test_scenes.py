@@ -1,0 +1,151 @@
+"""The synthetic stream: reproducible by position, varied, lawful, and ignorant of anatomy."""
+
+import ast
+from itertools import pairwise
+
+import pytest
+import torch
+from conftest import ROOT
+
+from desam_lite.synthetic.pretraining import rendering as stream_pictures
+from desam_lite.synthetic.pretraining import scenes as stream
+from desam_lite.synthetic.pretraining.rendering import draw_pictures, flood, pick_objects
+from desam_lite.synthetic.pretraining.scenes import (
+    AIR,
+    FIRST_SHAPE,
+    LABELS,
+    SHAPES,
+    draw_scenes,
+    generator_at,
+)
+
+CPU = torch.device("cpu")
+MODULES = (
+    "stream",
+    "stream_pictures",
+    "pretrain",
+    "pretrain_recipe",
+    "pretrain_prompts",
+    "pretrain_losses",
+    "promptable",
+)
+PRIVATE = ("phantoms", "volumes", "slices", "index", "manifest", "datasets", "tasks", "importing")
+
+
+@pytest.fixture(scope="module")
+def drawn() -> tuple[stream.Scenes, torch.Tensor, torch.Tensor]:
+    """24 scenes of 64 pixels, each under two contrasts."""
+    generator = generator_at(3, 0, CPU)
+    scenes = draw_scenes(24, 64, generator)
+    return scenes, draw_pictures(scenes, generator), draw_pictures(scenes, generator)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_training_knows_no_phantom_and_reads_no_scan(name: str) -> None:
+    tree = ast.parse((ROOT / "desam_lite" / f"{name}.py").read_text())
+    imported = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    imported += [
+        alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+    ]
+    assert not [module for module in imported if any(part in PRIVATE for part in module.split("."))]
+
+
+@pytest.mark.parametrize("module", [stream, stream_pictures])
+def test_the_stream_opens_no_file(module: object) -> None:
+    source = ast.parse((ROOT / "desam_lite" / f"{module.__name__.split('.')[-1]}.py").read_text())  # type: ignore[attr-defined]
+    called = {
+        getattr(n.func, "id", getattr(n.func, "attr", ""))
+        for n in ast.walk(source)
+        if isinstance(n, ast.Call)
+    }
+    assert not called & {"open", "load", "read_text", "read_bytes", "load_file"}
+
+
+def test_a_position_of_a_seed_is_always_the_same() -> None:
+    def at(seed: int, position: int) -> torch.Tensor:
+        generator = generator_at(seed, position, CPU)
+        return draw_pictures(draw_scenes(2, 32, generator), generator)
+
+    assert torch.equal(at(1, 7), at(1, 7))
+    assert not torch.equal(at(1, 7), at(1, 8))
+    assert not torch.equal(at(1, 7), at(2, 7))
+
+
+def test_neighbouring_positions_are_unrelated() -> None:
+    first = torch.stack(
+        [torch.rand(4, generator=generator_at(s, p, CPU)) for s in range(8) for p in range(8)]
+    )
+    assert len(first.unique(dim=0)) == 64
+    assert abs(float(first.mean()) - 0.5) < 0.1
+
+
+def test_labels_and_shapes_are_what_they_are_said_to_be(drawn: tuple[stream.Scenes, ...]) -> None:
+    scenes = drawn[0]
+    assert scenes.labels.shape == (24, 64, 64)
+    assert scenes.labels.dtype == torch.int64
+    assert scenes.shapes.shape == (24, SHAPES, 64, 64)
+    assert 0 <= int(scenes.labels.min()) <= int(scenes.labels.max()) < LABELS
+    for number in range(SHAPES):  # what is visible of a shape is part of it, the last one is wholly visible
+        visible = scenes.labels == FIRST_SHAPE + number
+        assert not (visible & ~scenes.shapes[:, number]).any()
+    assert torch.equal(scenes.labels == FIRST_SHAPE + SHAPES - 1, scenes.shapes[:, SHAPES - 1])
+    assert not (scenes.shapes.any(1) & (scenes.labels == AIR)).any()
+
+
+def test_scenes_are_varied(drawn: tuple[stream.Scenes, ...]) -> None:
+    regions = [len(labels.unique()) for labels in drawn[0].labels]
+    assert max(regions) >= min(regions) + 6
+    empty = (drawn[0].labels == AIR).float().mean((1, 2))
+    assert (
+        0.2 < float((empty > 0.02).float().mean()) < 0.9
+    )  # most, not all, are bodies before empty background
+
+
+def test_pictures_are_whole_grey_levels(drawn: tuple[stream.Scenes, torch.Tensor, torch.Tensor]) -> None:
+    _, one, other = drawn
+    for picture in (one, other):
+        assert picture.shape == (24, 64, 64)
+        assert torch.equal(picture, picture.round())
+        assert float(picture.min()) >= 0
+        assert float(picture.max()) <= 255
+    assert not torch.equal(one, other)
+
+
+def test_contrast_between_two_regions_turns_round(
+    drawn: tuple[stream.Scenes, torch.Tensor, torch.Tensor],
+) -> None:
+    scenes, one, other = drawn
+    signs = []
+    for labels, a, b in zip(scenes.labels, one, other, strict=True):
+        big = [k for k in labels.unique() if k != AIR and (labels == k).sum() > 200]
+        for i, j in pairwise(big):
+            difference = [float(p[labels == i].mean() - p[labels == j].mean()) for p in (a, b)]
+            signs.append(difference[0] * difference[1] > 0)
+    assert len(signs) > 15
+    assert 0.2 < sum(signs) / len(signs) < 0.8
+
+
+def test_flooding_fills_what_is_connected_and_nothing_else() -> None:
+    within = torch.tensor(
+        [[1, 1, 1, 0, 1], [0, 0, 1, 0, 1], [1, 1, 1, 0, 1], [1, 0, 0, 0, 1], [1, 1, 1, 0, 1]]
+    ).bool()
+    seed = torch.zeros_like(within)
+    seed[0, 0] = True
+    expected = within.clone()
+    expected[:, 4] = False
+    assert torch.equal(flood(seed[None], within[None])[0], expected)
+    assert not flood(seed[None], ~within[None]).any()
+
+
+def test_objects_hold_their_seed_and_follow_the_scene(drawn: tuple[stream.Scenes, ...]) -> None:
+    scenes = drawn[0]
+    objects = pick_objects(scenes, 6, 1, generator_at(3, 1, CPU))
+    x, y = objects.seeds.unbind(-1)
+    rows = torch.arange(24)[:, None].expand(-1, 6), torch.arange(6).expand(24, -1)
+    assert objects.masks[(*rows, y, x)].all()
+    for b in range(24):
+        for m in range(6):
+            mask = objects.masks[b, m]
+            one_region = len(scenes.labels[b][mask].unique()) == 1
+            whole_shape = any(torch.equal(mask, shape) for shape in scenes.shapes[b])
+            assert one_region or whole_shape
