@@ -35,9 +35,10 @@ test: $(READY)   ## run the tests, with coverage, two at a time (JOBS=1: one aft
 slurm: $(READY)  ## try the graph on a Slurm cluster made on this machine (root, slurm-wlm and munge)
 	$(BIN)/python -m pytest -rs tests/slurm
 
-lint: $(READY)   ## check style and types
+lint: $(READY)   ## check style, imports and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
 smoke: $(READY)  ## run every notebook at the smallest size, without building the book
