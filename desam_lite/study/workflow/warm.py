@@ -2,9 +2,8 @@
 
 Importing PyTorch, MONAI and the rest takes several seconds, more than a small run. On one machine with many small jobs that is
 paid once: ``python -m ...warm SOCKET`` imports, then forks a copy per job that `job` asks for, or per kernel
-that `desam_lite.study.workflow.kernel` does. The copy writes to the asker's output, and is killed when the asker goes away. The warm
-process
-ends when its standard input is closed: with whoever started it.
+that `desam_lite.study.workflow.kernel` does. The copy writes to the asker's output, and is killed when the asker
+goes away. The warm process ends when its standard input is closed: with whoever started it.
 """
 
 import contextlib
