@@ -18,8 +18,8 @@ from desam_lite.evaluation.statistics import summarise
 from desam_lite.methods.prompted import PromptedMethod
 from desam_lite.model.predictor import predict_slice
 from desam_lite.model.prompts import ImageEmbeddings
-from desam_lite.study.chapters.cache import kept_table
 from desam_lite.study.chapters.prompt_maps import WHO, Asked, slice_embeddings
+from desam_lite.study.report.cache import kept_table
 from desam_lite.training.method import combine_organs
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.progress import track

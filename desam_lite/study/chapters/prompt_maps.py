@@ -25,7 +25,7 @@ from desam_lite.model.predictor import masks_of, point_grid
 from desam_lite.model.prompts import ImageEmbeddings, Prompts
 from desam_lite.model.resize import scaled_size
 from desam_lite.model.sam_decoder import CoupledSAM
-from desam_lite.study.chapters.cache import kept_table
+from desam_lite.study.report.cache import kept_table
 from desam_lite.study.run import Run
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.progress import track

@@ -23,7 +23,7 @@ from desam_lite.evaluation.metrics import Protocol, score_case
 from desam_lite.methods import TrainedModel, load_predictor
 from desam_lite.methods.prompted import PromptedMethod
 from desam_lite.model.prompts import ImageEmbeddings
-from desam_lite.study.chapters.cache import kept_table
+from desam_lite.study.report.cache import kept_table
 from desam_lite.study.run import Run
 from desam_lite.synthetic.phantoms import Case, Site, dial_names, dialled, make_case
 from desam_lite.synthetic.phantoms.making import PHANTOM_VERSION, TASKS

@@ -12,7 +12,6 @@ from desam_lite.model.predictor import predict_slice
 from desam_lite.study.chapters import number_of_points as grid_study
 from desam_lite.study.chapters import prompt_maps as prompt_study
 from desam_lite.study.chapters import prompt_views
-from desam_lite.study.chapters.cache import kept_table
 from desam_lite.study.chapters.prompt_maps import Asked
 from desam_lite.study.extents import get_extent
 from desam_lite.study.run import Run
@@ -43,28 +42,6 @@ def asked(micro: None, tiny_task: Place, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("asked")
-
-
-def test_a_table_is_made_once_and_names_stay_texts(tmp_path: Path) -> None:
-    made = []
-
-    def make() -> pd.DataFrame:
-        made.append(1)
-        return pd.DataFrame({"case": ["007"], "dice": [0.5]})
-
-    first, second = (kept_table(tmp_path, {"a": 1}, make) for _ in range(2))
-    assert len(made) == 1 and first.equals(second) and first["case"][0] == "007"
-    kept_table(tmp_path, {"a": 2}, make)
-    assert len(made) == 2
-
-
-def test_a_table_that_fails_to_be_made_leaves_nothing(tmp_path: Path) -> None:
-    def make() -> pd.DataFrame:
-        raise StudyError("no")
-
-    with pytest.raises(StudyError):
-        kept_table(tmp_path, {}, make)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_boxes_are_as_large_as_the_organ_and_stay_in_the_slice() -> None:
