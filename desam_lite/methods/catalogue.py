@@ -141,7 +141,7 @@ register(
 _FITTING = "of its masks the one that fits the source's average mask best"
 register(
     "sam_zero_shot",
-    f"{_HERE}.sam:SAMZeroShot",
+    f"{_HERE}.sam_baselines:SAMZeroShot",
     {
         "points": "SAM grid",
         "box": "SAM box",
@@ -185,7 +185,7 @@ register(
 _TUNED = "SAM's own decoder tuned on the source {cite}`medsam`, the coupled model,"
 register(
     "sam_finetuned",
-    f"{_HERE}.sam:SAMFinetuned",
+    f"{_HERE}.sam_baselines:SAMFinetuned",
     {"points": "Tuned SAM-P", "box": "Tuned SAM-B", "box_oracle": "Tuned SAM tight box (oracle)"},
     uses=DECODER,
     judges=True,
