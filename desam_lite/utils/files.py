@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_CHUNK = 1 << 20
-
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
@@ -60,11 +58,8 @@ def write_json(path: Path | str, value: Any) -> None:
 
 def sha256_file(path: Path | str) -> str:
     """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
-    digest_ = hashlib.sha256()
     with Path(path).open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest_.update(chunk)
-    return digest_.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(value: Any) -> str:

@@ -8,18 +8,6 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 
-def track(
-    items: Iterable[T], description: str, *, total: int | None = None, enabled: bool = True
-) -> Iterator[T]:
-    """Iterate over ``items`` with a text progress bar on standard error.
-
-    Args:
-        items: What to go through.
-        description: What is being done, shown before the bar.
-        total: Number of items where ``items`` cannot tell.
-        enabled: Whether to show anything.
-
-    Yields:
-        The items, unchanged.
-    """
-    yield from tqdm(items, desc=description, total=total, disable=not enabled, ascii=True, mininterval=0.5)
+def track(items: Iterable[T], text: str, *, total: int | None = None, enabled: bool = True) -> Iterator[T]:
+    """Yield the items while a bar on standard error counts them; ``total`` where they cannot tell how many they are."""
+    yield from tqdm(items, desc=text, total=total, disable=not enabled, ascii=True, mininterval=0.5)

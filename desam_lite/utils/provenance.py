@@ -1,7 +1,9 @@
 """Where a result comes from: code, libraries, machine, and what the run took."""
 
+import contextlib
 import importlib.metadata
 import platform
+import re
 import resource
 import subprocess
 from pathlib import Path
@@ -9,31 +11,27 @@ from typing import Any
 
 import torch
 
-_LIBRARIES = ("torch", "segment-anything", "lightning-fabric", "monai", "nibabel", "numpy", "scipy")
+_RESULTS_DEPEND_ON = ("torch", "segment-anything", "lightning-fabric", "monai", "nibabel", "numpy", "scipy")
 
 
 def code_version() -> dict[str, Any]:
     """Return the package's version and, in a git checkout, the commit and whether the tree differs from it."""
-    version: dict[str, Any] = {
-        "version": importlib.metadata.version("desam-lite"),
-        "commit": None,
-        "dirty": None,
-    }
-    folder = Path(__file__).resolve().parent
+    file = Path(__file__).resolve()
     # Installed into an environment below somebody's repository, the package is no part of that: its commit says nothing.
-    tracked = _git(folder, "ls-files", "--error-unmatch", Path(__file__).name) is not None
-    commit = _git(folder, "rev-parse", "HEAD") if tracked else None
-    if commit is not None:
-        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
-        version.update(commit=commit, dirty=bool(changed))
-    return version
+    tracked = _git(file.parent, "ls-files", "--error-unmatch", file.name) is not None
+    commit = _git(file.parent, "rev-parse", "HEAD") if tracked else None
+    changed = None if commit is None else _git(file.parent, "status", "--porcelain", "--untracked-files=no")
+    return {
+        "version": importlib.metadata.version("desam-lite"),
+        "commit": commit,
+        "dirty": None if commit is None else bool(changed),
+    }
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
+    command = ["git", *arguments]
     try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True
-        )
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
@@ -41,7 +39,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 def library_versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that results depend on."""
-    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    versions = {name: importlib.metadata.version(name) for name in _RESULTS_DEPEND_ON}
     return {"python": platform.python_version(), **versions}
 
 
@@ -49,35 +47,32 @@ def device_name(device: torch.device) -> str:
     """Return the device in words: the GPU's name, or the processor's."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or 'CPU'}, {torch.get_num_threads()} thread(s)"
+    name = _proc("cpuinfo", r"model name\s*: (.+)") or platform.processor() or "CPU"
+    return f"{name}, {torch.get_num_threads()} thread(s)"
 
 
 def reset_peak_memory() -> None:
     """Start measuring the peak memory anew, where the system allows it (Linux)."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
 
 
 def peak_memory() -> dict[str, float]:
-    """Return the peak memory since `reset_peak_memory` in MiB: of the process, and of the GPU if there is one."""
-    peaks = {"process_mib": _process_peak()}
+    """Return the peak memory since `reset_peak_memory` in MiB: of the process, and of the GPU if there is one.
+
+    Linux's own count is read, for psutil 7 has no peak and that of `resource` cannot be reset.
+    """
+    kib = _proc("self/status", r"VmHWM:\s*(\d+)") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peaks = {"process_mib": float(kib) / (2**20 if platform.system() == "Darwin" else 1024)}
     if torch.cuda.is_available():
         peaks["gpu_mib"] = torch.cuda.max_memory_allocated() / 2**20
     return peaks
 
 
-def _process_peak() -> float:
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kib / (2**20 if platform.system() == "Darwin" else 1024)
+def _proc(name: str, pattern: str) -> str | None:
+    """Return what the first group of a pattern matches in a file of Linux's ``/proc``; None elsewhere."""
+    path = Path("/proc") / name
+    match = re.search(pattern, path.read_text()) if path.exists() else None
+    return match and match[1]
