@@ -22,7 +22,7 @@ from common import Options, read_options, recorded, write_result
 from places import PLACES, ROOT, plan_at, quick_place
 from torch.nn import functional
 
-from desam_lite.data.manifest import known_manifests
+from desam_lite.data.manifest import list_manifests
 from desam_lite.data.slices import CaseSlices
 from desam_lite.data.tasks import Task, open_task
 from desam_lite.evaluation import statistics as results
@@ -111,7 +111,7 @@ def main() -> None:
 def _measured_before(options: Options, name: str, parts: str, at: Sequence[str]) -> list[Row]:
     """Return the rows of other parts, and of part d at other places, that were measured earlier on the same weights."""
     known = recorded("sam_tiny", options)
-    rows: list[Row] = known["rows"] if known.get("weights_sha256") == name else []
+    rows: list[Row] = manifests["rows"] if known.get("weights_sha256") == name else []
     return [row for row in rows if row["part"] not in parts or (row["part"] == "d" and row["data"] not in at)]
 
 
@@ -122,11 +122,11 @@ def _label(weights: str, rows: Sequence[Row]) -> list[Row]:
 
 
 def _places(workspace: Path, real: Path | None, cases: int) -> Iterator[Place]:
-    known = known_manifests()
+    manifests = list_manifests()
     make_task("phantom_prostate", workspace / "phantoms", cases=cases, seed=9, progress=False)
-    yield Place(known["phantom_prostate"], workspace / "phantoms")
+    yield Place(manifests["phantom_prostate"], workspace / "phantoms")
     if real is not None:
-        yield Place(known["promise12_small"], real / "prostate")
+        yield Place(manifests["promise12_small"], real / "prostate")
         (workspace / "abdomen_real.yaml").write_text(ABDOMEN)
         yield Place(workspace / "abdomen_real.yaml", real / "abdomen")
 

@@ -60,7 +60,7 @@ def test_real_organs_are_answered_where_they_are_at_hand(benchmark: ModuleType, 
     real = ROOT.parent / "shared" / "realdata" / "prostate"
     if not real.exists():
         pytest.skip("no real scans beside the repository")
-    place = benchmark.Place(benchmark.known_manifests()["promise12_small"], real)
+    place = benchmark.Place(benchmark.list_manifests()["promise12_small"], real)
     task = benchmark.open_task(place.manifest, place.data, tmp_path, progress=False)
     cases = benchmark._cases(task, "UCL", 2)
     shipped, untrained = (

@@ -69,13 +69,13 @@ def info() -> None:
 
     Example: desam-lite info
     """
-    from desam_lite.data.manifest import known_manifests, manifest_folders
+    from desam_lite.data.manifest import list_manifests, manifest_folders
 
     typer.echo(f"desam-lite {_version('desam-lite')}, Python {sys.version.split()[0]} at {sys.executable}")
     typer.echo("libraries: " + ", ".join(f"{name} {_version(name)}" for name in _LIBRARIES))
     typer.echo(f"device:    {_device()}")
     typer.echo("manifests, to be given by name or path:")
-    for name, path in known_manifests().items():
+    for name, path in list_manifests().items():
         typer.echo(f"  {name:20} {path}")
     typer.echo("they are looked for in " + " and ".join(dict.fromkeys(map(str, manifest_folders()))))
 

@@ -1,32 +1,33 @@
-"""What a task is: its organs, its domains, where their files lie and how their grey levels are prepared.
+"""What a task is: its organs, its domains, where their files lie and how their intensities are prepared.
 
-A manifest is one YAML file (``data_manifests/README.md`` documents it). It is data: reading one never runs
-code.
+A manifest is one YAML file (``data_manifests/README.md`` documents it). It is data: reading one never runs code.
 """
 
 import difflib
 import re
+from collections.abc import Iterable
 from itertools import cycle
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from desam_lite.data.plain_yaml import read_yaml
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import digest
 
 # Okabe and Ito's colour-blind safe palette, its grey and black left out: they vanish on medical images.
 PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 _FOLDER = "data_manifests"
+_MAX_BYTES = 1 << 20
 _DOMAIN_NAME = re.compile(r"[^\W_][\w.+-]*")  # letters of any script
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
-Range = Annotated[tuple[float, float], Field(description="lower and upper bound, in ascending order")]
+Range = tuple[float, float]  # lower and upper bound, in ascending order
 
 
 class _Strict(BaseModel):
-    """A frozen model that refuses keys it does not know: a misspelt key must not silently do nothing."""
+    """A frozen model that refuses unknown keys: a misspelt key must not silently do nothing."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -46,11 +47,10 @@ class Organ(_Strict):
 
 
 class Intensity(_Strict):
-    """How a volume's grey levels are brought to 0..255: between two percentiles, or in a fixed window.
+    """How a volume's intensities are brought to 0..255: between two percentiles, or in a fixed window.
 
     Attributes:
-        percentiles: Lower and upper percentile of all voxels of the volume (0..100); for MRI, which has no
-            unit.
+        percentiles: Lower and upper percentile of all voxels of the volume (0..100); for MRI, which has no unit.
         window: Lower and upper value in the file's own unit; for CT, in Hounsfield units.
     """
 
@@ -58,7 +58,7 @@ class Intensity(_Strict):
     window: Range | None = None
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
+    def _bounds(self) -> Self:
         if (self.percentiles is None) == (self.window is None):
             raise ValueError("give either 'percentiles' or 'window'")
         low, high = self.percentiles or self.window or (0.0, 0.0)
@@ -85,8 +85,7 @@ class Domain(_Strict):
         cases: Number of labelled cases the source says there are.
         image: Pattern that replaces the task's for this domain.
         label: Pattern that replaces the task's for this domain.
-        label_map: Ids in this domain's files -> ids of ``organs`` (0: background). Ids not listed stay as
-            they are.
+        label_map: Ids in this domain's files -> ids of ``organs`` (0: background). Ids not listed stay as they are.
         intensity: Preparation that replaces the task's for this domain.
     """
 
@@ -97,8 +96,8 @@ class Domain(_Strict):
     vendor: str = ""
     field_strength: tuple[float, ...] = ()
     coil: str = ""
-    in_plane: tuple[float, float] | None = None
-    through_plane: tuple[float, float] | None = None
+    in_plane: Range | None = None
+    through_plane: Range | None = None
     cases: int | None = Field(default=None, ge=0)
     image: str | None = None
     label: str | None = None
@@ -121,12 +120,12 @@ class Manifest(_Strict):
         title: One line for the reader.
         organs: What is segmented; prepared labels number them 1..K in this order.
         domains: Name -> domain, in the order figures show them.
-        image: Pattern of image files below the data root; ``{domain}`` is the domain's name and ``{case}``
-            any text without a slash. A pattern that ends in ``.nii.gz`` also finds ``.nii``, and the reverse.
+        image: Pattern of image files below the data root; ``{domain}`` is the domain's name and ``{case}`` any text without
+            a slash. A pattern that ends in ``.nii.gz`` also finds ``.nii``, and the reverse.
         label: Pattern of label files.
         intensity: Preparation of every domain that does not name its own.
-        patient: Regular expression whose first group, searched in the case id, is the patient; the whole id
-            when left out. Splits keep the cases of one patient together.
+        patient: Regular expression whose first group, searched in the case id, is the patient; the whole id when left out.
+            Splits keep the cases of one patient together.
         unique_patients: Whether one patient id in two domains means one person, and so is a fault.
         synthetic: Whether the data are made by this package.
         citation: What to cite when showing results on it.
@@ -175,14 +174,14 @@ class Manifest(_Strict):
     def _consistent(self) -> Self:
         _refuse_repeats([organ.name for organ in self.organs], "organ name")
         _refuse_repeats([str(organ.label) for organ in self.organs], "organ label")
-        known = {0, *(organ.label for organ in self.organs)}
+        labels = {0, *(organ.label for organ in self.organs)}
         for name, domain in self.domains.items():
             if not _DOMAIN_NAME.fullmatch(name):
                 raise ValueError(f"domain name {name!r} may hold letters, digits and _ . + - only, no spaces")
-            if unknown := sorted(set(domain.label_map.values()) - known):
+            if unknown := sorted(set(domain.label_map.values()) - labels):
                 raise ValueError(f"domain {name!r} maps labels to {unknown}, which no organ has")
             for kind in ("image", "label"):
-                check_pattern(self.pattern(name, kind))
+                _check_pattern(self.pattern(name, kind))
             if self.pattern(name, "image") == self.pattern(name, "label"):
                 raise ValueError(f"domain {name!r} has one pattern for images and labels")
         return self
@@ -190,8 +189,8 @@ class Manifest(_Strict):
     def pattern(self, domain: str, kind: str) -> str:
         """Return the pattern of a domain's ``image`` or ``label`` files, with ``{case}`` left open."""
         own: str | None = getattr(self.domain(domain), kind)
-        chosen: str = own if own is not None else getattr(self, kind)
-        return chosen.replace("{domain}", domain)
+        pattern: str = getattr(self, kind) if own is None else own
+        return pattern.replace("{domain}", domain)
 
     def domain(self, name: str) -> Domain:
         """Return a domain by name.
@@ -200,7 +199,7 @@ class Manifest(_Strict):
             StudyError: The task has no such domain.
         """
         if name not in self.domains:
-            hint = _suggest(name, self.domains)
+            hint = did_you_mean(name, self.domains)
             raise StudyError(
                 f"task {self.name!r} has no domain {name!r}: {hint}choose from {', '.join(self.domains)}."
             )
@@ -224,12 +223,8 @@ class Manifest(_Strict):
         return digest({"domains": domains, "patient": self.patient})
 
 
-def check_pattern(pattern: str) -> None:
-    """Refuse a file pattern that could not find cases, or that could leave the data root.
-
-    Raises:
-        ValueError: What is wrong with it (pydantic turns it into a sentence of its own).
-    """
+def _check_pattern(pattern: str) -> None:
+    """Refuse a file pattern that could not find cases, or that could leave the data root."""
     placeholders = set(_PLACEHOLDER.findall(pattern))
     if "case" not in placeholders:
         raise ValueError(f"pattern {pattern!r} lacks {{case}}, the part that differs between cases")
@@ -246,8 +241,7 @@ def check_pattern(pattern: str) -> None:
 
 
 def _refuse_repeats(values: list[str], what: str) -> None:
-    repeated = sorted({value for value in values if values.count(value) > 1})
-    if repeated:
+    if repeated := sorted({value for value in values if values.count(value) > 1}):
         raise ValueError(f"{what} {repeated[0]!r} is there twice")
 
 
@@ -256,43 +250,38 @@ def manifest_folders() -> list[Path]:
     return [Path.cwd() / _FOLDER, Path(__file__).resolve().parents[2] / _FOLDER]
 
 
-def known_manifests() -> dict[str, Path]:
+def list_manifests() -> dict[str, Path]:
     """Return name -> path of the manifests in :func:`manifest_folders`; the first folder wins."""
     paths = [path for folder in reversed(manifest_folders()) for path in sorted(folder.glob("*.yaml"))]
     return dict(sorted({path.stem: path for path in paths}.items()))
 
 
 def find_manifest(manifest: Path | str) -> Path:
-    """Return the path of a manifest given as a path or as the name of a known one.
+    """Return the path of a manifest given as a path or by its name.
 
     Raises:
         StudyError: There is none.
     """
-    path = Path(manifest)
-    if path.is_file():
-        return path
-    known = known_manifests()
-    if str(manifest) in known:
-        return known[str(manifest)]
-    hint = _suggest(path.stem, known)
-    names = ", ".join(known) or "(none)"
-    raise StudyError(f"there is no manifest {str(manifest)!r}: {hint}give a path, or one of {names}.")
+    if Path(manifest).is_file():
+        return Path(manifest)
+    manifests = list_manifests()
+    if str(manifest) not in manifests:
+        hint, names = did_you_mean(Path(manifest).stem, manifests), ", ".join(manifests) or "(none)"
+        raise StudyError(f"there is no manifest {str(manifest)!r}: {hint}give a path, or one of {names}.")
+    return manifests[str(manifest)]
 
 
 def load_manifest(manifest: Path | str) -> Manifest:
     """Read a manifest.
 
     Args:
-        manifest: Path of a YAML file, or the name of one in ``data_manifests/`` here or in the repository.
-
-    Returns:
-        The checked manifest.
+        manifest: Path of a YAML file, or the name of a file in ``data_manifests/`` here or in the repository.
 
     Raises:
         StudyError: No such file, not YAML, or not a manifest; the sentence names every wrong key.
     """
     path = find_manifest(manifest)
-    values = read_yaml(path)
+    values = _read_yaml(path)
     if not isinstance(values, dict):
         raise StudyError(
             f"manifest {path} is not a mapping of keys: see data_manifests/README.md for an example."
@@ -306,27 +295,57 @@ def load_manifest(manifest: Path | str) -> Manifest:
         ) from error
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which takes the last of two equal keys; this one refuses them."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key.value, str) and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key.value!r} is there twice", key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep=deep)
+
+
+def _read_yaml(path: Path) -> Any:
+    """Read YAML as plain data: no code, no doubled keys, no file too large to be written by hand."""
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise StudyError(f"manifest {path} is over 1 MB, which no manifest is: give the right file.")
+        return _Loader(path.read_text(encoding="utf-8")).get_single_data()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(
+            f"manifest {path} cannot be read ({error}): check the file and its permissions."
+        ) from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise StudyError(f"manifest {path} is not plain YAML ({reason}): correct it.") from error
+
+
 def _sentence(fault: dict[str, Any]) -> str:
-    """Say one of pydantic's findings in words: where, what, and the likely right key."""
-    where = ".".join(str(part) for part in fault["loc"] if part != "[key]")
-    message = str(fault["msg"]).removeprefix("Value error, ")
-    if fault["type"] == "extra_forbidden":
-        model = {1: Manifest, 3: Domain if fault["loc"][0] == "domains" else Organ}.get(
-            len(fault["loc"]), Intensity
-        )
-        return f"unknown key {where!r}{_did_you_mean(str(fault['loc'][-1]), model.model_fields)}"
-    if fault["type"] == "missing":
+    """Return one of pydantic's findings in words: where, what, and the likely right key."""
+    place = [part for part in fault["loc"] if part != "[key]"]
+    where, kind = ".".join(map(str, place)), fault["type"]
+    if kind == "extra_forbidden":
+        inner = {"domains": Domain, "organs": Organ}.get(str(place[0]), Intensity)
+        model = {1: Manifest, 3: inner}.get(len(place), Intensity)
+        hint = did_you_mean(str(place[-1]), model.model_fields).partition("?")[0]
+        return f"unknown key {where!r}" + (f" ({hint}?)" if hint else "")
+    if kind == "missing":
         return f"key {where!r} is missing"
-    if fault["type"] == "string_type" and fault["loc"][-1] == "[key]":
+    if kind == "string_type" and fault["loc"][-1] == "[key]":
         return f"{where!r} is not text: write the name in quotes"
+    message = str(fault["msg"]).removeprefix("Value error, ")
     return f"{where}: {message}" if where else message
 
 
-def _did_you_mean(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """Return ``did you mean 'NAME'? Otherwise `` for the name that is closest to a word; "" where none is close.
 
-
-def _suggest(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
+    >>> did_you_mean("prostat", ["prostate", "abdomen"])
+    "did you mean 'prostate'? Otherwise "
+    """
+    close = difflib.get_close_matches(word, list(names), n=1)
     return f"did you mean {close[0]!r}? Otherwise " if close else ""

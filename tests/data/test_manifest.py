@@ -10,7 +10,7 @@ from desam_lite.data.manifest import (
     Intensity,
     Manifest,
     Organ,
-    known_manifests,
+    list_manifests,
     load_manifest,
 )
 from desam_lite.utils.errors import StudyError
@@ -163,7 +163,7 @@ def test_manifest_is_found_by_name_below_the_working_folder_first(
     (tmp_path / "data_manifests").mkdir()
     write_manifest(tmp_path / "data_manifests" / "prostate.yaml")
     assert load_manifest("prostate").name == "tiny"
-    assert known_manifests()["prostate"].parent == tmp_path / "data_manifests"
+    assert list_manifests()["prostate"].parent == tmp_path / "data_manifests"
 
 
 def test_unknown_manifest_name_brings_a_suggestion() -> None:
