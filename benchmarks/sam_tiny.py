@@ -111,7 +111,7 @@ def main() -> None:
 def _measured_before(options: Options, name: str, parts: str, at: Sequence[str]) -> list[Row]:
     """Return the rows of other parts, and of part d at other places, that were measured earlier on the same weights."""
     known = recorded("sam_tiny", options)
-    rows: list[Row] = manifests["rows"] if known.get("weights_sha256") == name else []
+    rows: list[Row] = known["rows"] if known.get("weights_sha256") == name else []
     return [row for row in rows if row["part"] not in parts or (row["part"] == "d" and row["data"] not in at)]
 
 
