@@ -1,137 +1,162 @@
-"""What a prompt does to a mask: data in, `Figure` out, each with a sibling that says in words what is in it."""
+"""What a prompt does to a mask: good and poor prompts of one slice, and Dice over the place of the prompt."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import AbstractPathEffect, withStroke
 
+from desam_lite.data.tasks import Task
+from desam_lite.evaluation.metrics import Mask
+from desam_lite.model.oracle_prompts import innermost, tight_box
+from desam_lite.study.report.prompt_maps import LoadedModel, PromptKind, predict_masks, slice_embeddings
 from desam_lite.study.report.slice_figures import Example, pictures
 from desam_lite.study.report.style import NO_RUNS, WIDTH, method_color, method_marker, nothing, styled
 
-_GREY = "#444444"
-_DASHED = (0, (4, 2))
-_MARK = "#f0e442"
+_PROMPT_COLOR = "#f0e442"
+_KINDS = {"points": "point", "box": "box"}
+_BOX_NOTE = "the size of a box is the reference's (oracle); places are not"
 
 
-def dice_maps(maps: pd.DataFrame, example: Example) -> Figure:
-    """Draw one slice's Dice over the place of the prompt, a panel per model; a row per kind of prompt.
+def good_and_poor(reference: Mask, kind: PromptKind) -> dict[str, npt.NDArray[np.float64]]:
+    """Return a good and a poor prompt for an organ ``(H, W)``, in pixels of the slice.
 
-    Args:
-        maps: Of `prompt_study.prompt_maps`, one slice and organ.
-        example: The slice, for its size and reference.
+    Good is the innermost point, or the tight box. Poor is the same moved by the size of the organ to the side with most room for
+    it (right, left, down or up): a slip that no longer means the organ but is still near it.
+    """
+    box = tight_box(reference)
+    good = innermost(reference) + 0.5 if kind == "points" else box
+    size, limits = box[2:] - box[:2], np.array(reference.shape[::-1])
+    room = np.concatenate([limits - box[2:], box[:2]])  # right, down, left, up
+    side = int((room / np.tile(size, 2)).argmax())
+    step = np.zeros(2)
+    step[side % 2] = (1 if side < 2 else -1) * min(size[side % 2], room[side])
+    poor = good + np.resize(step, good.shape)
+    return {"good": np.asarray(good, np.float64), "poor": np.asarray(poor, np.float64)}
+
+
+class PromptedExample(NamedTuple):
+    """A slice with the mask for one prompt: a point ``(2,)`` or a box ``(4,)``, pixels of the slice."""
+
+    example: Example
+    prompt: npt.NDArray[np.float64]
+
+
+def predict_good_and_poor(
+    models: Sequence[LoadedModel], task: Task, workspace: Path | str, domain: str, case: str, row: int
+) -> list[PromptedExample]:
+    """Predict the largest organ of a slice by each model with its own kind of prompt, good and poor.
 
     Returns:
-        The figure; the reference is a white line.
+        Points before boxes; of each kind the good prompt of every model, then the poor one of every model.
     """
-    if maps.empty:
-        return nothing()
-    kinds = list(dict.fromkeys(maps["kind"]))
-    by_kind = {kind: list(dict.fromkeys(maps[maps["kind"] == kind]["label"])) for kind in kinds}
-    columns = max(map(len, by_kind.values()))
-    with styled():
-        figure = Figure((WIDTH, len(kinds) * (WIDTH / columns + 0.5) + 0.75), layout="constrained")
-        axes = figure.subplots(len(kinds), columns, squeeze=False)
-        for ax in axes.flat:
-            ax.set_axis_off()
-        for row, kind in enumerate(kinds):
-            for ax, label in zip(axes[row], by_kind[kind], strict=False):
-                picture = _map(ax, maps[(maps["kind"] == kind) & (maps["label"] == label)], example)
-                ax.set_title(_two_lines(label), color=method_color(label), fontweight="bold", fontsize=9)
-            axes[row, 0].text(
-                -0.06,
-                0.5,
-                _ASKED[kind],
-                rotation=90,
-                va="center",
-                ha="right",
-                transform=axes[row, 0].transAxes,
-            )
-        bar = figure.colorbar(picture, ax=axes, location="bottom", shrink=0.55, aspect=32, pad=0.02)
-        bar.set_label(f"Dice (%) of the mask that a prompt there gives\n{_SIZE}")
-        bar.outline.set_visible(False)
-    return figure
+    slices = task.slices.load(domain, case)
+    labels = slices.labels[row]
+    number = int(np.bincount(labels[labels > 0]).argmax())
+    reference = labels == number
+    examples = []
+    for kind in get_args(PromptKind):
+        for quality, prompt in good_and_poor(reference, kind).items():
+            for model in (model for model in models if model.kind == kind):
+                (maps,) = slice_embeddings(model, task, workspace, domain, case, [row])
+                size = (labels.shape[0], labels.shape[1])
+                mask = predict_masks(model, maps, prompt[None], size, number - 1)[0][0]
+                dice = 2 * float((mask & reference).sum()) / float(mask.sum() + reference.sum())
+                title = model.run.spec.label.replace(" (oracle)", "\n(oracle)")
+                note = f"{quality} {_KINDS[kind]}: Dice (%) {dice * 100:.0f}"
+                shown = [(drawn * number).astype(np.uint8) for drawn in (reference, mask)]
+                example = Example(title, note, slices.images[row], shown[0], shown[1], slices.spacing[1:])
+                examples.append(PromptedExample(example, prompt))
+    return examples
 
 
-_SIZE = "the size of a box is the reference's (oracle); places are not"
-_ASKED = {"points": "asked with a point", "box": "asked with a box"}
-
-
-def dice_maps_alt(maps: pd.DataFrame) -> str:
-    """Say what `dice_maps` shows: Dice inside and outside of the organ, for each model."""
-    if maps.empty:
-        return f"Empty figure: {NO_RUNS}."
-    parts = []
-    for (kind, label), rows in maps.groupby(["kind", "label"], sort=False):
-        means = [
-            f"{rows[rows['inside'].astype(bool) == inside]['dice'].mean() * 100:.0f} {where}"
-            for inside, where in ((True, "inside"), (False, "outside"))
-        ]
-        parts.append(f"{label}, {_ASKED[str(kind)]}: mean {', '.join(means)} the organ")
-    return f"Maps of Dice (%) over the place of the prompt in one slice. {'; '.join(parts)}."
-
-
-def _map(ax: Axes, rows: pd.DataFrame, example: Example) -> Any:
-    side = int(rows["side"].iloc[0])
-    height, width = example.image.shape
-    extent = (0.0, width * example.spacing[1], height * example.spacing[0], 0.0)
-    values = rows["dice"].to_numpy(float).reshape(side, side) * 100
-    picture = ax.imshow(values, cmap="viridis", vmin=0, vmax=100, extent=extent, interpolation="nearest")
-    line = ax.contour(
-        (example.reference > 0).astype(float),
-        levels=[0.5],
-        colors="white",
-        linewidths=1.4,
-        origin="upper",
-        extent=extent,
-    )
-    line.set_path_effects([withStroke(linewidth=2.6, foreground=(0, 0, 0, 0.6))])
-    return picture
-
-
-def prompted_pictures(
-    examples: Sequence[Example],
-    prompts: Sequence[npt.NDArray[np.float64]],
-    organs: Mapping[str, str],
-    *,
-    columns: int,
-) -> Figure:
-    """Draw slices with contours as `pictures.pictures`, and into each the prompt that was given.
-
-    Args:
-        examples: In reading order.
-        prompts: Of each: a point ``(2,)`` or a box ``(4,)``, pixels of the slice.
-        organs: Name -> colour.
-        columns: Pictures per row.
-    """
-    figure = pictures(examples, organs, columns=columns)
-    for ax, example, prompt in zip(figure.axes, examples, prompts, strict=False):
+def draw_prompted(examples: Sequence[PromptedExample], organs: Mapping[str, str], *, columns: int) -> Figure:
+    """Draw slices with contours as `slice_figures.pictures`, and into each its prompt."""
+    figure = pictures([shown.example for shown in examples], organs, columns=columns)
+    for ax, (example, prompt) in zip(figure.axes, examples, strict=False):
         y, x = example.spacing
         outline: list[AbstractPathEffect] = [withStroke(linewidth=3.4, foreground="black")]
         if len(prompt) == 2:
-            (mark,) = ax.plot(prompt[0] * x, prompt[1] * y, "+", color=_MARK, ms=11, mew=2)
+            (mark,) = ax.plot(prompt[0] * x, prompt[1] * y, "+", color=_PROMPT_COLOR, ms=11, mew=2)
             mark.set_path_effects(outline)
             continue
         left, top, right, bottom = prompt * (x, y, x, y)
-        box = Rectangle((left, top), right - left, bottom - top, fill=False, ec=_MARK, lw=1.6)
+        box = Rectangle((left, top), right - left, bottom - top, fill=False, ec=_PROMPT_COLOR, lw=1.6)
         box.set_path_effects(outline)
         ax.add_patch(box)
     return figure
 
 
-def spreads(summary: pd.DataFrame) -> Figure:
+def draw_maps(maps: pd.DataFrame, example: Example) -> Figure:
+    """Draw one slice's Dice over the place of the prompt, a panel per model, a row per kind; the reference is a white line.
+
+    Args:
+        maps: Of `prompt_maps.prompt_maps`, one slice and organ.
+        example: The slice, for its size and reference.
+    """
+    if maps.empty:
+        return nothing()
+    by_kind = {
+        str(kind): list(dict.fromkeys(rows["label"])) for kind, rows in maps.groupby("kind", sort=False)
+    }
+    columns = max(map(len, by_kind.values()))
+    with styled():
+        figure = Figure((WIDTH, len(by_kind) * (WIDTH / columns + 0.5) + 0.75), layout="constrained")
+        axes = figure.subplots(len(by_kind), columns, squeeze=False)
+        for ax in axes.flat:
+            ax.set_axis_off()
+        for panels, (kind, labels) in zip(axes, by_kind.items(), strict=True):
+            for ax, label in zip(panels, labels, strict=False):
+                image = _draw_map(ax, maps[(maps["kind"] == kind) & (maps["label"] == label)], example)
+                title = label.replace(" tight box (oracle)", "\ntight box (oracle)")
+                title = title.replace(" point (oracle)", "\npoint (oracle)")
+                ax.set_title(title, color=method_color(label), fontweight="bold", fontsize=9)
+            side = {"rotation": 90, "va": "center", "ha": "right", "transform": panels[0].transAxes}
+            panels[0].text(-0.06, 0.5, f"asked with a {_KINDS[kind]}", **side)
+        bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.55, aspect=32, pad=0.02)
+        bar.set_label(f"Dice (%) of the mask that a prompt there gives\n{_BOX_NOTE}")
+        bar.outline.set_visible(False)
+    return figure
+
+
+def _draw_map(ax: Axes, rows: pd.DataFrame, example: Example) -> AxesImage:
+    side = int(rows["side"].iloc[0])
+    height, width = example.image.shape
+    extent = (0.0, width * example.spacing[1], height * example.spacing[0], 0.0)
+    values = rows["dice"].to_numpy(float).reshape(side, side) * 100
+    image = ax.imshow(values, cmap="viridis", vmin=0, vmax=100, extent=extent, interpolation="nearest")
+    organ = (example.reference > 0).astype(float)
+    line = ax.contour(organ, levels=[0.5], colors="white", linewidths=1.4, origin="upper", extent=extent)
+    line.set_path_effects([withStroke(linewidth=2.6, foreground=(0, 0, 0, 0.6))])
+    return image
+
+
+def draw_maps_alt(maps: pd.DataFrame) -> str:
+    """Say what `draw_maps` shows: Dice inside and outside of the organ, for each model."""
+    if maps.empty:
+        return f"Empty figure: {NO_RUNS}."
+    parts = []
+    for (kind, label), rows in maps.groupby(["kind", "label"], sort=False):
+        means = rows.groupby(rows["inside"].astype(bool))["dice"].mean() * 100
+        inside, outside = (means.get(where, float("nan")) for where in (True, False))
+        parts.append(
+            f"{label}, asked with a {_KINDS[str(kind)]}: mean {inside:.0f} inside, {outside:.0f} outside the organ"
+        )
+    return f"Maps of Dice (%) over the place of the prompt in one slice. {'; '.join(parts)}."
+
+
+def draw_spreads(summary: pd.DataFrame) -> Figure:
     """Draw how far apart the masks of many prompts are: a row per model, Dice from the 10th percentile to the best.
 
     Args:
         summary: label, kind, low, typical, best: means over slices and cases.
-
-    Returns:
-        The figure.
     """
     if summary.empty:
         return nothing()
@@ -140,41 +165,59 @@ def spreads(summary: pd.DataFrame) -> Figure:
         ax = figure.subplots()
         names = []
         for place, row in enumerate(summary.to_dict("records")):
-            color = method_color(row["label"])
-            ax.plot(
-                [row["low"] * 100, row["best"] * 100],
-                [place] * 2,
-                color=color,
-                lw=5,
-                alpha=0.35,
-                solid_capstyle="butt",
-            )
-            ax.plot(row["typical"] * 100, place, method_marker(row["label"]), color=color, ms=7)
-            names.append(f"{row['label']}\n{_ASKED[row['kind']]}")
+            label, color = row["label"], method_color(row["label"])
+            ends = row["low"] * 100, row["best"] * 100
+            ax.plot(ends, [place] * 2, color=color, lw=5, alpha=0.35, solid_capstyle="butt")
+            ax.plot(row["typical"] * 100, place, method_marker(label), color=color, ms=7)
+            names.append(f"{label}\nasked with a {_KINDS[row['kind']]}")
         ax.set_yticks(range(len(names)), names, fontsize=8.5)
         for tick, label in zip(ax.get_yticklabels(), summary["label"], strict=True):
             tick.set_color(method_color(label))
         ax.set(ylim=(len(names) - 0.5, -0.5), xlim=(-3, 100))
-        ax.set_xlabel(f"Dice (%): median, 10th percentile to best\n{_SIZE}")
+        ax.set_xlabel(f"Dice (%): median, 10th percentile to best\n{_BOX_NOTE}")
         ax.grid(axis="x")
         ax.spines["left"].set_visible(False)
         ax.tick_params(axis="y", length=0)
     return figure
 
 
-def spreads_alt(summary: pd.DataFrame) -> str:
-    """Say what `spreads` shows."""
+def draw_spreads_alt(summary: pd.DataFrame) -> str:
+    """Say what `draw_spreads` shows."""
     if summary.empty:
         return f"Empty figure: {NO_RUNS}."
     parts = [
-        f"{row['label']}, {_ASKED[row['kind']]}: median {row['typical'] * 100:.0f}, "
+        f"{row['label']}, asked with a {_KINDS[row['kind']]}: median {row['typical'] * 100:.0f}, "
         f"from {row['low'] * 100:.0f} to {row['best'] * 100:.0f}"
         for row in summary.to_dict("records")
     ]
     return f"Dice (%) over the prompts of a slice, median, and from the 10th percentile to the best. {'; '.join(parts)}."
 
 
-def _two_lines(label: str) -> str:
-    return label.replace(" tight box (oracle)", "\ntight box (oracle)").replace(
-        " point (oracle)", "\npoint (oracle)"
+def say_coupling(differences: pd.DataFrame) -> str:
+    """Say whether Dice spreads more over prompts in the coupled decoder; a difference counts if its interval excludes zero.
+
+    Args:
+        differences: Of `statistics.compare` over spreads, the coupled decoder first.
+    """
+    rows = differences[~differences["in_domain"].astype(bool)].dropna(subset="mean")
+    if rows.empty:
+        return "There is no answer yet: no coupled and decoupled model have been asked on the same cases."
+    more, less = rows["low"] > 0, rows["high"] < 0
+    verdict = (
+        "A poor prompt spoils the mask of the coupled decoder more"
+        if more.all()
+        else "It depends on how the two were trained"
+        if more.any()
+        else "A poor prompt spoils the mask of the decoupled decoder more"
+        if less.any()
+        else "The coupled decoder was not seen to depend on its prompt more than the decoupled"
+    )
+    parts = [
+        f"{row['mean'] * 100:+.0f} ({row['low'] * 100:+.0f} to {row['high'] * 100:+.0f}) for {row['first']} "
+        f"against {row['second']}"
+        for row in rows.to_dict("records")
+    ]
+    return (
+        f"**{verdict}**: the distance in Dice (%) between good and poor prompts (the best and the 10th percentile over a slice) "
+        f"differs by {', and by '.join(parts)}."
     )

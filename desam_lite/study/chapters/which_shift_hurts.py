@@ -292,3 +292,35 @@ def losses(table: pd.DataFrame) -> pd.DataFrame:
     lost = both.assign(value=both["value"] - both["value_none"], metric="dice")
     rows: pd.DataFrame = lost[[*keys, "metric", "value"]]
     return rows
+
+
+def say_dials(lost: pd.DataFrame, source: str, target: str, *, control: str = "Prior") -> str:
+    """Answer which dial hurts most.
+
+    Args:
+        lost: `results.summarise` by label and dial of `dial_study.losses`.
+        source: Hospital of all dials at 0.
+        target: Hospital of all dials at 1.
+        control: The method that is not trained.
+
+    Returns:
+        A sentence in Markdown: the dial with the largest mean loss over the trained methods.
+    """
+    learnt = lost[lost["label"] != control]
+    single = learnt[learnt["dial"] != EVERY].groupby("dial", sort=False)["mean"].mean()
+    if single.empty:
+        return "There is no answer yet: no trained method has met a dial."
+    worst = str(single.idxmin())
+    rows = learnt[learnt["dial"] == worst]
+    seen = bool((rows["high"] < 0).any())
+    name = worst.replace("_", " ")
+    verdict = (
+        f"**The {name}**"
+        if seen
+        else f"**No single dial was seen to hurt beyond chance**; the {name} costs most"
+    )
+    each = ", ".join(f"{row['mean'] * 100:+.0f} for {row['label']}" for row in rows.to_dict("records"))
+    together = learnt[learnt["dial"] == EVERY]
+    said = ", ".join(f"{row['mean'] * 100:+.0f} for {row['label']}" for row in together.to_dict("records"))
+    every = f"; with all dials turned it is {said}" if said else ""
+    return f"{verdict}: turned from {source} to {target} on the same patients, Dice (%) changes by {each}{every}."

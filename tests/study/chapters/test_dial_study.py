@@ -121,3 +121,18 @@ def test_sliders_hold_every_dial_and_a_move_changes_the_picture(shift: Shift) ->
         dial_sliders.picture(shift, {"prostate": "#e69f00"}, 0, {"noise": part}) for part in (0.0, 1.0)
     )
     assert "as A" in before.alt and "noise 1" in after.alt
+
+
+@pytest.mark.parametrize(("high", "start"), [(-0.1, "**The field of view**"), (0.1, "**No single dial")])
+def test_the_worst_dial_is_that_of_the_trained_methods(high: float, start: str) -> None:
+    rows = [
+        ("U-Net", "noise", -0.1),
+        ("U-Net", "field_of_view", -0.3),
+        ("U-Net", EVERY, -0.5),
+        ("Prior", "noise", -0.9),
+    ]
+    lost = pd.DataFrame(rows, columns=["label", "dial", "mean"]).assign(low=-0.9, high=high)
+    said = dial_study.say_dials(lost, "A", "B")
+    assert (
+        said.startswith(start) and "-30 for U-Net" in said and "all dials turned it is -50 for U-Net" in said
+    )

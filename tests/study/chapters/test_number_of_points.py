@@ -1,0 +1,101 @@
+"""Grids of any size on the same slices, and sentences that follow their numbers."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from loaded_models import CASE, load_models, prompt_table
+
+from desam_lite.data.tasks import Task
+from desam_lite.study.chapters import number_of_points
+from desam_lite.study.report import prompt_maps
+from desam_lite.study.report.prompt_maps import LoadedModel
+from desam_lite.utils.errors import StudyError
+
+Place = tuple[Path, Path]
+
+
+@pytest.fixture(scope="module")
+def models(micro: None, tiny_task: Place, tmp_path_factory: pytest.TempPathFactory) -> dict[str, LoadedModel]:
+    return load_models(tmp_path_factory.mktemp("runs"), tiny_task)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+def test_grids_of_any_size_are_tried_on_the_same_slices(
+    models: dict[str, LoadedModel], task: Task, workspace: Path
+) -> None:
+    cases = prompt_maps.tested_cases(models["points"].run, 1)
+    assert cases == [("A", "A3"), ("B", "B0")]
+    table = number_of_points.compare_grids(
+        [models["points"]], task, workspace, cases, [1, 3], empty=1, protocol="whole_volume", progress=False
+    )
+    assert table["points"].tolist() == [1, 9, 1, 9]
+    assert table["dice"].between(0, 1).all() and (table["seconds"] > 0).all()
+    assert table["in_domain"].tolist() == [True, True, False, False]
+
+
+def test_a_model_that_does_not_choose_points_is_refused(
+    models: dict[str, LoadedModel], task: Task, workspace: Path
+) -> None:
+    with pytest.raises(StudyError, match=r"DeSAM-B.*does not choose among points"):
+        number_of_points.compare_grids(
+            [models["box"]], task, workspace, [CASE], [1], empty=0, protocol="published"
+        )
+    with pytest.raises(StudyError, match="at least 1 point"):
+        number_of_points.compare_grids(
+            [models["points"]], task, workspace, [CASE], [0], empty=0, protocol="published"
+        )
+
+
+def test_calibration_puts_scores_beyond_the_ends_into_the_last_bins() -> None:
+    table = number_of_points.calibration(
+        prompt_table([0.5, 0.7, 0.9, 0.1], [1.2, 0.97, -0.3, 0.02], [True, False, False, False])
+    )
+    assert table["bin"].tolist() == [0, 9]
+    assert table["prompts"].tolist() == [2, 2]
+    assert table["inside"].tolist() == [0, 0.5]
+
+
+def test_enough_is_said_by_paired_differences_to_the_best_grid() -> None:
+    rows = [
+        {
+            "label": "DeSAM-P",
+            "source": "A",
+            "seed": 0,
+            "target": t,
+            "in_domain": False,
+            "case": f"C{c}",
+            "points": p,
+        }
+        | {"metric": "dice", "value": base + 0.1 * c}
+        for t in "BC"
+        for c in range(3)
+        for p, base in ((1, 0.2), (4, 0.5), (9, 0.5))
+    ]
+    table = number_of_points.enough_points(prompt_maps.pool_targets(pd.DataFrame(rows))).set_index("points")
+    assert set(table["best"]) == {4}
+    assert table.loc[1, "mean"] == pytest.approx(-0.3) and table.loc[1, "high"] < 0
+    assert table.loc[9, "high"] == pytest.approx(0)
+
+
+def test_enough_points_are_the_fewest_that_are_not_worse_beyond_chance() -> None:
+    columns = {"value": [0.3, 0.58, 0.6], "best": 81, "mean": [-0.3, -0.02, 0], "low": [-0.4, -0.1, 0]}
+    table = pd.DataFrame({"label": "DeSAM-P", "points": [1, 9, 81], **columns, "high": [-0.2, 0.05, 0]})
+    cost = pd.DataFrame({"label": "DeSAM-P", "points": [1, 9, 81], "seconds": [0.05, 0.06, 0.2]})
+    said = number_of_points.say_points(table, cost, label="DeSAM-P")
+    assert (
+        said.startswith("**9 points are enough**")
+        and "58 with 9, and 60 with the best grid tried (81)" in said
+    )
+    assert "no answer yet" in number_of_points.say_points(table, cost, label="other")
+
+
+def test_the_sentence_on_ranking_says_what_cannot_be_computed() -> None:
+    row = {"label": "DeSAM-P", "auc": 0.9, "rank": np.nan, "chosen": 0.6, "typical": 0.5, "best": 0.7}
+    said = number_of_points.say_ranking(pd.DataFrame([row]))
+    assert "in 90 % of pairs" in said and "none that can be computed" in said
