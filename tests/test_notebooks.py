@@ -12,9 +12,6 @@ from desam_lite.study.workflow.notebooks import read_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
-LONGEST_CELL = 15
-MOST_CELLS = 42
-MOST_DEFINITIONS = 3
 
 
 @pytest.fixture(params=SOURCES, ids=lambda path: path.stem)
@@ -67,20 +64,6 @@ def test_parameters_are_typed_literals_in_the_second_code_cell(path: Path) -> No
     names = list(read_parameters(path))
     assert names[0] == "profile"
     assert all("#" in line for line in second.source.splitlines())
-
-
-def test_cells_can_be_read_at_a_glance(path: Path) -> None:
-    assert len(cells(path)) <= MOST_CELLS
-    for cell in cells(path, "code"):
-        assert len(cell.source.splitlines()) <= LONGEST_CELL, cell.id
-
-
-def test_notebooks_hold_no_machinery(path: Path) -> None:
-    trees = [ast.parse(cell.source) for cell in cells(path, "code")]
-    definitions = [
-        node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)
-    ]
-    assert len(definitions) <= MOST_DEFINITIONS
 
 
 def test_every_glued_name_is_made_and_used_once(path: Path) -> None:

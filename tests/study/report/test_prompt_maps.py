@@ -43,9 +43,7 @@ def test_each_prompt_of_a_map_gives_the_mask_a_prediction_with_it_gives(
 ) -> None:
     model = models["points"]
     row = prompt_maps.spread_rows(select_slices(task.slices.load(*CASE).labels, "foreground"), 1)[0]
-    table = prompt_maps.prompt_prompt_table(
-        [model], task, workspace, [CASE], slices=[row], side=2, progress=False
-    )
+    table = prompt_maps.prompt_maps([model], task, workspace, [CASE], slices=[row], side=2, progress=False)
     (emb,) = prompt_maps.slice_embeddings(model, task, workspace, *CASE, [row])
     reference = task.slices.load(*CASE).labels[row] == 1
     assert len(table) == 4
