@@ -1,19 +1,21 @@
 """Which factor of the shift between two hospitals hurts: trained models on new patients, one dial of the scanner at a time.
 
-The patients are made for this question: nobody has trained on them, and each is scanned again and again, with one dial turned
+The patients are made for this question: no model was trained on them, and each is scanned again and again, with one dial turned
 towards the other hospital or with all of them (`desam_lite.synthetic.phantoms.dials`). Nothing is trained or chosen here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import ipywidgets
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from IPython.display import display
 
 from desam_lite.data.cases import to_organ_ids
 from desam_lite.data.embeddings import AT_ONCE, ReadEmbeddings, encode_on_demand
@@ -24,28 +26,30 @@ from desam_lite.methods import TrainedModel, load_predictor
 from desam_lite.methods.prompted import PromptedMethod
 from desam_lite.model.prompts import ImageEmbeddings
 from desam_lite.study.report.cache import kept_table
+from desam_lite.study.report.notebook import Picture
+from desam_lite.study.report.sentences import Table
+from desam_lite.study.report.slice_figures import Example, largest_slice, pictures, pictures_alt
 from desam_lite.study.run import Run
-from desam_lite.synthetic.phantoms import Case, Site, dial_names, dialled, make_case
+from desam_lite.synthetic.phantoms import Site, dial_names, dialled, make_case
+from desam_lite.synthetic.phantoms.dials import BALLOON
 from desam_lite.synthetic.phantoms.making import PHANTOM_VERSION, TASKS
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.progress import track
 
 DIALS_VERSION = 1
-EVERY = "all dials"
+ALL_DIALS = "all dials"
 """What the turn of all dials together is called."""
 
-_PATIENTS = 2020  # names the patients of this study, none of whom is in a task's data (its streams have another shape)
+PATIENT_SEED = 2020
+"""Names the patients of this study, none of whom is in a task's data (its random streams have another shape)."""
+
+_SLIDER_PATIENTS = 5
+_SharedMaps = dict[tuple[str, str], ImageEmbeddings]
 
 
 @dataclass(frozen=True)
 class Shift:
-    """The way from one hospital to another.
-
-    Attributes:
-        task: The synthetic task.
-        source: Where every dial at 0 is.
-        target: Where every dial at 1 is.
-    """
+    """The way between two hospitals of a synthetic task: every dial at 0 is the source, every dial at 1 the target."""
 
     task: Task
     source: str
@@ -54,8 +58,8 @@ class Shift:
     @property
     def sites(self) -> tuple[Site, Site]:
         """The two hospitals."""
-        known = TASKS[self.task.manifest.name]
-        return known[self.source], known[self.target]
+        sites = TASKS[self.task.manifest.name]
+        return sites[self.source], sites[self.target]
 
     @property
     def dials(self) -> list[str]:
@@ -64,25 +68,16 @@ class Shift:
 
     def some(self, count: int) -> list[str]:
         """Return the first dials, and then all together; 0 for every single one."""
-        return [*self.dials[: count or None], EVERY]
+        return [*self.dials[: count or None], ALL_DIALS]
 
     def turned(self, positions: Mapping[str, float]) -> Site:
-        """Return the first hospital with some dials turned; `EVERY` turns all of them.
-
-        Raises:
-            StudyError: There is no such dial, or a position is outside 0 to 1.
-        """
-        every = {name: part for name in self.dials for key, part in positions.items() if key == EVERY}
-        return dialled(*self.sites, {**every, **{k: part for k, part in positions.items() if k != EVERY}})
+        """Return the source with some dials turned; `ALL_DIALS` turns all of them. `StudyError` for a wrong name or position."""
+        every = dict.fromkeys(self.dials, positions[ALL_DIALS]) if ALL_DIALS in positions else {}
+        return dialled(*self.sites, {**every, **{k: part for k, part in positions.items() if k != ALL_DIALS}})
 
 
 def open_shift(task: Task, source: str, target: str = "") -> Shift:
-    """Return the way from a hospital to another.
-
-    Args:
-        task: A synthetic one.
-        source: Where models were trained.
-        target: "" for the first other hospital of the task.
+    """Return the way from a hospital to another; "" for the first other hospital of the task.
 
     Raises:
         StudyError: The task is not synthetic, or has no such hospitals.
@@ -102,34 +97,24 @@ def open_shift(task: Task, source: str, target: str = "") -> Shift:
     return Shift(task, source, target)
 
 
-class Scan(NamedTuple):
-    """A patient as a model sees them.
-
-    Attributes:
-        images: ``(Z, H, W)`` uint8, prepared as the source's scans are.
-        labels: ``(Z, H, W)`` uint8, organ ids.
-        spacing: ``(z, y, x)`` in mm.
-    """
+class PreparedScan(NamedTuple):
+    """A patient as a model gets them: images and organ ids ``(Z, H, W)`` uint8, and the spacing ``(z, y, x)`` in mm."""
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.uint8]
     spacing: tuple[float, float, float]
 
 
-def scan(shift: Shift, patient: int, positions: Mapping[str, float]) -> Scan:
-    """Scan a patient with some dials turned; equal arguments give equal scans.
+def scan(shift: Shift, patient: int, positions: Mapping[str, float]) -> PreparedScan:
+    """Scan a patient with some dials turned, prepared as the source's scans are; equal arguments give equal scans.
 
-    Args:
-        shift: Between which hospitals.
-        patient: Their number; the anatomy is theirs whatever the dials (but for the balloon of an endorectal coil).
-        positions: Name of a dial to its position; what is not named stays at 0.
+    The anatomy is the patient's whatever the dials (but for the balloon of an endorectal coil).
     """
-    stream = np.random.default_rng(np.random.SeedSequence(_PATIENTS, spawn_key=(patient,)))
-    made: Case = make_case(shift.turned(positions), stream)
-    manifest = shift.task.manifest
+    stream = np.random.default_rng(np.random.SeedSequence(PATIENT_SEED, spawn_key=(patient,)))
+    case, manifest = make_case(shift.turned(positions), stream), shift.task.manifest
     intensity = manifest.domain(shift.source).intensity or manifest.intensity
-    labels, _ = to_organ_ids(made.label, manifest, shift.source)
-    return Scan(prepare_intensity(made.image.astype(np.float32), intensity), labels, made.spacing)
+    labels, _ = to_organ_ids(case.label, manifest, shift.source)
+    return PreparedScan(prepare_intensity(case.image.astype(np.float32), intensity), labels, case.spacing)
 
 
 def turn_dials(
@@ -143,9 +128,9 @@ def turn_dials(
     protocol: Protocol = "published",
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Score trained models on the same patients with each dial at each position; what is known is read from disk.
+    """Score trained models on the same patients with each dial at each position; tables on disk are read.
 
-    Under ``published`` a model that sees slice by slice draws only those that this protocol scores.
+    Under ``published`` a model that predicts slice by slice predicts only those that this protocol scores.
 
     Args:
         runs: Finished, trained at the shift's source.
@@ -164,118 +149,76 @@ def turn_dials(
     Raises:
         StudyError: A model was trained elsewhere, or there is no such dial or position.
     """
-    chosen = list(dials) or shift.some(0)
     for run in runs:
         if run.spec.source != shift.source:
             raise StudyError(
                 f"{run.spec.label} was trained at {run.spec.source}: dials start from {shift.source}."
             )
-    settings = {(name, part): {name: part} if part else {} for name in chosen for part in positions}
-    for turned in settings.values():
-        shift.turned(turned)  # refuses a wrong name before anything is made
-    models = _Models(runs)
-    work = [(key, patient) for patient in range(patients) for key in settings]
-    found = []
+    settings = [(dial, part) for dial in list(dials) or shift.some(0) for part in positions]
+    turned = {(dial, part): {dial: part} if part else {} for dial, part in settings}
+    sites = {setting: shift.turned(dialling) for setting, dialling in turned.items()}  # refuses a wrong name
+    work = [(setting, patient) for patient in range(patients) for setting in sites]
+    load, tables = cache(load_predictor), []
     for (dial, part), patient in track(work, "turning dials", enabled=progress):
-        trial = _Trial(models, shift, patient, settings[dial, part], protocol)
+        take = cache(partial(scan, shift, patient, turned[dial, part]))
+        maps: _SharedMaps = {}
         for run in runs:
-            table = kept_table(Path(workspace) / "dials", trial.made_from(run), partial(trial.score, run))
-            found.append(table.assign(dial=dial, position=float(part), **_who(run, shift, patient)))
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+            what = ["dials", DIALS_VERSION, PHANTOM_VERSION, run.name, shift.task.manifest.content_hash()]
+            how = [PATIENT_SEED, patient, asdict(sites[dial, part]), protocol]
+            make = partial(_score, load, run, take, maps, shift.task, protocol)
+            table = kept_table(Path(workspace) / "dials", {"what": what, "how": how}, make)
+            place = {"label": run.spec.label, "source": run.spec.source, "target": shift.target}
+            columns = {**place, "in_domain": False, "seed": run.spec.seed, "case": f"Patient{patient:02d}"}
+            tables.append(table.assign(dial=dial, position=float(part), **columns))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def _who(run: Run, shift: Shift, patient: int) -> dict[str, Any]:
-    spec = run.spec
-    place = {"label": spec.label, "source": spec.source, "target": shift.target, "in_domain": False}
-    return {**place, "seed": spec.seed, "case": f"Patient{patient:02d}"}
+def _score(
+    load: Callable[[Path], TrainedModel],
+    run: Run,
+    take: Callable[[], PreparedScan],
+    maps: _SharedMaps,
+    task: Task,
+    protocol: Protocol,
+) -> pd.DataFrame:
+    """Predict and score one scan, which is taken once for all models, as is each encoder's embedding of it."""
+    scanned = take()
+    rows = select_slices(scanned.labels, "all" if protocol == "whole_volume" else "foreground")
+    predicted = _predict(load(run.directory), scanned, rows, maps)
+    dice = [
+        score_case(predicted, scanned.labels, scanned.spacing, number, protocol).dice
+        for number in range(1, len(task.manifest.organs) + 1)
+    ]
+    return pd.DataFrame({"organ": [organ.name for organ in task.manifest.organs], "dice": dice})
 
 
-class _Models:
-    """Loads each model when it is first asked for, and once."""
-
-    def __init__(self, runs: Sequence[Run]):
-        self._runs, self._loaded = {run.name: run for run in runs}, dict[str, TrainedModel]()
-
-    def __getitem__(self, run: Run) -> TrainedModel:
-        if run.name not in self._loaded:
-            self._loaded[run.name] = load_predictor(self._runs[run.name].directory)
-        return self._loaded[run.name]
-
-
-class _Trial:
-    """One patient under one setting: scanned when first needed, embedded once for all models with one encoder."""
-
-    def __init__(
-        self, models: _Models, shift: Shift, patient: int, positions: Mapping[str, float], protocol: Protocol
-    ):
-        self.models, self.shift, self.patient, self.positions = models, shift, patient, positions
-        self.protocol: Protocol = protocol
-        self._scan: Scan | None = None
-        self._maps: dict[tuple[str, str], ImageEmbeddings] = {}
-
-    def made_from(self, run: Run) -> dict[str, object]:
-        what = ["dials", DIALS_VERSION, PHANTOM_VERSION, run.name, self.shift.task.manifest.content_hash()]
-        how = [_PATIENTS, self.patient, asdict(self.shift.turned(self.positions)), self.protocol]
-        return {"what": what, "how": how}
-
-    def score(self, run: Run) -> pd.DataFrame:
-        self._scan = self._scan or scan(self.shift, self.patient, self.positions)
-        drawn = draw(self.models[run], self._scan, self._rows(), self._maps)
-        organs = self.shift.task.manifest.organs
-        values = [
-            score_case(drawn, self._scan.labels, self._scan.spacing, number, self.protocol).dice
-            for number in range(1, len(organs) + 1)
-        ]
-        return pd.DataFrame({"organ": [organ.name for organ in organs], "dice": values})
-
-    def _rows(self) -> list[int]:
-        assert self._scan is not None
-        labels = self._scan.labels
-        return select_slices(labels, "all" if self.protocol == "whole_volume" else "foreground")
-
-
-def draw(
-    model: TrainedModel,
-    scanned: Scan,
-    rows: Sequence[int],
-    known: dict[tuple[str, str], ImageEmbeddings] | None = None,
+def _predict(
+    model: TrainedModel, scanned: PreparedScan, rows: Sequence[int], maps: _SharedMaps
 ) -> npt.NDArray[np.uint8]:
-    """Draw the organs into some slices of a scan.
-
-    Args:
-        model: Of `desam_lite.methods.load_predictor`.
-        scanned: The scan.
-        rows: Which slices; a model that does not see slice by slice gets all of them.
-        known: Embeddings of these slices by encoder, taken from and added to.
-
-    Returns:
-        ``(Z, H, W)`` uint8, zero in slices that were not drawn.
-    """
-    predictor, drawn = model.predictor, np.zeros_like(scanned.labels)
+    """Return organ ids ``(Z, H, W)``; a model with prompts predicts the given slices, any other model all of them."""
+    predictor, predicted = model.predictor, np.zeros_like(scanned.labels)
     if not isinstance(predictor, PromptedMethod):
         every = encode_on_demand(predictor.encoder, scanned.images, "float16") if predictor.encoder else None
-        return np.stack([one.labels for one in predictor.predict(scanned.images, every)])
+        return np.stack([prediction.labels for prediction in predictor.predict(scanned.images, every)])
     images = scanned.images[list(rows)]
-    read = _embedded(model, images, {} if known is None else known)
-    for row, one in zip(rows, predictor.predict(images, read), strict=True):
-        drawn[row] = one.labels
-    return drawn
+    embeddings = _embed_once(model, images, maps)
+    for row, prediction in zip(rows, predictor.predict(images, embeddings), strict=True):
+        predicted[row] = prediction.labels
+    return predicted
 
 
-def _embedded(
-    model: TrainedModel, images: npt.NDArray[np.uint8], known: dict[tuple[str, str], ImageEmbeddings]
-) -> ReadEmbeddings:
+def _embed_once(model: TrainedModel, images: npt.NDArray[np.uint8], maps: _SharedMaps) -> ReadEmbeddings:
     encoder, form = model.predictor.encoder, model.card.spec.embedding_format or "float16"
     assert encoder is not None
     name = (f"{encoder.backbone} {model.card.weights_hash}", form)
-    if name not in known:
+    if name not in maps:
         encode, count = encode_on_demand(encoder, images, form), len(images)
         parts = [encode(range(start, min(start + AT_ONCE, count))) for start in range(0, count, AT_ONCE)]
-        known[name] = ImageEmbeddings.stack(parts)
-    return lambda rows: known[name][torch.arange(rows.start, rows.stop)]
+        maps[name] = ImageEmbeddings.stack(parts)
+    return lambda rows: maps[name][torch.arange(rows.start, rows.stop)]
 
 
-def losses(table: pd.DataFrame) -> pd.DataFrame:
+def changes_by_dial(table: pd.DataFrame) -> pd.DataFrame:
     """Return what each dial costs: Dice with it fully turned minus that with all at 0, patient by patient.
 
     Args:
@@ -285,42 +228,89 @@ def losses(table: pd.DataFrame) -> pd.DataFrame:
         Rows that `desam_lite.evaluation.statistics` takes, with ``dial``: ``value`` is negative where the dial hurts.
     """
     keys = ["label", "source", "target", "in_domain", "seed", "case", "dial"]
-    means = table.groupby([*keys, "position"], sort=False)["dice"].mean().reset_index(name="value")
-    last = means["position"] == means["position"].max()
-    full, none = means[last].drop(columns="position"), means[means["position"] == 0].drop(columns="position")
-    both = full.merge(none, on=keys, suffixes=("", "_none"))
-    lost = both.assign(value=both["value"] - both["value_none"], metric="dice")
-    rows: pd.DataFrame = lost[[*keys, "metric", "value"]]
-    return rows
+    means = table.groupby([*keys, "position"], sort=False)["dice"].mean().unstack("position", sort=False)
+    change = (means[means.columns.max()] - means[0.0]).rename("value")
+    return change.reset_index().assign(metric="dice")
+
+
+def dial_table(shift: Shift) -> Table:
+    """Return what each dial turns, with the values at both ends, as a table for the page."""
+    first, second = shift.sites
+    rows = []
+    for dial, names in first.scanner.DIALS.items():
+        ends = [(name, getattr(first.scanner, name), getattr(second.scanner, name)) for name in names]
+        values = "; ".join(f"{name.replace('_', ' ')} {a:g} to {b:g}" for name, a, b in ends)
+        rows.append((dial.replace("_", " "), values))
+    if BALLOON in shift.dials:
+        rows.append((BALLOON, f"filled {first.balloon or 0:g} to {second.balloon or 0:g}"))
+    return Table(pd.DataFrame(rows, columns=["dial", f"from {shift.source} to {shift.target}"]), kind="dials")
+
+
+def show_dials(shift: Shift, patient: int, dials: Sequence[str]) -> list[Example]:
+    """Return one slice of a patient as the source scans it, then with each dial fully turned."""
+    titles = {f"as {shift.source}": {}, **{name.replace("_", " "): {name: 1.0} for name in dials}}
+    return [show_patient(shift, patient, positions, title) for title, positions in titles.items()]
+
+
+def show_patient(shift: Shift, patient: int, positions: Mapping[str, float], title: str) -> Example:
+    """Return the slice of a patient with the most organ, with some dials turned."""
+    scanned = scan(shift, patient, positions)
+    z = largest_slice(scanned.labels)
+    return Example(title, "", scanned.images[z], scanned.labels[z], None, scanned.spacing[1:])
+
+
+def sliders(shift: Shift, organs: Mapping[str, str]) -> ipywidgets.VBox:
+    """Return a slider for each dial, one for the patient, and the image they give; a move takes about a second."""
+    look = {"continuous_update": False, "style": {"description_width": "9em"}}
+    moved = {
+        name: ipywidgets.FloatSlider(0, min=0, max=1, step=0.1, description=name.replace("_", " "), **look)
+        for name in shift.dials
+    }
+    person = ipywidgets.IntSlider(0, min=0, max=_SLIDER_PATIENTS - 1, description="patient", **look)
+
+    def show(patient: int, **positions: float) -> None:
+        display(slider_picture(shift, organs, patient, positions))  # type: ignore[no-untyped-call]
+
+    out = ipywidgets.interactive_output(show, {"patient": person, **moved})
+    titles = [shift.task.manifest.domain(name).title for name in (shift.source, shift.target)]
+    ends = ipywidgets.HTML(f"0: {titles[0]}; 1: {titles[1]}")
+    return ipywidgets.VBox([ends, person, *moved.values(), out])
+
+
+def slider_picture(
+    shift: Shift, organs: Mapping[str, str], patient: int, positions: Mapping[str, float]
+) -> Picture:
+    """Return the slice of a patient with the dials at these positions."""
+    turned = {name: part for name, part in positions.items() if part}
+    title = ", ".join(f"{name.replace('_', ' ')} {part:g}" for name, part in turned.items())
+    examples = [show_patient(shift, patient, turned, title or f"as {shift.source}")]
+    return Picture(pictures(examples, organs), pictures_alt(examples, organs))
 
 
 def say_dials(lost: pd.DataFrame, source: str, target: str, *, control: str = "Prior") -> str:
-    """Answer which dial hurts most.
+    """Say which dial costs most, as the mean over the trained methods.
 
     Args:
-        lost: `results.summarise` by label and dial of `dial_study.losses`.
+        lost: `statistics.summarise` by label and dial of `changes_by_dial`.
         source: Hospital of all dials at 0.
         target: Hospital of all dials at 1.
         control: The method that is not trained.
-
-    Returns:
-        A sentence in Markdown: the dial with the largest mean loss over the trained methods.
     """
-    learnt = lost[lost["label"] != control]
-    single = learnt[learnt["dial"] != EVERY].groupby("dial", sort=False)["mean"].mean()
+    trained = lost[lost["label"] != control]
+    single = trained[trained["dial"] != ALL_DIALS].groupby("dial", sort=False)["mean"].mean()
     if single.empty:
         return "There is no answer yet: no trained method has met a dial."
     worst = str(single.idxmin())
-    rows = learnt[learnt["dial"] == worst]
-    seen = bool((rows["high"] < 0).any())
+    each, together = (
+        ", ".join(f"{row['mean'] * 100:+.0f} for {row['label']}" for row in rows.to_dict("records"))
+        for rows in (trained[trained["dial"] == worst], trained[trained["dial"] == ALL_DIALS])
+    )
     name = worst.replace("_", " ")
+    beyond_chance = bool((trained[trained["dial"] == worst]["high"] < 0).any())
     verdict = (
         f"**The {name}**"
-        if seen
+        if beyond_chance
         else f"**No single dial was seen to hurt beyond chance**; the {name} costs most"
     )
-    each = ", ".join(f"{row['mean'] * 100:+.0f} for {row['label']}" for row in rows.to_dict("records"))
-    together = learnt[learnt["dial"] == EVERY]
-    said = ", ".join(f"{row['mean'] * 100:+.0f} for {row['label']}" for row in together.to_dict("records"))
-    every = f"; with all dials turned it is {said}" if said else ""
+    every = f"; with all dials turned it is {together}" if together else ""
     return f"{verdict}: turned from {source} to {target} on the same patients, Dice (%) changes by {each}{every}."

@@ -10,22 +10,23 @@ import pytest
 from saved_model import bright_model
 
 from desam_lite.data.manifest import load_manifest
-from desam_lite.study.chapters import dial_sliders, dial_views
-from desam_lite.study.chapters import which_shift_hurts as dial_study
-from desam_lite.study.chapters.which_shift_hurts import EVERY, Shift
+from desam_lite.study.chapters import which_shift_hurts
+from desam_lite.study.chapters.which_shift_hurts import ALL_DIALS, Shift
 from desam_lite.synthetic import phantoms
 from desam_lite.utils.errors import StudyError
 
 
 @pytest.fixture(autouse=True)
 def small_scans(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dial_study, "make_case", lambda site, rng: phantoms.make_case(site, rng, matrix=32))
+    monkeypatch.setattr(
+        which_shift_hurts, "make_case", lambda site, rng: phantoms.make_case(site, rng, matrix=32)
+    )
 
 
 @pytest.fixture
 def shift() -> Shift:
     task: Any = SimpleNamespace(manifest=load_manifest("phantom_prostate"))
-    return dial_study.open_shift(task, "A")
+    return which_shift_hurts.open_shift(task, "A")
 
 
 def run_at(source: str, label: str = "bright") -> Any:
@@ -37,49 +38,49 @@ def run_at(source: str, label: str = "bright") -> Any:
 def test_dials_lead_to_another_hospital_of_a_synthetic_task(shift: Shift) -> None:
     assert (shift.source, shift.target) == ("A", "B")
     with pytest.raises(StudyError, match="both are A"):
-        dial_study.open_shift(shift.task, "A", "A")
+        which_shift_hurts.open_shift(shift.task, "A", "A")
     with pytest.raises(StudyError, match="only a synthetic scanner has dials"):
-        dial_study.open_shift(SimpleNamespace(manifest=load_manifest("prostate")), "A")  # type: ignore[arg-type]
+        which_shift_hurts.open_shift(SimpleNamespace(manifest=load_manifest("prostate")), "A")  # type: ignore[arg-type]
 
 
 def test_all_dials_make_the_other_hospital(shift: Shift) -> None:
-    assert shift.turned({EVERY: 1.0}) == shift.sites[1]
+    assert shift.turned({ALL_DIALS: 1.0}) == shift.sites[1]
     assert shift.turned({}) == shift.sites[0]
     with pytest.raises(StudyError, match="there is no dial 'colour'"):
         shift.turned({"colour": 1.0})
 
 
 def test_a_patient_is_the_same_whatever_the_dial_of_the_scanner(shift: Shift) -> None:
-    plain, noisy = dial_study.scan(shift, 0, {}), dial_study.scan(shift, 0, {"noise": 1.0})
+    plain, noisy = which_shift_hurts.scan(shift, 0, {}), which_shift_hurts.scan(shift, 0, {"noise": 1.0})
     assert np.array_equal(plain.labels, noisy.labels) and not np.array_equal(plain.images, noisy.images)
     assert plain.images.dtype == np.uint8 and plain.labels.max() == 1
-    assert not np.array_equal(plain.labels, dial_study.scan(shift, 1, {}).labels)
+    assert not np.array_equal(plain.labels, which_shift_hurts.scan(shift, 1, {}).labels)
 
 
 def test_each_setting_is_scored_once_and_the_start_is_shared(
     shift: Shift, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scanned, real = [], dial_study.scan
-    monkeypatch.setattr(dial_study, "load_predictor", lambda _: bright_model(name="unet"))
-    monkeypatch.setattr(dial_study, "scan", lambda *a: scanned.append(a[2]) or real(*a))  # type: ignore[func-returns-value]
-    how: dict[str, Any] = {"dials": ["noise", EVERY], "progress": False}
-    first = dial_study.turn_dials([run_at("A")], shift, tmp_path, (0.0, 1.0), 1, **how)
-    assert scanned == [{}, {"noise": 1.0}, {EVERY: 1.0}]
-    again = dial_study.turn_dials([run_at("A")], shift, tmp_path, (0.0, 1.0), 1, **how)
+    scanned, real = [], which_shift_hurts.scan
+    monkeypatch.setattr(which_shift_hurts, "load_predictor", lambda _: bright_model(name="unet"))
+    monkeypatch.setattr(which_shift_hurts, "scan", lambda *a: scanned.append(a[2]) or real(*a))  # type: ignore[func-returns-value]
+    how: dict[str, Any] = {"dials": ["noise", ALL_DIALS], "progress": False}
+    first = which_shift_hurts.turn_dials([run_at("A")], shift, tmp_path, (0.0, 1.0), 1, **how)
+    assert scanned == [{}, {"noise": 1.0}, {ALL_DIALS: 1.0}]
+    again = which_shift_hurts.turn_dials([run_at("A")], shift, tmp_path, (0.0, 1.0), 1, **how)
     assert len(scanned) == 3
     pd.testing.assert_frame_equal(first, again)
     starts = first[first["position"] == 0]
-    assert starts["dial"].tolist() == ["noise", EVERY] and starts["dice"].nunique() == 1
+    assert starts["dial"].tolist() == ["noise", ALL_DIALS] and starts["dice"].nunique() == 1
 
 
 def test_models_of_another_hospital_are_refused(shift: Shift, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="was trained at B: dials start from A"):
-        dial_study.turn_dials([run_at("B")], shift, tmp_path, (0.0,), 1)
+        which_shift_hurts.turn_dials([run_at("B")], shift, tmp_path, (0.0,), 1)
 
 
 def test_a_wrong_position_is_refused_before_anything_is_scanned(shift: Shift, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="from 0 to 1"):
-        dial_study.turn_dials([run_at("A")], shift, tmp_path, (0.0, 3.0), 1, dials=["noise"])
+        which_shift_hurts.turn_dials([run_at("A")], shift, tmp_path, (0.0, 3.0), 1, dials=["noise"])
 
 
 def test_losses_are_paired_by_patient() -> None:
@@ -97,28 +98,29 @@ def test_losses_are_paired_by_patient() -> None:
         for p in range(3)
         for part in (0.0, 0.5, 1.0)
     ]
-    lost = dial_study.losses(pd.DataFrame(rows))
+    lost = which_shift_hurts.changes_by_dial(pd.DataFrame(rows))
     assert lost["value"].to_numpy() == pytest.approx([-0.2] * 3)
 
 
 def test_the_table_tells_both_ends_of_every_dial(shift: Shift) -> None:
-    table = dial_views.dial_table(shift).frame
+    table = which_shift_hurts.dial_table(shift).frame
     assert list(table["dial"]) == [name.replace("_", " ") for name in shift.dials]
     noise = table.set_index("dial").loc["noise"].iloc[0]
     assert noise == "noise 0.1 to 0.22"
 
 
-def test_looks_start_with_the_source_and_end_with_all_dials(shift: Shift) -> None:
-    titles = [one.title for one in dial_views.looks(shift, 0, ["noise", EVERY])]
+def test_images_start_with_the_source_and_end_with_all_dials(shift: Shift) -> None:
+    titles = [example.title for example in which_shift_hurts.show_dials(shift, 0, ["noise", ALL_DIALS])]
     assert titles == ["as A", "noise", "all dials"]
 
 
 def test_sliders_hold_every_dial_and_a_move_changes_the_picture(shift: Shift) -> None:
-    box = dial_sliders.sliders(shift, {"prostate": "#e69f00"})
-    told = [getattr(child, "description", "") for child in box.children]
-    assert told[2:-1] == [name.replace("_", " ") for name in shift.dials]
+    box = which_shift_hurts.sliders(shift, {"prostate": "#e69f00"})
+    names = [getattr(child, "description", "") for child in box.children]
+    assert names[2:-1] == [name.replace("_", " ") for name in shift.dials]
     before, after = (
-        dial_sliders.picture(shift, {"prostate": "#e69f00"}, 0, {"noise": part}) for part in (0.0, 1.0)
+        which_shift_hurts.slider_picture(shift, {"prostate": "#e69f00"}, 0, {"noise": part})
+        for part in (0.0, 1.0)
     )
     assert "as A" in before.alt and "noise 1" in after.alt
 
@@ -128,11 +130,11 @@ def test_the_worst_dial_is_that_of_the_trained_methods(high: float, start: str) 
     rows = [
         ("U-Net", "noise", -0.1),
         ("U-Net", "field_of_view", -0.3),
-        ("U-Net", EVERY, -0.5),
+        ("U-Net", ALL_DIALS, -0.5),
         ("Prior", "noise", -0.9),
     ]
     lost = pd.DataFrame(rows, columns=["label", "dial", "mean"]).assign(low=-0.9, high=high)
-    said = dial_study.say_dials(lost, "A", "B")
+    said = which_shift_hurts.say_dials(lost, "A", "B")
     assert (
         said.startswith(start) and "-30 for U-Net" in said and "all dials turned it is -50 for U-Net" in said
     )
