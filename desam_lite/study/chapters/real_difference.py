@@ -1,6 +1,6 @@
-"""How much a difference between two methods is worth: what would have been seen with fewer seeds, fewer cases, another test.
+"""How much a difference between two methods is worth: with fewer seeds, fewer cases, or another test.
 
-Everything starts from the scores that `results.scores` returns. The methods are compared out of domain, case by case, and a case
+Everything starts from the scores that `statistics.scores` returns. Methods are compared out of domain, case by case, and a case
 counts once however many sources and seeds have scored it.
 """
 
@@ -8,46 +8,41 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, Literal
 
+import matplotlib as mpl
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
-from scipy.stats import ttest_1samp, wilcoxon
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from scipy.stats import permutation_test, ttest_1samp, wilcoxon
 
-from desam_lite.evaluation import statistics as results
-from desam_lite.study.report.style import UNITS
+from desam_lite.evaluation import statistics
+from desam_lite.evaluation.statistics import Floats
+from desam_lite.study.report.style import UNITS, WIDTH, legend, styled
 from desam_lite.utils.errors import StudyError
 
-Floats = npt.NDArray[np.float64]
 TestName = Literal["wilcoxon", "permutation", "t"]
-
-TESTS: dict[TestName, str] = {
-    "wilcoxon": "Wilcoxon's signed-rank test",
-    "permutation": "sign-flip permutation test",
-    "t": "paired t test",
-}
-ALPHA = 0.05
+TESTS: tuple[TestName, ...] = ("wilcoxon", "permutation", "t")
+SIGNIFICANT = 0.05
 """Below this a p value is called significant here, as almost everywhere."""
+
+_SIGN_PATTERNS = 5000  # drawn for the permutation test; with 12 patients or fewer, all patterns are tried
+_SAME, _OTHER = "#0072b2", "#d55e00"
 
 
 def pairs_of(scores: pd.DataFrame, *, control: str = "Prior", most: int = 5) -> list[tuple[str, str]]:
-    """Return every pair of methods but the control, the later of them first.
-
-    Args:
-        scores: Of `results.scores`.
-        control: The method that is left out.
-        most: With more methods than this, only the last of them is compared, with each other one.
+    """Return every pair of methods but the control, the later first; of more than ``most``, the last against each other one.
 
     Raises:
         StudyError: There are no two.
     """
-    learnt = [label for label in scores["label"].unique() if label != control]
-    if len(learnt) < 2:
+    trained = [label for label in scores["label"].unique() if label != control]
+    if len(trained) < 2:
         raise StudyError(
             "a comparison needs two trained methods: name two in methods, and finish their runs."
         )
-    if len(learnt) > most:
-        return [(learnt[-1], label) for label in reversed(learnt[:-1])]
-    return list(combinations(reversed(learnt), 2))
+    if len(trained) > most:
+        return [(trained[-1], label) for label in reversed(trained[:-1])]
+    return list(combinations(reversed(trained), 2))
 
 
 def differences_away(scores: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
@@ -56,7 +51,7 @@ def differences_away(scores: pd.DataFrame, first: str, second: str) -> pd.DataFr
     Raises:
         StudyError: There is none.
     """
-    both = results.paired_differences(scores, first, second).dropna(subset="value")
+    both = statistics.paired_differences(scores, first, second).dropna(subset="value")
     away = both[~both["in_domain"].astype(bool)]
     if away.empty:
         raise StudyError(
@@ -70,49 +65,26 @@ def per_patient(differences: pd.DataFrame) -> Floats:
     return differences.groupby(["target", "case"])["value"].mean().to_numpy(float)
 
 
-def sign_flip_p(values: Floats, *, draws: int = 5000, seed: int = 0) -> float:
-    """Return the two-sided p of the mean under random signs.
+def p_value(values: Floats, test: TestName) -> float:
+    """Return the two-sided p value of one difference per patient; NaN where there is none (one value, or all of them zero).
 
-    If the methods were alike, each difference could as well be its opposite.
-
-    Args:
-        values: One difference per patient.
-        draws: Random sign patterns; all of them are tried instead where there are no more than that.
-        seed: Of the patterns.
-
-    Returns:
-        The share of patterns with a mean at least as far from zero; NaN without a value.
-
-    >>> round(sign_flip_p(np.array([1.0, 2.0, 3.0])), 2)
+    >>> round(p_value(np.array([1.0, 2.0, 3.0]), "permutation"), 2)
     0.25
     """
-    count = len(values)
-    if not count:
-        return float("nan")
-    if 2**count <= draws:
-        bits = (np.arange(2**count)[:, None] >> np.arange(count)) & 1
-        means = np.abs(((2 * bits - 1) * values).mean(axis=1))
-        return float((means >= abs(values.mean()) - 1e-12).mean())
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (draws, count))
-    far = (np.abs((signs * values).mean(axis=1)) >= abs(values.mean()) - 1e-12).sum()
-    return float((far + 1) / (draws + 1))
-
-
-def p_value(values: Floats, test: TestName) -> float:
-    """Return the p value of one test on one difference per patient; NaN where it has none (no value, or all of them zero)."""
     if len(values) < 2 or not np.any(values):
         return float("nan")
-    if test == "permutation":
-        return sign_flip_p(values)
-    found: Any = wilcoxon(values) if test == "wilcoxon" else ttest_1samp(values, 0.0)
-    return float(found.pvalue)
+    if test == "permutation":  # were the methods alike, each difference could as well be its opposite
+        flips: Any = {"permutation_type": "samples", "n_resamples": _SIGN_PATTERNS, "rng": 0}
+        return float(permutation_test((values,), np.mean, vectorized=True, **flips).pvalue)
+    result: Any = wilcoxon(values) if test == "wilcoxon" else ttest_1samp(values, 0.0)
+    return float(result.pvalue)
 
 
 def significance(scores: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """Return the p values of every test for each pair of methods out of domain, each corrected by Holm over the pairs.
 
     Returns:
-        ``first``, ``second``, ``cases``, ``mean``, and for each of `TESTS` its p and its corrected p.
+        ``first``, ``second``, ``cases``, ``mean``, and for each of `TESTS` its p and its corrected p (``<test>_holm``).
     """
     rows = []
     for first, second in pairs:
@@ -120,63 +92,34 @@ def significance(scores: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.D
         row = {"first": first, "second": second, "cases": len(values), "mean": values.mean()}
         rows.append(row | {name: p_value(values, name) for name in TESTS})
     table = pd.DataFrame(rows, columns=["first", "second", "cases", "mean", *TESTS])
-    for name in TESTS:
-        table[f"{name}_holm"] = results.holm(table[name].to_numpy(float))
-    return table
-
-
-def counted_as_independent(differences: pd.DataFrame) -> pd.DataFrame:
-    """Return what Wilcoxon's test says when patients, patients x seeds, or all scored rows are taken for independent.
-
-    Returns:
-        ``counted`` (what a number stands for), ``n``, ``p``. Only the first is right: rows of one patient resemble each other.
-    """
-    units = {
-        "one number per patient": ["target", "case"],
-        "one per patient and seed": ["target", "case", "seed"],
-        "one per patient, seed and source": ["target", "case", "seed", "source"],
-    }
-    rows = []
-    for name, keys in units.items():
-        values = differences.groupby(keys)["value"].mean().to_numpy(float)
-        rows.append({"counted": name, "n": len(values), "p": p_value(values, "wilcoxon")})
-    return pd.DataFrame(rows)
+    corrected = {f"{name}_holm": statistics.holm(table[name].to_numpy(float)) for name in TESTS}
+    return table.assign(**corrected)
 
 
 def small_studies(
     differences: pd.DataFrame, *, seeds: int, cases: int, draws: int = 1000, seed: int = 0
 ) -> Floats:
-    """Return the mean differences that studies with fewer seeds and cases would have reported.
+    """Return the mean differences ``(draws,)`` that studies with fewer seeds and cases would have reported.
 
-    Each study draws, without replacement, ``seeds`` of the seeds of each source and ``cases`` of the cases of each target,
-    and averages by the rule ``sources`` of `results.RULES`.
-
-    Args:
-        differences: Of `differences_away`.
-        seeds: Per source; all of a source with fewer.
-        cases: Per target; all of a target with fewer.
-        draws: Studies.
-        seed: Of the draw.
-
-    Returns:
-        ``(draws,)`` mean differences, first minus second.
+    Each study draws, without replacement, ``seeds`` of the seeds of each source and ``cases`` of the cases of each target
+    (all of them where there are fewer), and averages by the rule ``sources``.
     """
     rng = np.random.default_rng(seed)
-    cube = results.cube_of(differences)
-    case_weights = np.stack(
-        [_chosen(rng, draws, count, cases, cube.values.shape[3]) for count in cube.cases], 1
-    )
+    cube = statistics.cube_of(differences)
+    width = cube.values.shape[3]
+    case_weights = np.stack([_choose(rng, draws, count, cases, width) for count in cube.cases], 1)
     seed_weights = np.zeros((draws, *cube.seeds.shape))
-    for source, there in enumerate(cube.seeds):
-        seed_weights[:, source, there] = _chosen(rng, draws, int(there.sum()), seeds, int(there.sum()))
-    return results.average(cube, "sources", case_weights, seed_weights)
+    for source, present in enumerate(cube.seeds):
+        count = int(present.sum())
+        seed_weights[:, source, present] = _choose(rng, draws, count, seeds, count)
+    return statistics.average(cube, "sources", case_weights, seed_weights)
 
 
-def _chosen(rng: np.random.Generator, draws: int, count: int, wanted: int, width: int) -> Floats:
-    """Return ``(draws, width)``: 1 for ``wanted`` of the first ``count`` places, drawn at random; 0 elsewhere."""
+def _choose(rng: np.random.Generator, draws: int, count: int, size: int, width: int) -> Floats:
+    """Return ``(draws, width)``: 1 for ``size`` of the first ``count`` places, drawn at random; 0 elsewhere."""
     ranks = rng.random((draws, count)).argsort(axis=1).argsort(axis=1)
     chosen = np.zeros((draws, width))
-    chosen[:, :count] = ranks < wanted
+    chosen[:, :count] = ranks < size
     return chosen
 
 
@@ -202,77 +145,46 @@ def flips(
     return pd.DataFrame(rows, columns=["first", "second", "mean", "same_cases", "half_cases"])
 
 
-def widths(differences: pd.DataFrame, *, draws: int = 400, seed: int = 0) -> pd.DataFrame:
+def interval_widths(differences: pd.DataFrame, *, draws: int = 400, seed: int = 0) -> pd.DataFrame:
     """Return how wide the 95 % interval of a difference is with 1, 2, ... seeds and 1, 2, 4, ... cases per target.
 
     It is the range in which 95 % of such studies fall: seeds and cases are drawn with replacement, as in the bootstrap of
-    `results.summarise`, so that the largest study has a width as well.
+    `statistics.summarise`, so that the largest study has a width as well.
 
     Returns:
         ``seeds``, ``cases`` (per target), ``width``: from the 2.5th to the 97.5th percentile.
     """
-    cube = results.cube_of(differences)
+    cube = statistics.cube_of(differences)
     rng = np.random.default_rng(seed)
-    sizes = sorted({2**n for n in range(8) if 2**n < cube.cases.max()} | {int(cube.cases.max())})
+    most = int(cube.cases.max())
+    sizes = sorted({2**n for n in range(8) if 2**n < most} | {most})
     rows = []
-    for n_seeds in range(1, int(cube.seeds.sum(axis=1).max()) + 1):
-        for n_cases in sizes:
-            weights = _resampled(rng, draws, cube, n_seeds, n_cases)
-            low, high = np.nanpercentile(results.average(cube, "sources", *weights), [2.5, 97.5])
-            rows.append({"seeds": n_seeds, "cases": n_cases, "width": float(high - low)})
+    for seeds in range(1, int(cube.seeds.sum(axis=1).max()) + 1):
+        for cases in sizes:
+            case_weights = np.zeros((draws, *cube.values.shape[1::2]))
+            for target, count in enumerate(cube.cases):
+                case_weights[:, target, :count] = _resample(rng, cases, count, draws)
+            seed_weights = np.zeros((draws, *cube.seeds.shape))
+            for source, present in enumerate(cube.seeds):
+                seed_weights[:, source, present] = _resample(rng, seeds, int(present.sum()), draws)
+            means = statistics.average(cube, "sources", case_weights, seed_weights)
+            low, high = np.nanpercentile(means, [2.5, 97.5])
+            rows.append({"seeds": seeds, "cases": cases, "width": float(high - low)})
     return pd.DataFrame(rows)
 
 
-def _resampled(
-    rng: np.random.Generator, draws: int, cube: results.Cube, seeds: int, cases: int
-) -> tuple[Floats, Floats]:
-    case_weights = np.zeros((draws, *cube.values.shape[1::2]))
-    for target, count in enumerate(cube.cases):
-        case_weights[:, target, :count] = rng.multinomial(cases, np.full(count, 1 / count), draws)
-    seed_weights = np.zeros((draws, *cube.seeds.shape))
-    for source, there in enumerate(cube.seeds):
-        count = int(there.sum())
-        seed_weights[:, source, there] = rng.multinomial(seeds, np.full(count, 1 / count), draws)
-    return case_weights, seed_weights
-
-
-def power(values: Floats, sizes: Sequence[int], *, draws: int = 400, seed: int = 0) -> pd.DataFrame:
-    """Return how often a study of n patients would call a difference significant: one that is there, and one that is not.
-
-    Args:
-        values: One difference per patient; studies draw theirs from these, with replacement. For no difference, each drawn value
-            gets a random sign.
-        sizes: Numbers of patients.
-        draws: Studies per size.
-        seed: Of the draw.
-
-    Returns:
-        ``patients``, ``power`` (of a difference as seen), ``false_alarms`` (of none), by Wilcoxon's test at `ALPHA`.
-    """
-    rng = np.random.default_rng(seed)
-    rows = []
-    for size in sizes:
-        drawn = rng.choice(values, (draws, size)) + rng.normal(0, 1e-9, (draws, size))  # no ties, no zeros
-        signed = drawn * rng.choice([-1.0, 1.0], drawn.shape)
-        found = [float((wilcoxon(sample, axis=1).pvalue < ALPHA).mean()) for sample in (drawn, signed)]
-        rows.append({"patients": size, "power": found[0], "false_alarms": found[1]})
-    return pd.DataFrame(rows, columns=["patients", "power", "false_alarms"])
+def _resample(rng: np.random.Generator, size: int, count: int, draws: int) -> Any:
+    """Return ``(draws, count)``: how often each of ``count`` is in a sample of ``size``, drawn with replacement."""
+    return rng.multinomial(size, np.full(count, 1 / count), draws)
 
 
 def ballot(
     differences: pd.DataFrame, names: tuple[str, str], *, cases: int = 4, studies: int = 3, seed: int = 0
 ) -> pd.DataFrame:
-    """Return small studies for a class to vote on: one seed and a few patients each, the methods called X and Y.
-
-    Args:
-        differences: Of `differences_away`.
-        names: The methods, first and second; which of them is X is drawn.
-        cases: Patients per study.
-        studies: How many.
-        seed: Of the draw.
+    """Return small studies for a class to vote on: one seed and a few patients each, the two methods called X and Y.
 
     Returns:
-        ``study``, ``trained on``, ``seed``, ``patients``, ``X - Y`` (mean), ``X better on``; `unmask` tells who X is.
+        ``study``, ``trained on``, ``seed``, ``patients``, ``mean`` (X - Y), ``X better on``; `unmask` names X.
     """
     rng = np.random.default_rng(seed)
     sign = 1.0 if unmask(names, seed=seed)["X"] == names[0] else -1.0
@@ -294,7 +206,7 @@ def unmask(names: tuple[str, str], *, seed: int = 0) -> Mapping[str, str]:
 
 
 def say_difference(table: pd.DataFrame, flipped: pd.DataFrame, *, metric: str = "dice") -> str:
-    """Answer in one sentence which differences are more than chance, and what one seed would have said.
+    """Say which differences are more than chance, and which winner one seed would have missed most often.
 
     Args:
         table: Of `significance`.
@@ -304,18 +216,131 @@ def say_difference(table: pd.DataFrame, flipped: pd.DataFrame, *, metric: str = 
     _, factor = UNITS[metric]
     if table.empty:
         return "There is no answer yet: no two methods have been scored on the same cases out of domain."
-    sure = table[table["wilcoxon_holm"] < ALPHA]
+    sure = int((table["wilcoxon_holm"] < SIGNIFICANT).sum())
     verdict = (
         "Every difference is more than chance"
-        if len(sure) == len(table)
+        if sure == len(table)
         else "Some differences are more than chance"
-        if len(sure)
+        if sure
         else "No difference was seen to be more than chance"
     )
     worst = flipped.iloc[int(flipped["half_cases"].to_numpy().argmax())]
     pair = f"{worst['first']} against {worst['second']} ({worst['mean'] * factor:+.1f})"
     return (
-        f"**{verdict}**: of {len(table)} comparisons out of domain, {len(sure)} have a corrected p below {ALPHA:.2f}. "
+        f"**{verdict}**: of {len(table)} comparisons out of domain, {sure} have a corrected p below {SIGNIFICANT:.2f}. "
         f"The least certain winner is that of {pair}: with one seed and half of the patients, "
         f"{worst['half_cases']:.0%} of the studies would have named the other."
     )
+
+
+def draw_widths(widths: pd.DataFrame, *, metric: str = "dice") -> Figure:
+    """Draw how wide the interval of a difference is with more cases per target, a line per number of seeds."""
+    title, factor = UNITS[metric]
+    counts = sorted(widths["seeds"].unique())
+    shades = mpl.colormaps["viridis"](np.linspace(0.75, 0.1, len(counts)))
+    with styled():
+        figure = Figure((WIDTH, 3.4), layout="constrained")
+        ax = figure.subplots()
+        for count, color in zip(counts, shades, strict=True):
+            own = widths[widths["seeds"] == count]
+            name = f"{count} {'seed' if count == 1 else 'seeds'}"
+            ax.plot(own["cases"], own["width"] * factor, "o-", color=color, lw=1.8, ms=5, label=name)
+        ax.set_xscale("log", base=2)
+        sizes = sorted(widths["cases"].unique())
+        ax.set_xticks(sizes, [str(size) for size in sizes])
+        ax.minorticks_off()
+        ax.set_ylim(bottom=0)
+        ax.set(xlabel="cases per target", ylabel=f"width of the 95 % interval\n{title}")
+        ax.grid(axis="y")
+        figure.legend(loc="outside upper center", ncols=min(5, len(counts)))
+    return figure
+
+
+def draw_widths_alt(widths: pd.DataFrame, *, metric: str = "dice") -> str:
+    """Say what `draw_widths` shows: the widest and the narrowest interval."""
+    title, factor = UNITS[metric]
+    ends = [
+        f"{row['width'] * factor:.1f} with {row['seeds']:.0f} seed(s) and {row['cases']:.0f} case(s) per target"
+        for row in (widths.iloc[0], widths.iloc[-1])
+    ]
+    return f"Width of the 95 % interval of a difference in {title}: {' to '.join(ends)}."
+
+
+def draw_studies(
+    studies: Mapping[str, Floats], whole: Mapping[str, float], *, metric: str = "dice"
+) -> Figure:
+    """Draw what many small studies would have reported, a row per comparison, with the mean of all seeds and cases.
+
+    Args:
+        studies: Comparison -> mean differences of `small_studies`.
+        whole: Comparison -> mean difference of everything.
+        metric: Names the axis.
+    """
+    title, factor = UNITS[metric]
+    with styled():
+        figure = Figure((WIDTH, 1.3 + 0.6 * len(studies)), layout="constrained")
+        ax = figure.subplots()
+        jitter = np.random.default_rng(0)
+        for row, (name, reported) in enumerate(studies.items()):
+            other = np.sign(reported) != np.sign(whole[name])
+            heights = row + jitter.uniform(-0.28, 0.28, len(reported))
+            for chosen, color in ((~other, _SAME), (other, _OTHER)):
+                dots = {"ms": 2.5, "color": color, "alpha": 0.5, "mew": 0}
+                ax.plot(reported[chosen] * factor, heights[chosen], ".", **dots)
+            ax.plot([whole[name] * factor] * 2, [row - 0.36, row + 0.36], color="black", lw=2)
+            share = {"transform": ax.get_yaxis_transform(), "va": "center", "color": _OTHER}
+            ax.text(1.01, row, f"{other.mean():.0%}", **share)
+        ax.axvline(0, color="#666666", lw=1)
+        ax.set_yticks(range(len(studies)), list(studies))
+        ax.set_ylim(len(studies) - 0.45, -0.55)
+        ax.set_xlabel(f"difference in {title} that a small study reports")
+        ax.tick_params(axis="y", length=0)
+        dots = (("same winner", _SAME), ("other winner", _OTHER))
+        marks = [Line2D([], [], color=color, marker=".", ls="none", ms=8, label=name) for name, color in dots]
+        legend(figure, [*marks, Line2D([], [], color="black", lw=2, label="all seeds and cases")])
+    return figure
+
+
+def draw_studies_alt(
+    studies: Mapping[str, Floats], whole: Mapping[str, float], *, metric: str = "dice"
+) -> str:
+    """Say what `draw_studies` shows: for each comparison the whole, the range of small studies, and how many differ."""
+    title, factor = UNITS[metric]
+    parts = [
+        f"{' '.join(name.split())} {whole[name] * factor:+.1f}, small studies {reported.min() * factor:+.1f} to "
+        f"{reported.max() * factor:+.1f}, {(np.sign(reported) != np.sign(whole[name])).mean():.0%} with the other winner"
+        for name, reported in studies.items()
+    ]
+    return f"Differences in {title} reported by small studies, a row per comparison: {'; '.join(parts)}."
+
+
+def draw_power(powers: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw how often studies call a difference significant, a line per comparison; dashed where there is none to detect.
+
+    Args:
+        powers: Comparison -> ``patients``, ``power``, ``false_alarms``.
+    """
+    shades = mpl.colormaps["viridis"](np.linspace(0.05, 0.8, len(powers)))
+    with styled():
+        figure = Figure((WIDTH, 3.4 + 0.25 * len(powers)), layout="constrained")
+        ax = figure.subplots()
+        for (name, frame), color in zip(powers.items(), shades, strict=True):
+            patients, power, alarms = (frame[column] for column in ("patients", "power", "false_alarms"))
+            ax.plot(patients, power * 100, "o-", color=color, ms=5, lw=1.8, label=name)
+            ax.plot(patients, alarms * 100, "o--", color=color, ms=3, lw=1, mfc="white")
+        ax.axhline(SIGNIFICANT * 100, color="#666666", lw=1, ls=":")
+        ax.set(ylim=(0, 102), xlabel="patients", ylabel="studies that call it significant (%)")
+        ax.grid(axis="y")
+        figure.legend(loc="outside upper left")
+    return figure
+
+
+def draw_power_alt(powers: Mapping[str, pd.DataFrame]) -> str:
+    """Say what `draw_power` shows: power at the smallest and the largest size, and the false alarms."""
+    parts = [
+        f"{' '.join(name.split())} {frame['power'].iloc[0]:.0%} with {frame['patients'].iloc[0]:.0f} patients, "
+        f"{frame['power'].iloc[-1]:.0%} with {frame['patients'].iloc[-1]:.0f}, "
+        f"false alarms at most {frame['false_alarms'].max():.0%}"
+        for name, frame in powers.items()
+    ]
+    return f"Share of studies that call a difference significant: {'; '.join(parts)}."
