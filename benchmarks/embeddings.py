@@ -22,7 +22,7 @@ from tqdm import tqdm
 from desam_lite.data.embedding_files import Format
 from desam_lite.data.embeddings import EmbeddingStore
 from desam_lite.data.slices import SliceStore
-from desam_lite.model.desam import build_desam
+from desam_lite.model.build import build_desam
 from desam_lite.model.prompts import ImageEmbeddings
 from desam_lite.model.sam import BACKBONES
 

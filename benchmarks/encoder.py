@@ -12,7 +12,8 @@ from common import Cost, Options, read_options, write_result
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from desam_lite.model.desam import DeSAM, build_desam
+from desam_lite.model.build import build_desam
+from desam_lite.model.desam import DeSAM
 from desam_lite.model.sam import BackboneSpec
 
 NOTE = (

@@ -13,7 +13,8 @@ import torch
 from common import Cost, Options, read_options, write_result
 from tqdm import tqdm
 
-from desam_lite.model.desam import DeSAM, build_desam
+from desam_lite.model.build import build_desam
+from desam_lite.model.desam import DeSAM
 from desam_lite.model.predictor import GridSettings, Prediction, point_grid, predict_slice
 from desam_lite.model.prompts import ImageEmbeddings, Prompts
 from desam_lite.model.resize import unfit_square

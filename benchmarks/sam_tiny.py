@@ -26,7 +26,7 @@ from desam_lite.data.manifest import list_manifests
 from desam_lite.data.slices import CaseSlices
 from desam_lite.data.tasks import Task, open_task
 from desam_lite.evaluation import statistics as results
-from desam_lite.model.desam import build_desam
+from desam_lite.model.build import build_desam
 from desam_lite.model.names import RANDOM_WEIGHTS, SHIPPED_WEIGHTS
 from desam_lite.model.resize import fit_square
 from desam_lite.model.sam import get_backbone, preprocess

@@ -21,7 +21,8 @@ from desam_lite.data.embedding_files import Format
 from desam_lite.data.embeddings import EmbeddingStore
 from desam_lite.data.slices import CaseSlices, SliceStore
 from desam_lite.methods.desam import DeSAMMethod
-from desam_lite.model.desam import DeSAM, build_desam
+from desam_lite.model.build import build_desam
+from desam_lite.model.desam import DeSAM
 from desam_lite.model.predictor import GridSettings
 from desam_lite.model.prompts import ImageEmbeddings, Prompts
 from desam_lite.training.loop import TrainSettings, make_fabric, train_epoch

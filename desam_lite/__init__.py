@@ -8,10 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from desam_lite.model.desam import DeSAM, build_desam
+    from desam_lite.model.build import build_desam
+    from desam_lite.model.desam import DeSAM
     from desam_lite.model.prompts import ImageEmbeddings, Prompts
 
-_HOME = {"DeSAM": "desam", "build_desam": "desam", "ImageEmbeddings": "prompts", "Prompts": "prompts"}
+_HOME = {"DeSAM": "desam", "build_desam": "build", "ImageEmbeddings": "prompts", "Prompts": "prompts"}
 __all__ = ["DeSAM", "ImageEmbeddings", "Prompts", "build_desam"]
 
 

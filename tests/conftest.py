@@ -13,7 +13,7 @@ from desam_lite.data.embeddings import EmbeddingStore, fill_store
 from desam_lite.data.geometry import Geometry, from_slices
 from desam_lite.data.nifti import write_mask, write_volume
 from desam_lite.data.tasks import Task, open_task
-from desam_lite.model.desam import build_desam
+from desam_lite.model.build import build_desam
 
 ROOT = Path(__file__).resolve().parents[1]
 

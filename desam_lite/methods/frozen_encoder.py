@@ -7,6 +7,7 @@ import torch
 from desam_lite.data.embeddings import EmbeddingStore, fill_store
 from desam_lite.data.slices import SliceStore
 from desam_lite.methods.run_spec import RunSpec
+from desam_lite.model.build import build_desam
 from desam_lite.model.checkpoints import (
     check_checkpoint,
     check_sam,
@@ -14,10 +15,10 @@ from desam_lite.model.checkpoints import (
     load_sam,
     random_weights,
 )
-from desam_lite.model.desam import DeSAM, build_desam
+from desam_lite.model.desam import DeSAM
 from desam_lite.model.names import RANDOM_WEIGHTS
 from desam_lite.model.prompted_sam import FROZEN_SEED
-from desam_lite.model.sam_decoder import CoupledSAM
+from desam_lite.model.sam_decoder import SAM
 from desam_lite.model.weights import find_weights, weights_sha256
 
 
@@ -43,7 +44,7 @@ def check_weights(spec: RunSpec, n_organs: int) -> None:
     if spec.backbone is not None and weights is not None:
         with torch.device("meta"):
             model = DeSAM(spec.backbone, spec.variant, n_organs) if spec.variant else None
-            sam = CoupledSAM(spec.backbone, n_organs) if model is None else None
+            sam = SAM(spec.backbone, n_organs) if model is None else None
         if model is not None:
             check_checkpoint(model, weights)
         if sam is not None:
@@ -66,7 +67,7 @@ def build_model(spec: RunSpec, n_organs: int) -> DeSAM:
     return model
 
 
-def build_sam(spec: RunSpec, n_organs: int, *, seed: int | None = None) -> CoupledSAM:
+def build_sam(spec: RunSpec, n_organs: int, *, seed: int | None = None) -> SAM:
     """Build the SAM of a run, with its own decoder, filled as the specification says.
 
     Without a checkpoint the decoder's weights are named by ``seed``, or by that of the encoders if there is none.
@@ -75,7 +76,7 @@ def build_sam(spec: RunSpec, n_organs: int, *, seed: int | None = None) -> Coupl
         StudyError: The weights cannot be read or do not fit.
     """
     assert spec.backbone is not None
-    model = CoupledSAM(spec.backbone, n_organs, FROZEN_SEED if seed is None else seed)
+    model = SAM(spec.backbone, n_organs, FROZEN_SEED if seed is None else seed)
     weights = _file_of(spec)
     if weights is not None:
         load_sam(model, weights)

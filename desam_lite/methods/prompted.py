@@ -15,8 +15,9 @@ from torch import nn
 from desam_lite.data.datasets import Batch
 from desam_lite.data.embeddings import AT_ONCE, ReadEmbeddings
 from desam_lite.methods.run_spec import RunSpec
-from desam_lite.model.oracle_prompts import OracleMode, oracle_prompts, tight_box
-from desam_lite.model.predictor import GridSettings, PromptMode, predict_prompted, predict_slice
+from desam_lite.model.names import OracleMode, PromptMode
+from desam_lite.model.oracle_prompts import oracle_prompts, tight_box
+from desam_lite.model.predictor import GridSettings, predict_prompted, predict_slice
 from desam_lite.model.prompted_sam import PromptedSAM
 from desam_lite.model.prompts import ImageEmbeddings, Prompts
 from desam_lite.training.method import Method, SlicePrediction, combine_organs, mask_loss
@@ -103,7 +104,7 @@ class PromptedMethod(Method):
     def __init__(
         self,
         model: PromptedSAM,
-        mode: PromptMode | OracleMode,
+        mode: PromptMode,
         grid: GridSettings,
         judge: IoULoss | None = None,
     ):

@@ -15,12 +15,13 @@ from desam_lite.methods.model_card import read_card
 from desam_lite.methods.prior import Prior
 from desam_lite.methods.prompted import PromptedMethod, each_slice, grid_settings
 from desam_lite.methods.run_spec import RunSpec
-from desam_lite.model.automatic_masks import automatic_masks, draw_on_slice
+from desam_lite.model.automatic_masks import automatic_masks, decode_on_slice
 from desam_lite.model.checkpoints import frozen_file, load_sam
-from desam_lite.model.oracle_prompts import OracleMode, oracle_prompts
-from desam_lite.model.predictor import GridSettings, PromptMode, sigmoid
+from desam_lite.model.names import OracleMode, PromptMode
+from desam_lite.model.oracle_prompts import oracle_prompts
+from desam_lite.model.predictor import GridSettings, sigmoid
 from desam_lite.model.prompts import ImageEmbeddings, Prompts
-from desam_lite.model.sam_decoder import CoupledSAM
+from desam_lite.model.sam_decoder import SAM
 from desam_lite.training.method import TENSORS, Predictor, SlicePrediction, combine_organs
 
 Floats = npt.NDArray[np.float32]
@@ -47,7 +48,7 @@ class SAMFinetuned(PromptedMethod):
         "Adam without weight decay and the loss, schedule and selection of all methods here; MedSAM takes AdamW",
     )
 
-    model: CoupledSAM
+    model: SAM
 
     @classmethod
     def build(cls, spec: RunSpec, n_organs: int, cases: Sequence[CaseSlices]) -> Self:
@@ -92,7 +93,7 @@ class SAMZeroShot(Predictor):
         "one mask is chosen for each organ, by the source's mean label",
     )
 
-    def __init__(self, model: CoupledSAM, mode: PromptMode | OracleMode, grid: GridSettings, prior: Prior):
+    def __init__(self, model: SAM, mode: PromptMode, grid: GridSettings, prior: Prior):
         self.model, self.mode, self.grid, self.prior = model, mode, grid, prior
         self.encoder, self.oracle = model, mode in get_args(OracleMode)
         model.requires_grad_(False).eval()
@@ -127,9 +128,9 @@ class SAMZeroShot(Predictor):
             found = automatic_masks(self.model, emb, size, self.grid)
             return found.logits, found.iou
         whole = Prompts.whole_image()
-        iou = self.model.draw(emb, whole).iou
-        assert iou is not None
-        return draw_on_slice(self.model, emb, whole, size)[0].cpu().numpy(), iou[0].cpu().numpy()
+        out = decode_on_slice(self.model, emb, whole, size)
+        assert out.iou is not None
+        return out.mask_logits[0].cpu().numpy(), out.iou[0].cpu().numpy()
 
     @torch.no_grad()
     def predict_oracle(
@@ -154,11 +155,10 @@ class SAMZeroShot(Predictor):
         """Return probability ``(H, W)`` and predicted IoU of what one prompt asks for."""
         if prompt is None:
             return np.zeros(size, np.float32), 0.0
-        judged = self.model.draw(emb, prompt).iou
-        assert judged is not None
-        best = 0 if self.mode == "box_oracle" else 1 + int(judged[0, 1:].argmax())
-        logits = draw_on_slice(self.model, emb, prompt, size)[0, best]
-        return sigmoid(logits.cpu().numpy()), float(judged[0, best])
+        out = decode_on_slice(self.model, emb, prompt, size)
+        assert out.iou is not None
+        best = 0 if self.mode == "box_oracle" else 1 + int(out.iou[0, 1:].argmax())
+        return sigmoid(out.mask_logits[0, best].cpu().numpy()), float(out.iou[0, best])
 
     @property
     def _device(self) -> torch.device:
@@ -174,7 +174,7 @@ class SAMZeroShot(Predictor):
         self.prior.load(directory)
 
 
-def load_frozen(model: CoupledSAM, directory: Path) -> None:
+def load_frozen(model: SAM, directory: Path) -> None:
     """Fill SAM with the weights that the card of a run names; the random ones every model is built with.
 
     Raises:

@@ -18,14 +18,14 @@ from desam_lite.methods.sam_baselines import load_frozen
 from desam_lite.model.lora import add_lora, encode_for_training
 from desam_lite.model.resize import unfit_square
 from desam_lite.model.sam import encode_levels, preprocess
-from desam_lite.model.sam_decoder import CoupledSAM
+from desam_lite.model.sam_decoder import SAM
 from desam_lite.training.method import Method, SlicePrediction, mask_loss, unjudged
 
 
 class _Network(nn.Module):
     """SAM from pixels to masks with its default prompt, which is none: no token, and SAM's map for "no mask given"."""
 
-    def __init__(self, model: CoupledSAM):
+    def __init__(self, model: SAM):
         super().__init__()
         self.model = model
 
@@ -38,7 +38,7 @@ class _Network(nn.Module):
             neck = encode_levels(model.image_encoder, pixels, ())[1]
         sparse = neck.new_zeros(len(neck), 0, neck.shape[1])
         dense = model.prompt_encoder.no_mask_embed.weight[:, :, None, None]
-        return model.draw_encoded(neck, sparse, dense, model.n_classes).mask_logits
+        return model.predict_masks(neck, sparse, dense, model.n_classes).mask_logits
 
 
 class SAMed(Method):
@@ -67,7 +67,7 @@ class SAMed(Method):
     )
     inputs = "pixels"
 
-    def __init__(self, model: CoupledSAM, rank: int, seed: int):
+    def __init__(self, model: SAM, rank: int, seed: int):
         self.model = model
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -1,7 +1,7 @@
-"""SAM asked everywhere: a grid of points, three guesses at each, and of these the masks that are good and not yet there.
+"""SAM's masks of everything in a slice: three guesses at each point of a grid, and of these the good ones that are not there yet.
 
 The filters are those of segment-anything's ``SamAutomaticMaskGenerator`` (predicted IoU, stability, non-maximum suppression), on
-embeddings that are at hand. All guesses are judged before any is drawn, and only points with a good guess are drawn.
+embeddings that are at hand. All guesses are scored before any is decoded, and only points with a good guess are decoded.
 """
 
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ import torch
 from segment_anything.utils.amg import batched_mask_to_box, calculate_stability_score
 from torchvision.ops import nms
 
-from desam_lite.model.fast_iou import score_many
-from desam_lite.model.predictor import GridSettings, point_grid
-from desam_lite.model.prompts import ImageEmbeddings, Prompts
+from desam_lite.model.fast_iou import predict_iou
+from desam_lite.model.predictor import GridSettings, point_grid, single_points
+from desam_lite.model.prompts import Decoded, ImageEmbeddings, Prompts
 from desam_lite.model.resize import scaled_size, unfit_square
-from desam_lite.model.sam_decoder import SAM_MASKS, CoupledSAM
+from desam_lite.model.sam_decoder import SAM, SAM_MASKS
 
 OVERLAP = 0.7
 """Boxes that overlap more are of the same thing: the mask with the higher predicted IoU stays."""
-
-_DRAWN_AT_ONCE = 16
+_SCORE_OFFSET = 1.0  # of the logits, as there
+_DECODED_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Candidates:
 
 @torch.no_grad()
 def automatic_masks(
-    model: CoupledSAM, embeddings: ImageEmbeddings, size: tuple[int, int], settings: GridSettings
+    model: SAM, embeddings: ImageEmbeddings, size: tuple[int, int], settings: GridSettings
 ) -> Candidates:
-    """Find everything in one slice.
+    """Predict the masks of everything in one slice.
 
     Args:
         model: In evaluation mode.
@@ -55,46 +55,37 @@ def automatic_masks(
         The masks that pass all filters; possibly none.
     """
     height, width = scaled_size(size, model.image_size)
-    points = point_grid(settings.points_per_side, width, height)
-    scores = _judge(model, embeddings, points, settings.batch)  # (P, 3)
+    points = point_grid(settings.points_per_side, width, height).to(embeddings.neck.device)
+    scores = _score_guesses(model, embeddings, points, settings.batch)  # (P, 3)
     good = scores > settings.iou_threshold if settings.iou_threshold > 0 else torch.ones_like(scores) > 0
-    promising = good.any(1).nonzero()[:, 0]
-    kept: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-    for some in torch.split(promising, _DRAWN_AT_ONCE):
-        logits = draw_on_slice(model, embeddings, _single(points[some]), size)[:, 1:]
-        chosen, guess = good[some].nonzero(as_tuple=True)
-        drawn = logits[chosen, guess]
-        stability = calculate_stability_score(drawn, 0.0, 1.0).nan_to_num(0.0)  # an empty mask has none
-        steady = stability >= settings.stability_threshold
-        kept.append((drawn[steady], scores[some][chosen, guess][steady], points[some][chosen][steady]))
-    if not kept:
-        return _nothing(size)
-    found, iou, places = (torch.cat(part) for part in zip(*kept, strict=True))
-    if not len(found):
-        return _nothing(size)
-    best = nms(batched_mask_to_box(found > 0).float(), iou, OVERLAP)
-    return Candidates(*(part[best].cpu().numpy() for part in (found, iou, places)))
+    logits, iou, places = [scores.new_zeros(0, *size)], [scores.new_zeros(0)], [points.new_zeros(0, 2)]
+    for part in torch.split(good.any(1).nonzero()[:, 0], _DECODED_AT_ONCE):
+        guesses = decode_on_slice(model, embeddings, single_points(points[part]), size).mask_logits[:, 1:]
+        row, guess = good[part].nonzero(as_tuple=True)
+        masks = guesses[row, guess]
+        stability = calculate_stability_score(masks, 0.0, _SCORE_OFFSET).nan_to_num(
+            0.0
+        )  # an empty mask has none
+        stable = stability >= settings.stability_threshold
+        logits.append(masks[stable])
+        iou.append(scores[part][row, guess][stable])
+        places.append(points[part][row][stable])
+    candidates = torch.cat(logits), torch.cat(iou), torch.cat(places)
+    best = nms(batched_mask_to_box(candidates[0] > 0).float(), candidates[1], OVERLAP)
+    return Candidates(*(values[best].cpu().numpy() for values in candidates))
 
 
 @torch.no_grad()
-def draw_on_slice(
-    model: CoupledSAM, embeddings: ImageEmbeddings, prompts: Prompts, size: tuple[int, int]
-) -> torch.Tensor:
-    """Draw SAM's four masks of B prompts: logits ``(B, 4, H, W)`` on the grid of the slice."""
-    logits = model.draw(embeddings, prompts).mask_logits.float()
-    return unfit_square(logits, size, model.image_size)
+def decode_on_slice(
+    model: SAM, embeddings: ImageEmbeddings, prompts: Prompts, size: tuple[int, int]
+) -> Decoded:
+    """Predict SAM's four masks of B prompts: logits ``(B, 4, H, W)`` on the grid of the slice, and IoU ``(B, 4)``."""
+    out = model.decode(embeddings, prompts, n_masks=SAM_MASKS)
+    return Decoded(unfit_square(out.mask_logits.float(), size, model.image_size), out.iou)
 
 
-def _judge(model: CoupledSAM, embeddings: ImageEmbeddings, points: torch.Tensor, batch: int) -> torch.Tensor:
+def _score_guesses(model: SAM, embeddings: ImageEmbeddings, points: torch.Tensor, batch: int) -> torch.Tensor:
     """Predict the IoU of the three guesses at each point: ``(P, 3)``, on the device of the embeddings."""
-    sparse, dense = model.encode_prompts(_single(points), embeddings.neck.device)
-    position = model.prompt_encoder.get_dense_pe()
-    return score_many(model.judge_of(SAM_MASKS), embeddings.neck, position, sparse, dense[:1], batch)[:, 1:]
-
-
-def _single(points: torch.Tensor) -> Prompts:
-    return Prompts.points(points[:, None], torch.ones(len(points), 1))
-
-
-def _nothing(size: tuple[int, int]) -> Candidates:
-    return Candidates(np.zeros((0, *size), np.float32), np.zeros(0, np.float32), np.zeros((0, 2), np.float32))
+    sparse, dense = model.encode_prompts(single_points(points), embeddings.neck.device)
+    shared = (embeddings.neck, model.prompt_encoder.get_dense_pe(), dense[:1])
+    return predict_iou(*model.iou_modules(), *shared, sparse, batch)[:, 1:SAM_MASKS]

@@ -19,7 +19,7 @@ from desam_lite.model.desam import DeSAM
 from desam_lite.model.names import RANDOM_WEIGHTS
 from desam_lite.model.prompted_sam import FROZEN_SEED, PromptedSAM
 from desam_lite.model.sam import BACKBONES, get_backbone
-from desam_lite.model.sam_decoder import CoupledSAM
+from desam_lite.model.sam_decoder import SAM
 from desam_lite.model.shipped import SHIPPED
 from desam_lite.model.weights import find_weights, parse_weights, read_tensors, weights_sha256
 from desam_lite.utils.errors import StudyError
@@ -100,7 +100,7 @@ def check_checkpoint(model: DeSAM, path: Path | str) -> None:
     _plan(model, path, True, ())
 
 
-def load_sam(model: CoupledSAM, path: Path | str) -> None:
+def load_sam(model: SAM, path: Path | str) -> None:
     """Fill SAM with its own decoder from SAM's checkpoint: both encoders and the mask decoder; what LoRA adds stays as it is.
 
     Where K is larger than SAM's four masks, the further tokens and their networks stay as they were.
@@ -113,7 +113,7 @@ def load_sam(model: CoupledSAM, path: Path | str) -> None:
         own[name][: len(value)].copy_(value)
 
 
-def check_sam(model: CoupledSAM, path: Path | str) -> None:
+def check_sam(model: SAM, path: Path | str) -> None:
     """Check that a file holds SAM with its mask decoder and fits a model, as `check_checkpoint` does.
 
     Raises:
@@ -122,7 +122,7 @@ def check_sam(model: CoupledSAM, path: Path | str) -> None:
     _plan_sam(model, path)
 
 
-def _plan_sam(model: CoupledSAM, text: Path | str) -> dict[str, torch.Tensor]:
+def _plan_sam(model: SAM, text: Path | str) -> dict[str, torch.Tensor]:
     path = find_weights(text)
     own = {name: name for name in model.state_dict() if not re.search(_NOT_IN_SAM, name)}
     return _fit(model, path, read_tensors(path), own, fewer_rows=_MASK_ROWS)

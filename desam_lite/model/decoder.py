@@ -1,4 +1,4 @@
-"""The trained half: PRIM judges the prompt, PDMM draws the mask (Gao et al., MICCAI 2024, section 2 and figure 2)."""
+"""The trained half: PRIM scores the prompt, PDMM predicts the mask (Gao et al., MICCAI 2024, section 2 and figure 2)."""
 
 from typing import NamedTuple
 
@@ -9,11 +9,13 @@ from torch import nn
 
 from desam_lite.model.sam import BackboneSpec
 
-_SQUEEZE = 16  # reduction of the squeeze-and-excitation
+_SQUEEZE = 16  # reduction of the squeeze-and-excitation, as in the public code
+_SLOPE = 0.01  # of the leaky rectifier below zero, as in the public code
+_MASK_TOKENS, _IOU_HIDDEN = 4, 256  # SAM's, from whose decoder PRIM starts
 
 
 class Context(NamedTuple):
-    """What PDMM knows of an image before any prompt.
+    """What PDMM computes of an image before any prompt.
 
     Attributes:
         coarse: ``(B, P0, h, w)``, from the deepest level.
@@ -44,12 +46,12 @@ class SqueezeResidualBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(B, inputs, h, w)`` to ``(B, outputs, h, w)``."""
-        y = _act(_norm(self.conv1(x)))
+        y = _act(_norm(self.conv1(x)))  # (B, outputs, h, w)
         y = _norm(self.conv2(y))
         # As published, the squeeze comes after the norm: it sees means of zero, so that every channel is weighted by one half.
         weight = self.excite(torch.relu(self.squeeze(y.mean((2, 3))))).sigmoid()  # (B, outputs)
-        kept = x if self.shortcut is None else _norm(self.shortcut(x))
-        return _act(y * weight[:, :, None, None] + kept)
+        shortcut = x if self.shortcut is None else _norm(self.shortcut(x))
+        return _act(y * weight[:, :, None, None] + shortcut)
 
 
 def _norm(x: torch.Tensor) -> torch.Tensor:
@@ -57,7 +59,7 @@ def _norm(x: torch.Tensor) -> torch.Tensor:
 
 
 def _act(x: torch.Tensor) -> torch.Tensor:
-    return nn.functional.leaky_relu(x, 0.01)
+    return nn.functional.leaky_relu(x, _SLOPE)
 
 
 def _double(inputs: int, outputs: int) -> nn.ConvTranspose2d:
@@ -75,9 +77,9 @@ class ContextBranch(nn.Module):
 
     def forward(self, level: torch.Tensor) -> torch.Tensor:
         """Map ``(B, C, h, w)`` to ``(B, outputs, h * 2^doublings, w * 2^doublings)``."""
-        x: torch.Tensor = self.first(level)
+        x: torch.Tensor = self.first(level)  # (B, outputs, h, w)
         for double, block in zip(self.doubles, self.blocks, strict=True):
-            x = block(double(x))
+            x = block(double(x))  # twice as high and wide each time
         return x
 
 
@@ -96,11 +98,11 @@ class UpStep(nn.Module):
 
 
 class PDMM(nn.Module):
-    """Prompt-decoupled mask module: draws the masks from the encoder's levels, with or without the mask embedding.
+    """Prompt-decoupled mask module: predicts the masks from the encoder's levels, with or without the mask embedding.
 
     Args:
         spec: Sizes.
-        n_classes: K, masks drawn.
+        n_classes: K, masks predicted.
         fusion: Whether PRIM's mask embedding is joined to the coarse context.
     """
 
@@ -119,7 +121,7 @@ class PDMM(nn.Module):
         return Context(*(branch(level) for branch, level in zip(self.context, reversed(levels), strict=True)))
 
     def forward(self, context: Context, mask_embedding: torch.Tensor | None) -> torch.Tensor:
-        """Draw the masks.
+        """Predict the masks.
 
         Args:
             context: Of batch B, or 1 for many prompts on one image.
@@ -130,7 +132,9 @@ class PDMM(nn.Module):
         """
         count = len(context.coarse) if mask_embedding is None else len(mask_embedding)
         coarse, middle, fine = (m.expand(count, -1, -1, -1) for m in context)
-        joined = coarse if mask_embedding is None else torch.cat([mask_embedding, coarse], dim=1)
+        joined = (
+            coarse if mask_embedding is None else torch.cat([mask_embedding, coarse], dim=1)
+        )  # (B, 256 + P0, h, w)
         x = self.fusion(joined)  # (B, P0, h, w)
         x = self.up[0](x, middle)  # (B, P1, 2h, 2w)
         x = self.up[1](x, fine)  # (B, P2, 4h, 4w)
@@ -139,12 +143,12 @@ class PDMM(nn.Module):
 
 
 class PRIM(nn.Module):
-    """Prompt-relevant IoU module: SAM's two-way transformer, which judges the prompt and yields the mask embedding.
+    """Prompt-relevant IoU module: SAM's two-way transformer, which yields the predicted IoU and the mask embedding.
 
     Args:
         spec: Sizes.
         n_classes: K, organs whose IoU is predicted.
-        iou_head: Whether it judges at all.
+        iou_head: Whether it predicts IoU at all.
     """
 
     def __init__(self, spec: BackboneSpec, n_classes: int, *, iou_head: bool):
@@ -158,9 +162,15 @@ class PRIM(nn.Module):
             attention_downsample_rate=spec.prim_downsample,
         )
         self.iou_token = nn.Embedding(1, spec.neck)
-        self.mask_tokens = nn.Embedding(4, spec.neck)
-        # SAM's head has four outputs; the published model uses the first alone.
-        self.iou_head = MLP(spec.neck, 256, max(4, n_classes), 3) if iou_head else None
+        self.mask_tokens = nn.Embedding(_MASK_TOKENS, spec.neck)
+        # SAM's head has an output for each of its masks; the published model uses the first alone.
+        outputs = max(_MASK_TOKENS, n_classes)
+        self.iou_head = MLP(spec.neck, _IOU_HIDDEN, outputs, num_layers=3) if iou_head else None
+
+    @property
+    def output_tokens(self) -> torch.Tensor:
+        """The IoU token and four mask tokens, which join those of a prompt: ``(5, 256)``."""
+        return torch.cat([self.iou_token.weight, self.mask_tokens.weight])
 
     def forward(
         self, neck: torch.Tensor, position: torch.Tensor, sparse: torch.Tensor, dense: torch.Tensor
@@ -177,10 +187,10 @@ class PRIM(nn.Module):
             The mask embedding ``(B, 256, h, w)`` and the predicted IoU ``(B, K)`` (None without a head).
         """
         count = len(sparse)
-        own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])  # (5, 256)
-        tokens = torch.cat([own.expand(count, -1, -1), sparse], dim=1)
-        image = neck.expand(count, -1, -1, -1) + dense
+        tokens = torch.cat([self.output_tokens.expand(count, -1, -1), sparse], dim=1)  # (B, 5 + N, 256)
+        image = neck.expand(count, -1, -1, -1) + dense  # (B, 256, h, w)
+        # tokens (B, 5 + N, 256), updated (B, h w, 256)
         tokens, updated = self.transformer(image, position.expand(count, -1, -1, -1), tokens)
-        embedding = updated.transpose(1, 2).reshape(image.shape)
+        embedding = updated.transpose(1, 2).reshape(image.shape)  # (B, 256, h, w)
         iou = None if self.iou_head is None else self.iou_head(tokens[:, 0])[:, : self.n_classes]
         return embedding, iou

@@ -1,4 +1,4 @@
-"""The forward pass of SAM's image encoder on segment-anything's own modules: the same features with less memory, sooner.
+"""An optional, faster way through the blocks of SAM's image encoder: the same features, in less time and memory.
 
 segment-anything writes out the attention maps of a global block several times over, for ViT-B 12 heads x 4096 x 4096 numbers
 each. Here the relative positions go as additive bias into torch's fused attention, for so few queries at once that the bias stays
@@ -15,6 +15,7 @@ from torch.nn import functional
 _BIAS_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 28}
 """Elements of the bias that exist at one time: 16 MB in float32 on a CPU; on a GPU many, as each portion is a launch."""
 _TOKENS_AT_ONCE = {"cpu": 1 << 10, "cuda": 1 << 20}
+"""Tokens whose hidden channels in the MLP exist at one time: on a CPU they stay in its cache."""
 
 
 @torch.no_grad()
@@ -28,7 +29,7 @@ def run_block(block: Block, tokens: torch.Tensor) -> torch.Tensor:
     Returns:
         ``(B, h, w, C)``, without gradients.
     """
-    joined = tokens + _attention(block.attn, block.norm1(tokens), block.window_size)
+    joined = tokens + _attention(block.attn, block.norm1(tokens), block.window_size, _attend)
     flat = joined.reshape(-1, joined.shape[-1])
     for portion in torch.split(flat, _TOKENS_AT_ONCE.get(tokens.device.type, 1 << 20)):
         portion += block.mlp(block.norm2(portion))
@@ -66,8 +67,8 @@ def _attend_for_training(
     keys, values = k.flatten(1, 2), v.flatten(1, 2)
     scores = (q.flatten(1, 2) * channels**-0.5) @ keys.mT  # (G, h w, h w)
     scores = scores.unflatten(2, (height, width)) + down[..., None] + across[..., None, :]
-    found: torch.Tensor = (scores.flatten(2).softmax(-1) @ values).view(q.shape)
-    return found
+    attended: torch.Tensor = (scores.flatten(2).softmax(-1) @ values).view(q.shape)
+    return attended
 
 
 def _nearest_distances(relative: torch.Tensor, tokens: int) -> torch.Tensor:
@@ -79,9 +80,7 @@ def _nearest_distances(relative: torch.Tensor, tokens: int) -> torch.Tensor:
 _Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def _attention(
-    attention: Attention, tokens: torch.Tensor, window: int, attend: _Attend | None = None
-) -> torch.Tensor:
+def _attention(attention: Attention, tokens: torch.Tensor, window: int, attend: _Attend) -> torch.Tensor:
     """Attend within windows of ``window`` x ``window`` tokens, or over the whole map if 0: ``(B, h, w, C)`` in and out."""
     batch, height, width, _ = tokens.shape
     rows, columns = (window, window) if window else (height, width)
@@ -95,8 +94,8 @@ def _attention(
     heads = attention.num_heads
     split = qkv.view(batch, down, rows, across, columns, 3, heads, -1).permute(5, 0, 1, 3, 6, 2, 4, 7)
     q, k, v = split.reshape(3, -1, rows, columns, split.shape[-1])  # (B windows heads, rows, columns, c)
-    found = (attend or _attend)(q, k, v, attention.rel_pos_h, attention.rel_pos_w)
-    joined = found.view(batch, down, across, heads, rows, columns, -1).permute(0, 1, 4, 2, 5, 3, 6)
+    attended = attend(q, k, v, attention.rel_pos_h, attention.rel_pos_w)
+    joined = attended.view(batch, down, across, heads, rows, columns, -1).permute(0, 1, 4, 2, 5, 3, 6)
     maps = joined.reshape(batch, down * rows, across * columns, -1)
     projected: torch.Tensor = attention.proj(maps[:, :height, :width])
     return projected
@@ -112,24 +111,24 @@ def _attend(
     down = torch.einsum("ghwc,hkc->ghwk", q, by_row)[..., None]  # (G, h, w, h, 1)
     across = torch.einsum("ghwc,wkc->ghwk", q, by_column)[..., None, :]  # (G, h, w, 1, w)
     keys, values = k.flatten(1, 2), v.flatten(1, 2)  # (G, h w, c)
-    found = torch.empty_like(q)
+    attended = torch.empty_like(q)
     maps, lines = _portion(height, width, q.device)
     # One buffer for all portions: memory that is new each time costs a CPU more than the sum that is written into it.
     room = q.new_empty((min(maps, count), lines, width, height, width))
     for g in range(0, count, maps):
         for y in range(0, height, lines):
             part = (slice(g, g + maps), slice(y, y + lines))
-            asked = q[part].flatten(1, 2)
-            bias = room[: len(asked), : asked.shape[1] // width]  # (maps, lines, w, h, w)
+            queries = q[part].flatten(1, 2)  # (maps, lines w, c)
+            bias = room[: len(queries), : queries.shape[1] // width]  # (maps, lines, w, h, w)
             torch.add(down[part], across[part], out=bias)
-            some = functional.scaled_dot_product_attention(
-                asked[None],
+            attended_part = functional.scaled_dot_product_attention(
+                queries[None],
                 keys[None, part[0]],
                 values[None, part[0]],
                 attn_mask=bias.flatten(3).flatten(1, 2)[None],  # (1, maps, lines w, h w)
             )
-            found[part] = some[0].view(found[part].shape)
-    return found
+            attended[part] = attended_part[0].view(attended[part].shape)
+    return attended
 
 
 def _portion(height: int, width: int, device: torch.device) -> tuple[int, int]:

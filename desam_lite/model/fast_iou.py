@@ -1,4 +1,4 @@
-"""Scoring many prompts on one slice: the IoU that `PRIM` predicts, without writing out the image of each prompt.
+"""An optional, faster way to the predicted IoU of many prompts on one slice: what `PRIM.forward` gives, but for rounding.
 
 All prompts of a grid see the same image, and PRIM's transformer changes it only by what a few tokens write into it. So at every
 stage a pixel's token is ``scale * base + sum of weights * rows + constant``. The base is the image, shared by all
@@ -8,68 +8,47 @@ per slice. What remains for a prompt are products with its few rows, where `PRIM
 even the norm's variance needs no more. The result is that of `PRIM.forward` but for rounding.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
-from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock
+from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock, TwoWayTransformer
 from torch import nn
-
-SCORED_AT_ONCE = 8
-"""Prompts whose intermediate results fill about 30 MB with SAM's ViTs."""
-
-
-class Judge(Protocol):
-    """What predicts the IoU of a prompt: PRIM, or SAM's own mask decoder under the same names."""
-
-    @property
-    def transformer(self) -> Any:
-        """SAM's two-way transformer."""
-
-    @property
-    def iou_token(self) -> nn.Embedding:
-        """``(1, 256)``."""
-
-    @property
-    def mask_tokens(self) -> nn.Embedding:
-        """``(4, 256)``, or more."""
-
-    @property
-    def iou_head(self) -> Any:
-        """From the updated IoU token to predicted IoUs."""
-
-    @property
-    def n_classes(self) -> int:
-        """How many of these count, from the first."""
 
 
 @torch.no_grad()
-def score_many(
-    judge: Judge,
+def predict_iou(
+    transformer: TwoWayTransformer,
+    output_tokens: torch.Tensor,
+    iou_head: Any,
     neck: torch.Tensor,
     position: torch.Tensor,
-    sparse: torch.Tensor,
     dense: torch.Tensor,
-    batch: int = SCORED_AT_ONCE,
+    sparse: torch.Tensor,
+    batch: int,
 ) -> torch.Tensor:
     """Predict the IoU of B prompts on one slice, without gradients.
 
     Args:
-        judge: With an IoU head.
+        transformer: Of `PRIM`, or of SAM's mask decoder.
+        output_tokens: ``(5, 256)``, the IoU token first.
+        iou_head: From the updated IoU token to the predicted IoU of M masks.
         neck: ``(1, 256, h, w)``.
         position: ``(1, 256, h, w)``, SAM's positional encoding.
-        sparse: ``(B, N, 256)`` prompt tokens.
         dense: ``(1, 256, h, w)``, SAM's dense prompt map, the same for all prompts.
-        batch: Prompts scored at once; bounds the memory, changes nothing else.
+        sparse: ``(B, N, 256)`` prompt tokens.
+        batch: Prompts computed at once; bounds the memory, changes nothing else.
 
     Returns:
-        ``(B, K)``.
+        ``(B, M)``.
     """
     image, where = (m.flatten(2)[0].T for m in (neck + dense, position))  # (h w, 256)
-    writers, last = _share(judge, image, where)
-    return torch.cat([_score(judge, writers, last, chunk) for chunk in torch.split(sparse, batch)])
+    writers, last = _share(transformer, image, where)
+    parts = torch.split(sparse, batch)
+    starts = (torch.cat([output_tokens.expand(len(s), -1, -1), s], dim=1) for s in parts)  # (b, 5 + N, 256)
+    return torch.cat([iou_head(_update_iou_token(transformer, writers, last, start)) for start in starts])
 
 
-class _Seen(NamedTuple):
+class _SharedProjection(NamedTuple):
     """Keys or queries that an attention projects from the image, as far as prompts share them.
 
     Attributes:
@@ -93,7 +72,7 @@ class _Reader(NamedTuple):
         constant: Values of the constant, and the bias, ``(heads, 1, c)``.
     """
 
-    keys: _Seen
+    keys: _SharedProjection
     weight: torch.Tensor
     base: torch.Tensor
     constant: torch.Tensor
@@ -113,13 +92,15 @@ class _Writer(NamedTuple):
 
     layer: TwoWayAttentionBlock
     reader: _Reader
-    queries: _Seen
+    queries: _SharedProjection
     directions: list[torch.Tensor]
     crosses: list[torch.Tensor]
     square: torch.Tensor
 
 
-def _share(judge: Judge, image: torch.Tensor, where: torch.Tensor) -> tuple[list[_Writer], _Reader]:
+def _share(
+    transformer: TwoWayTransformer, image: torch.Tensor, where: torch.Tensor
+) -> tuple[list[_Writer], _Reader]:
     """Compute what does not depend on the prompt, from image and positions ``(h w, 256)``.
 
     A norm first takes the mean over channels off; that of a sum is the sum of that of its parts.
@@ -127,10 +108,10 @@ def _share(judge: Judge, image: torch.Tensor, where: torch.Tensor) -> tuple[list
     base, constant = image, torch.zeros_like(image[0])
     directions: list[torch.Tensor] = []
     writers = []
-    for layer in judge.transformer.layers:
+    for layer in transformer.layers:
         reader = _share_reader(layer.cross_attn_token_to_image, base, constant, where)
         attention = layer.cross_attn_image_to_token
-        queries = _see(attention.q_proj, attention, base, where + constant)
+        queries = _project_shared(attention.q_proj, attention, base, where + constant)
         base = _centre(base)
         written = _by_head(attention.out_proj.weight.T, attention)
         constants = (constant + attention.out_proj.bias)[None, None]  # a row that every pixel takes once
@@ -139,7 +120,7 @@ def _share(judge: Judge, image: torch.Tensor, where: torch.Tensor) -> tuple[list
         writers.append(_Writer(layer, reader, queries, directions, crosses, base.square().mean(1)))
         base, constant = base * layer.norm4.weight, layer.norm4.bias
         directions = [d * layer.norm4.weight for d in directions]
-    return writers, _share_reader(judge.transformer.final_attn_token_to_image, base, constant, where)
+    return writers, _share_reader(transformer.final_attn_token_to_image, base, constant, where)
 
 
 def _share_reader(
@@ -148,16 +129,18 @@ def _share_reader(
     weight = _by_head(attention.v_proj.weight, attention)
     # The same for all pixels, a constant in keys would not change which pixels are attended to.
     return _Reader(
-        _see(attention.k_proj, attention, base, where),
+        _project_shared(attention.k_proj, attention, base, where),
         weight,
         (weight @ base.T).transpose(1, 2),
         _by_head(attention.v_proj(constant)[:, None], attention).transpose(1, 2),
     )
 
 
-def _see(projection: nn.Linear, attention: Attention, base: torch.Tensor, fixed: torch.Tensor) -> _Seen:
+def _project_shared(
+    projection: nn.Linear, attention: Attention, base: torch.Tensor, fixed: torch.Tensor
+) -> _SharedProjection:
     weight = _by_head(projection.weight, attention)
-    return _Seen(weight, weight @ base.T, _by_head(projection(fixed).T, attention))
+    return _SharedProjection(weight, weight @ base.T, _by_head(projection(fixed).T, attention))
 
 
 def _by_head(x: torch.Tensor, attention: Attention) -> torch.Tensor:
@@ -185,11 +168,11 @@ class _Image(NamedTuple):
     values: list[torch.Tensor]
 
 
-def _score(judge: Judge, writers: list[_Writer], last: _Reader, sparse: torch.Tensor) -> torch.Tensor:
-    """Score prompts ``(B, N, 256)``; returns ``(B, K)``."""
-    count, pixels = len(sparse), last.base.shape[1]
-    own = torch.cat([judge.iou_token.weight, judge.mask_tokens.weight]).expand(count, -1, -1)
-    start = torch.cat([own, sparse], dim=1)  # (B, T, 256)
+def _update_iou_token(
+    transformer: TwoWayTransformer, writers: list[_Writer], last: _Reader, start: torch.Tensor
+) -> torch.Tensor:
+    """Return the IoU token ``(B, 256)`` after all layers, from tokens ``(B, T, 256)``: output tokens, then those of a prompt."""
+    count, pixels = len(start), last.base.shape[1]
     queries = start
     image = _Image(
         start.new_ones(count, 1, pixels),
@@ -199,12 +182,11 @@ def _score(judge: Judge, writers: list[_Writer], last: _Reader, sparse: torch.Te
     )
     for writer in writers:
         queries, image = _two_way(writer, queries, image, start)
-    first = queries[:, :1]  # the IoU token alone is asked for
-    attention = judge.transformer.final_attn_token_to_image
-    first = first + _read(last, attention, first + start[:, :1], image)
-    token = judge.transformer.norm_final_attn(first)[:, 0]
-    scores: torch.Tensor = judge.iou_head(token)[:, : judge.n_classes]
-    return scores
+    first = queries[:, :1]  # of all tokens, the IoU token alone is read
+    attention = transformer.final_attn_token_to_image
+    first = first + _read_image(last, attention, first + start[:, :1], image)
+    token: torch.Tensor = transformer.norm_final_attn(first)[:, 0]
+    return token
 
 
 def _two_way(
@@ -215,21 +197,21 @@ def _two_way(
     if layer.skip_first_layer_pe:
         queries = layer.self_attn(q=queries, k=queries, v=queries)
     else:
-        told = queries + start
-        queries = queries + layer.self_attn(q=told, k=told, v=queries)
+        placed = queries + start
+        queries = queries + layer.self_attn(q=placed, k=placed, v=queries)
     queries = layer.norm1(queries)
-    queries = queries + _read(writer.reader, layer.cross_attn_token_to_image, queries + start, image)
+    queries = queries + _read_image(writer.reader, layer.cross_attn_token_to_image, queries + start, image)
     queries = layer.norm2(queries)
     queries = layer.norm3(queries + layer.mlp(queries))
     attention = layer.cross_attn_image_to_token
-    keys = _heads(attention.k_proj(queries + start), attention)
+    keys = _split_heads(attention.k_proj(queries + start), attention)
     weights = _compare(writer.queries, keys, image).softmax(2)  # each pixel chooses among the tokens
-    return queries, _write(writer, weights, _heads(attention.v_proj(queries), attention), image)
+    return queries, _write_image(writer, weights, _split_heads(attention.v_proj(queries), attention), image)
 
 
-def _read(reader: _Reader, attention: Attention, asked: torch.Tensor, image: _Image) -> torch.Tensor:
+def _read_image(reader: _Reader, attention: Attention, queries: torch.Tensor, image: _Image) -> torch.Tensor:
     """Attend from tokens ``(B, T, 256)`` to the image; returns ``(B, T, 256)``."""
-    weights = _compare(reader.keys, _heads(attention.q_proj(asked), attention), image).softmax(3)
+    weights = _compare(reader.keys, _split_heads(attention.q_proj(queries), attention), image).softmax(3)
     count, heads, tokens, pixels = weights.shape
     taken = weights.flatten(1, 2) @ image.weights.transpose(1, 2)  # (B, heads T, R)
     rows = (taken @ image.rows).view(count, heads, tokens, -1)
@@ -237,46 +219,47 @@ def _read(reader: _Reader, attention: Attention, asked: torch.Tensor, image: _Im
     torch.mul(weights.transpose(0, 1), image.scale, out=scaled)
     base = (scaled.flatten(1, 2) @ reader.base).view(heads, count, tokens, -1).transpose(0, 1)
     values = base + rows @ reader.weight.transpose(1, 2) + reader.constant  # (B, heads, T, c)
-    found: torch.Tensor = attention.out_proj(values.transpose(1, 2).flatten(2))
-    return found
+    tokens_read: torch.Tensor = attention.out_proj(values.transpose(1, 2).flatten(2))
+    return tokens_read
 
 
-def _write(writer: _Writer, weights: torch.Tensor, values: torch.Tensor, image: _Image) -> _Image:
+def _write_image(writer: _Writer, weights: torch.Tensor, values: torch.Tensor, image: _Image) -> _Image:
     """Add what the tokens write, weights ``(B, heads, T, h w)`` of values ``(B, heads, T, c)``, and normalise."""
-    known = [*image.values, values.new_ones(len(values), 1, 1, 1), values]
-    rows = torch.cat([(v @ d).flatten(1, 2) for v, d in zip(known, writer.directions, strict=True)], dim=1)
+    groups = [*image.values, values.new_ones(len(values), 1, 1, 1), values]
+    rows = torch.cat([(v @ d).flatten(1, 2) for v, d in zip(groups, writer.directions, strict=True)], dim=1)
     joined = torch.cat([image.weights, torch.ones_like(image.scale), weights.flatten(1, 2)], dim=1)
     # The variance over channels: square of base, twice base by rows, rows by rows.
     products = torch.empty_like(joined)
-    sizes = [v.shape[1] * v.shape[2] for v in known]
-    for part, v, cross in zip(torch.split(products, sizes, dim=1), known, writer.crosses, strict=True):
-        torch.mul(_dot(v, cross), 2 * image.scale[:, None], out=part.view(*v.shape[:3], -1))
+    sizes = [v.shape[1] * v.shape[2] for v in groups]
+    for part, v, cross in zip(torch.split(products, sizes, dim=1), groups, writer.crosses, strict=True):
+        torch.mul(_multiply_shared(v, cross), 2 * image.scale[:, None], out=part.view(*v.shape[:3], -1))
     products.baddbmm_(rows @ rows.transpose(1, 2) / rows.shape[2], joined).mul_(joined)
     variance = image.scale.square() * writer.square + products.sum(1, keepdim=True)
     norm = writer.layer.norm4
     change = (variance.clamp_min(0) + norm.eps).rsqrt()
-    return _Image(image.scale * change, joined.mul_(change), rows * norm.weight, known)
+    return _Image(image.scale * change, joined.mul_(change), rows * norm.weight, groups)
 
 
-def _compare(seen: _Seen, tokens: torch.Tensor, image: _Image) -> torch.Tensor:
+def _compare(shared: _SharedProjection, tokens: torch.Tensor, image: _Image) -> torch.Tensor:
     """Return the scaled products of tokens ``(B, heads, T, c)`` and pixels, ``(B, heads, T, h w)``."""
     tokens = tokens * tokens.shape[3] ** -0.5
     if image.rows.shape[1] == 0:  # before the first layer nothing is scaled
-        return _dot(tokens, seen.base + seen.fixed)
-    rows = (tokens @ seen.weight).flatten(1, 2) @ image.rows.transpose(1, 2)  # (B, heads T, R)
-    found = tokens.new_empty(*tokens.shape[:3], seen.base.shape[2])
-    torch.addcmul(_dot(tokens, seen.fixed), _dot(tokens, seen.base), image.scale[:, None], out=found)
-    found.flatten(1, 2).baddbmm_(rows, image.weights)
-    return found
+        return _multiply_shared(tokens, shared.base + shared.fixed)
+    rows = (tokens @ shared.weight).flatten(1, 2) @ image.rows.transpose(1, 2)  # (B, heads T, R)
+    products = tokens.new_empty(*tokens.shape[:3], shared.base.shape[2])
+    fixed, base = _multiply_shared(tokens, shared.fixed), _multiply_shared(tokens, shared.base)
+    torch.addcmul(fixed, base, image.scale[:, None], out=products)
+    products.flatten(1, 2).baddbmm_(rows, image.weights)
+    return products
 
 
-def _dot(tokens: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
+def _multiply_shared(tokens: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
     """Multiply ``(B, heads, T, c)`` with ``(heads, c, h w)``, which all prompts share: ``(B, heads, T, h w)``."""
     count, heads, amount, _ = tokens.shape
-    found = tokens.transpose(0, 1).reshape(heads, count * amount, -1) @ shared
-    return found.view(heads, count, amount, -1).transpose(0, 1)
+    products = tokens.transpose(0, 1).reshape(heads, count * amount, -1) @ shared
+    return products.view(heads, count, amount, -1).transpose(0, 1)
 
 
-def _heads(x: torch.Tensor, attention: Attention) -> torch.Tensor:
+def _split_heads(x: torch.Tensor, attention: Attention) -> torch.Tensor:
     """``(B, n, heads * c)`` to ``(B, heads, n, c)``."""
     return x.reshape(*x.shape[:2], attention.num_heads, -1).transpose(1, 2)

@@ -7,5 +7,9 @@ RANDOM_WEIGHTS = "random"
 SHIPPED_WEIGHTS = "shipped"
 """The weights of `sam_tiny` that come with this package."""
 
-PromptMode = Literal["points", "box", "point_oracle", "box_oracle"]
+AutomaticMode = Literal["points", "box"]
+"""Prompts without a person: a grid of points, or the whole image as box."""
+OracleMode = Literal["point_oracle", "box_oracle"]
+"""Prompts from the reference: the innermost point of an organ, or its tight box."""
+PromptMode = Literal[AutomaticMode, OracleMode]
 Variant = Literal["desam", "no_iou_head", "no_fusion", "pdmm_only"]

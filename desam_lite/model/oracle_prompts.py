@@ -1,9 +1,7 @@
-"""Prompts made from the reference: what a model could do if somebody who knows the answer asked it.
+"""Prompts made from the reference, as a person who knows the organ would place them.
 
-Numbers got with them are upper bounds, not results of an automatic method, and every table and figure says so.
+Numbers got with them are no results of an automatic method, and every table and figure says so.
 """
-
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +9,6 @@ import torch
 from scipy import ndimage
 
 from desam_lite.model.prompts import Prompts
-
-OracleMode = Literal["point_oracle", "box_oracle"]
 
 
 def oracle_prompts(
@@ -50,8 +46,8 @@ def tight_box(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     """
     ends = []
     for axis in (0, 1):  # what is in any row gives columns: x; then y
-        places = np.flatnonzero(mask.any(axis=axis))
-        ends.append((places[0], places[-1] + 1))
+        indices = np.flatnonzero(mask.any(axis=axis))
+        ends.append((indices[0], indices[-1] + 1))
     (left, right), (top, bottom) = ends
     return np.array([left, top, right, bottom], np.float64)
 

@@ -1,7 +1,6 @@
-"""What every model on SAM's frozen encoders shares: the two encoders, and how its decoder is asked.
+"""What every model on SAM's frozen encoders shares: encoding slices and prompts, and scoring many prompts.
 
-DeSAM (`desam_lite.model.desam`) and SAM with its own, coupled decoder (`desam_lite.model.sam_decoder`) differ in the decoder
-alone.
+DeSAM (`desam_lite.model.desam`) and SAM with its own decoder (`desam_lite.model.sam_decoder`) differ in the decoder alone.
 """
 
 from abc import abstractmethod
@@ -11,8 +10,8 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from desam_lite.model.fast_iou import SCORED_AT_ONCE, Judge, score_many
-from desam_lite.model.prompts import Decoded, ImageEmbeddings, Prompts
+from desam_lite.model import fast_iou
+from desam_lite.model.prompts import PROMPTS_AT_ONCE, Decoded, ImageEmbeddings, Prompts
 from desam_lite.model.sam import build_image_encoder, build_prompt_encoder, encode_levels, get_backbone
 
 FROZEN_SEED = 0
@@ -20,15 +19,21 @@ FROZEN_SEED = 0
 
 
 class PromptedSAM(nn.Module):
-    """SAM's frozen image and prompt encoder; what draws masks from their embeddings is a subclass's.
+    """SAM's frozen image and prompt encoder; the decoder is a subclass's.
 
     Args:
         backbone: Name of the backbone.
-        n_classes: K, organs drawn in one pass.
+        n_classes: K, organs predicted in one pass.
+        title: The model in a few words, for messages.
+        predicts_iou: Whether it has an IoU head.
     """
 
-    def __init__(self, backbone: str, n_classes: int = 1):
+    fast = True
+    """Use `fast_encoder` and `fast_iou`: equal but for rounding, in less time and memory. The one switch between the two ways."""
+
+    def __init__(self, backbone: str, n_classes: int, title: str, *, predicts_iou: bool):
         super().__init__()
+        self.title, self.predicts_iou = title, predicts_iou
         self.backbone, self.n_classes = backbone, n_classes
         self.spec = get_backbone(backbone)
         with torch.random.fork_rng(devices=[]):
@@ -37,16 +42,6 @@ class PromptedSAM(nn.Module):
             self.prompt_encoder = build_prompt_encoder(self.spec)
         for part in (self.image_encoder, self.prompt_encoder):
             part.requires_grad_(False)
-
-    @property
-    def title(self) -> str:
-        """The model in a few words, for messages."""
-        return f"{self.backbone} for {self.n_classes} organ(s)"
-
-    @property
-    def judge(self) -> Judge | None:
-        """What predicts the IoU of a prompt's masks; None for a model that does not."""
-        return None
 
     @property
     def image_size(self) -> int:
@@ -87,12 +82,25 @@ class PromptedSAM(nn.Module):
             raise ValueError(
                 f"{self.backbone} takes pixels (B, 3, {side}, {side}), not {tuple(pixels.shape)}"
             )
-        levels, neck = encode_levels(self.image_encoder, pixels, self.spec.global_blocks)
+        levels, neck = encode_levels(self.image_encoder, pixels, self.spec.global_blocks, fast=self.fast)
         return ImageEmbeddings((levels[0], levels[1], levels[2]), neck)
+
+    def encode_prompts(self, prompts: Prompts, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return SAM's sparse tokens ``(B, N, 256)`` and dense map ``(B, 256, h, w)``."""
+        points, boxes = None, prompts.xyxy
+        if prompts.xy is not None and prompts.labels is not None:
+            points = (prompts.xy.to(device), prompts.labels.to(device))
+        elif boxes is None:
+            side = float(self.image_size)
+            boxes = torch.tensor([[0.0, 0.0, side, side]]).expand(prompts.count, -1)
+        encoded: tuple[torch.Tensor, torch.Tensor] = self.prompt_encoder(
+            points=points, boxes=None if boxes is None else boxes.to(device), masks=None
+        )
+        return encoded
 
     @abstractmethod
     def decode(self, embeddings: ImageEmbeddings, prompts: Prompts, *, context: Any | None = None) -> Decoded:
-        """Draw the masks of B prompts and judge the prompts.
+        """Predict the masks of B prompts, and how good they are.
 
         Args:
             embeddings: Of batch B (one slice per prompt) or 1 (all prompts on one slice).
@@ -110,40 +118,34 @@ class PromptedSAM(nn.Module):
         """Compute what the decoder needs of the slices whatever the prompt: once per slice, however many prompts."""
         return None
 
+    @abstractmethod
+    def iou_modules(self) -> tuple[Any, torch.Tensor, Any]:
+        """Return the two-way transformer, its output tokens ``(5, 256)`` and the IoU head, for `fast_iou`."""
+
     @torch.no_grad()
     def score_prompts(
-        self, embeddings: ImageEmbeddings, prompts: Prompts, *, batch: int = SCORED_AT_ONCE
+        self, embeddings: ImageEmbeddings, prompts: Prompts, *, batch: int = PROMPTS_AT_ONCE
     ) -> torch.Tensor:
-        """Judge prompts without drawing masks: predicted IoU ``(B, K)``.
+        """Predict the IoU ``(B, K)`` of B prompts on one slice, as `decode` does.
 
         Args:
-            embeddings: Of batch B (one slice per prompt) or 1 (all prompts on one slice).
+            embeddings: Of the slice, batch 1.
             prompts: B prompts.
-            batch: Prompts on one slice that are judged at once; bounds the memory, changes nothing else.
+            batch: Prompts computed at once; bounds the memory, changes nothing else.
 
         Raises:
-            ValueError: The model has no IoU head.
+            ValueError: The model has no IoU head, or there are several slices.
         """
-        if self.judge is None:
+        if not self.predicts_iou:
             raise ValueError(f"{self.title} has no IoU head")
-        if len(embeddings) > 1:
-            iou = self.decode(embeddings, prompts).iou
-            assert iou is not None
-            return iou
-        sparse, dense = self.encode_prompts(prompts, embeddings.neck.device)
-        position = self.prompt_encoder.get_dense_pe()
-        return score_many(self.judge, embeddings.neck, position, sparse, dense[:1], batch)
-
-    def encode_prompts(self, prompts: Prompts, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return SAM's sparse tokens ``(B, N, 256)`` and dense map ``(B, 256, h, w)``."""
-        points = None
-        boxes = prompts.xyxy
-        if prompts.xy is not None and prompts.labels is not None:
-            points = (prompts.xy.to(device), prompts.labels.to(device))
-        elif boxes is None:
-            side = float(self.image_size)
-            boxes = torch.tensor([[0.0, 0.0, side, side]]).expand(prompts.count, -1)
-        encoded: tuple[torch.Tensor, torch.Tensor] = self.prompt_encoder(
-            points=points, boxes=None if boxes is None else boxes.to(device), masks=None
-        )
-        return encoded
+        if len(embeddings) != 1:
+            raise ValueError(f"prompts are scored on one slice, not on {len(embeddings)}: use decode")
+        if self.fast:
+            sparse, dense = self.encode_prompts(prompts, embeddings.neck.device)
+            position = self.prompt_encoder.get_dense_pe()  # (1, 256, h, w)
+            shared = (embeddings.neck, position, dense[:1])
+            return fast_iou.predict_iou(*self.iou_modules(), *shared, sparse, batch)[:, : self.n_classes]
+        context = self.read_context(embeddings)
+        parts = (prompts[start : start + batch] for start in range(0, prompts.count, batch))
+        scores = (self.decode(embeddings, part, context=context).iou for part in parts)
+        return torch.cat([iou for iou in scores if iou is not None])

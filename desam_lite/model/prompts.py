@@ -1,4 +1,4 @@
-"""What a promptable model is given and gives: embeddings of slices, prompts on them, and the masks decoded."""
+"""What a promptable model takes and returns: embeddings of slices, prompts on them, and decoded masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,10 +6,13 @@ from typing import Any, NamedTuple, Self
 
 import torch
 
+PROMPTS_AT_ONCE = 8
+"""Prompts on one slice whose intermediate results fill about 30 MB with SAM's ViTs."""
+
 
 @dataclass(frozen=True)
 class ImageEmbeddings:
-    """What the frozen encoder gives of a batch of slices.
+    """The frozen encoder's maps of a batch of slices.
 
     Attributes:
         levels: Three maps ``(B, C, h, w)``, shallow to deep.
@@ -99,7 +102,7 @@ class Prompts:
 
 
 class Decoded(NamedTuple):
-    """What the decoder says of each prompt.
+    """What a decoder predicts for each prompt.
 
     Attributes:
         mask_logits: ``(B, K, 4h, 4w)``.

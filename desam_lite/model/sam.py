@@ -1,6 +1,6 @@
-"""The frozen half: SAM's image encoder at four sizes, its prompt encoder, and the four feature maps DeSAM takes from it.
+"""SAM's parts at four sizes, and the four feature maps that DeSAM takes from its image encoder.
 
-The classes are segment-anything's own (Kirillov et al., ICCV 2023); here are their sizes and what is read out of them.
+The classes are segment-anything's own (Kirillov et al., ICCV 2023); here are their sizes and what is read from them.
 """
 
 from dataclasses import dataclass
@@ -10,10 +10,11 @@ import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import nn
 
-from desam_lite.model.fast_encoder import run_block
+from desam_lite.model import fast_encoder
 from desam_lite.model.resize import fit_square
 from desam_lite.utils.errors import StudyError
 
+# Of ImageNet's RGB values, 0 to 255; SAM's encoders were trained with them (segment_anything/modeling/sam.py).
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 
@@ -130,7 +131,7 @@ def build_mask_decoder(spec: BackboneSpec, masks: int = 4) -> MaskDecoder:
 
 @torch.no_grad()
 def encode_levels(
-    encoder: ImageEncoderViT, pixels: torch.Tensor, global_blocks: tuple[int, ...]
+    encoder: ImageEncoderViT, pixels: torch.Tensor, global_blocks: tuple[int, ...], *, fast: bool = True
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Run the image encoder, without gradients, and keep what DeSAM needs on the way.
 
@@ -138,6 +139,7 @@ def encode_levels(
         encoder: SAM's image encoder.
         pixels: ``(B, 3, S, S)`` float, normalised.
         global_blocks: The first three name the blocks after which tokens are kept.
+        fast: Run the blocks as `desam_lite.model.fast_encoder` does: equal but for rounding, in less time and memory.
 
     Returns:
         Three maps ``(B, C, h, w)``, shallow to deep, and the neck's output ``(B, 256, h, w)``.
@@ -147,14 +149,14 @@ def encode_levels(
         tokens = tokens + encoder.pos_embed
     levels = []
     for number, block in enumerate(encoder.blocks):
-        tokens = run_block(block, tokens)
+        tokens = fast_encoder.run_block(block, tokens) if fast else block(tokens)  # (B, h, w, C)
         if number in global_blocks[:3]:
-            levels.append(tokens.permute(0, 3, 1, 2))
-    return levels, encoder.neck(tokens.permute(0, 3, 1, 2))
+            levels.append(tokens.permute(0, 3, 1, 2))  # (B, C, h, w)
+    return levels, encoder.neck(tokens.permute(0, 3, 1, 2))  # (B, 256, h, w)
 
 
 def preprocess(slices: torch.Tensor, size: int) -> torch.Tensor:
-    """Bring grey slices to SAM's square.
+    """Bring slices of one channel to SAM's square.
 
     Args:
         slices: ``(B, H, W)`` uint8, 0 to 255.
@@ -164,7 +166,7 @@ def preprocess(slices: torch.Tensor, size: int) -> torch.Tensor:
         ``(B, 3, S, S)`` float32: longest side scaled to S, SAM's mean and standard deviation, zeros at bottom and right.
     """
     mean, std = (torch.tensor(v, device=slices.device)[None, :, None, None] for v in (PIXEL_MEAN, PIXEL_STD))
-    grey = slices[:, None].float()  # (B, 1, H, W)
-    inside = torch.ones_like(grey[:1])
-    scaled, kept = fit_square(grey, size), fit_square(inside, size, nearest=True)
-    return (scaled - mean) / std * kept
+    intensities = slices[:, None].float()  # (B, 1, H, W)
+    scaled = fit_square(intensities, size)  # (B, 1, S, S)
+    inside = fit_square(torch.ones_like(intensities[:1]), size, nearest=True)  # (1, 1, S, S), 0 where padded
+    return (scaled - mean) / std * inside  # (B, 3, S, S)

@@ -16,7 +16,8 @@ from desam_lite.data.embedding_files import Format, as_stored
 from desam_lite.data.embeddings import EmbeddingStore, encode_on_demand, fill_store
 from desam_lite.data.slices import SliceStore
 from desam_lite.data.tasks import open_task
-from desam_lite.model.desam import DeSAM, build_desam
+from desam_lite.model.build import build_desam
+from desam_lite.model.desam import DeSAM
 from desam_lite.model.prompts import ImageEmbeddings
 from desam_lite.model.sam import preprocess
 from desam_lite.utils.errors import StudyError

@@ -12,8 +12,8 @@ from small_model import parts_that_differ, published_tensors, sam_tensors, use_m
 from desam_lite.data.tasks import open_task
 from desam_lite.methods.frozen_encoder import build_model, check_weights, open_embeddings, weights_hash
 from desam_lite.methods.run_spec import RunSpec, make_spec
+from desam_lite.model.build import build_desam
 from desam_lite.model.checkpoints import random_weights
-from desam_lite.model.desam import build_desam
 from desam_lite.model.sam import preprocess
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import sha256_file

@@ -19,7 +19,7 @@ from desam_lite.methods.desam import DeSAMMethod, draw_point
 from desam_lite.methods.prior import Prior
 from desam_lite.methods.run_spec import make_spec
 from desam_lite.methods.unet import UNetMethod
-from desam_lite.model.desam import build_desam
+from desam_lite.model.build import build_desam
 from desam_lite.model.predictor import GridSettings, predict_slice
 from desam_lite.training.method import combine_organs, mask_loss
 

@@ -9,7 +9,7 @@ import torch
 
 from desam_lite.data.datasets import Batch
 from desam_lite.methods.desam import DeSAMMethod, IoULoss
-from desam_lite.model.desam import build_desam
+from desam_lite.model.build import build_desam
 from desam_lite.model.predictor import GridSettings, predict_slice
 from desam_lite.model.prompts import ImageEmbeddings
 from desam_lite.model.sam import BACKBONES, get_backbone, preprocess

@@ -24,7 +24,7 @@ from desam_lite.methods.sam_baselines import SAMFinetuned, SAMZeroShot
 from desam_lite.methods.samed import SAMed
 from desam_lite.model.predictor import GridSettings
 from desam_lite.model.sam import BACKBONES, BackboneSpec, preprocess
-from desam_lite.model.sam_decoder import CoupledSAM
+from desam_lite.model.sam_decoder import SAM
 from desam_lite.training.loop import TrainSettings, make_fabric, train
 from desam_lite.training.method import SlicePrediction, mask_loss
 
@@ -54,7 +54,7 @@ def task(tiny_task: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="module")
 def store(task: Task, tmp_path_factory: pytest.TempPathFactory, _backbones: None) -> EmbeddingStore:
     filled = EmbeddingStore(tmp_path_factory.mktemp("maps"), task.slices, "micro", "none", "float32")
-    fill_store(filled, CoupledSAM("micro"), progress=False)
+    fill_store(filled, SAM("micro"), progress=False)
     return filled
 
 
@@ -162,7 +162,7 @@ def test_a_seed_names_what_a_method_starts_from(name: str, tmp_path: Path) -> No
 
 
 def test_samed_starts_as_sam_with_its_default_prompt(task: Task) -> None:
-    case, sam = task.slices.load("A", "A0"), CoupledSAM("micro", seed=7)
+    case, sam = task.slices.load("A", "A0"), SAM("micro", seed=7)
     pixels = preprocess(torch.from_numpy(case.images), 32)
     with torch.no_grad():
         sparse, dense = sam.prompt_encoder(points=None, boxes=None, masks=None)
@@ -171,7 +171,7 @@ def test_samed_starts_as_sam_with_its_default_prompt(task: Task) -> None:
         expected = [sam.mask_decoder(one[None], position, sparse, dense, False)[0] for one in neck]
         found = SAMed(sam, 4, 0).module(pixels)
     torch.testing.assert_close(found, torch.cat(expected), rtol=1e-4, atol=1e-5)
-    assert SAMed(CoupledSAM("micro"), 2, 0).model.image_encoder.blocks[0].attn.qkv.lora_up.shape[2] == 2
+    assert SAMed(SAM("micro"), 2, 0).model.image_encoder.blocks[0].attn.qkv.lora_up.shape[2] == 2
 
 
 # Prompts of training
@@ -200,7 +200,7 @@ def test_training_boxes_hold_an_organ_and_little_more(task: Task, store: Embeddi
 def test_each_organ_of_a_slice_gets_the_box_now_and_then() -> None:
     masks = torch.zeros(1, 3, 16, 16)
     masks[0, 0, 2:6, 2:6], masks[0, 2, 9:15, 8:10] = 1, 1
-    method = SAMFinetuned(CoupledSAM("micro", 3), "box_oracle", GridSettings())
+    method = SAMFinetuned(SAM("micro", 3), "box_oracle", GridSettings())
     batch = Batch(("a",), masks, ((16, 16),))
     boxes = {
         tuple(method.prepare(batch, streams(1, s), augment=False).prompts.xyxy[0].tolist())  # type: ignore[union-attr]
@@ -287,7 +287,7 @@ class Guesses(SAMZeroShot):
     """Stands in for a SAM that draws the same masks into every slice."""
 
     def __init__(self, masks: np.ndarray, prior: Prior):
-        super().__init__(CoupledSAM("micro"), "points", GridSettings(), prior)
+        super().__init__(SAM("micro"), "points", GridSettings(), prior)
         self.masks, self.asked = masks, 0
 
     def _ask(self, emb: Any, size: tuple[int, int]) -> Any:

@@ -9,10 +9,10 @@ from small_model import MICRO, use_micro
 
 from desam_lite.model import automatic_masks as automatic
 from desam_lite.model.automatic_masks import Candidates, automatic_masks
-from desam_lite.model.predictor import GridSettings, point_grid
-from desam_lite.model.prompts import ImageEmbeddings, Prompts
+from desam_lite.model.predictor import GridSettings, point_grid, single_points
+from desam_lite.model.prompts import ImageEmbeddings
 from desam_lite.model.sam import preprocess
-from desam_lite.model.sam_decoder import CoupledSAM
+from desam_lite.model.sam_decoder import SAM, SAM_MASKS
 
 SIZES = [
     (32, 32),
@@ -26,9 +26,9 @@ def _micro(monkeypatch: pytest.MonkeyPatch) -> None:
     use_micro(monkeypatch)
 
 
-def varied_sam(seed: int) -> CoupledSAM:
+def varied_sam(seed: int) -> SAM:
     """A SAM of random weights whose points give masks of many sizes, steadiness and judgement."""
-    model, generator = CoupledSAM("micro", seed=seed), torch.Generator().manual_seed(seed)
+    model, generator = SAM("micro", seed=seed), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.mask_decoder.named_parameters():
             spread = 0.3 if parameter.ndim == 1 else 0.1
@@ -41,7 +41,7 @@ def varied_sam(seed: int) -> CoupledSAM:
     return model
 
 
-def theirs(model: CoupledSAM, image: np.ndarray, grid: GridSettings) -> list[dict]:
+def theirs(model: SAM, image: np.ndarray, grid: GridSettings) -> list[dict]:
     generator = SamAutomaticMaskGenerator(
         Sam(model.image_encoder, model.prompt_encoder, model.mask_decoder).eval(),
         points_per_side=grid.points_per_side,
@@ -52,11 +52,11 @@ def theirs(model: CoupledSAM, image: np.ndarray, grid: GridSettings) -> list[dic
     return generator.generate(np.repeat(image[..., None], 3, axis=2))
 
 
-def ours(model: CoupledSAM, image: np.ndarray, grid: GridSettings) -> Candidates:
+def ours(model: SAM, image: np.ndarray, grid: GridSettings) -> Candidates:
     return automatic_masks(model, embed(model, image), image.shape, grid)  # type: ignore[arg-type]
 
 
-def embed(model: CoupledSAM, image: np.ndarray) -> ImageEmbeddings:
+def embed(model: SAM, image: np.ndarray) -> ImageEmbeddings:
     return model.encode(preprocess(torch.from_numpy(image)[None], MICRO.image_size))
 
 
@@ -69,11 +69,11 @@ def between(values: torch.Tensor, share: float) -> float:
 
 
 @torch.no_grad()
-def thresholds(model: CoupledSAM, image: np.ndarray, side: int, share: float) -> tuple[float, float]:
+def thresholds(model: SAM, image: np.ndarray, side: int, share: float) -> tuple[float, float]:
     """IoU and stability that about ``share`` of the guesses do not reach."""
     height, width = image.shape
     points = point_grid(side, width, height)
-    out = model.draw(embed(model, image), Prompts.points(points[:, None], torch.ones(len(points), 1)))
+    out = model.decode(embed(model, image), single_points(points), n_masks=SAM_MASKS)
     logits = torch.nn.functional.interpolate(out.mask_logits, (32, 32), mode="bilinear")[..., :height, :width]
     steady = (logits > 1).sum((2, 3)) / (logits > -1).sum((2, 3))
     assert out.iou is not None

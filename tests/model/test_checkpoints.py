@@ -19,8 +19,9 @@ from small_model import (
     use_micro,
 )
 
+from desam_lite.model.build import build_desam
 from desam_lite.model.checkpoints import check_checkpoint, fit_tensors, load_checkpoint
-from desam_lite.model.desam import DeSAM, build_desam
+from desam_lite.model.desam import DeSAM
 from desam_lite.model.names import Variant
 from desam_lite.model.prompts import Prompts
 from desam_lite.model.sam import BACKBONES, BackboneSpec, get_backbone

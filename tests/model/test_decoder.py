@@ -39,15 +39,15 @@ def test_prim_is_the_mask_decoder_of_segment_anything_up_to_the_masks() -> None:
     sam.transformer.register_forward_hook(lambda _m, _i, out: updated.append(out[1]))
     neck = random_embeddings().neck
     position, sparse, dense = prompt_tokens()
-    _, judged = sam.predict_masks(neck, position, sparse, dense)
+    _, expected = sam.predict_masks(neck, position, sparse, dense)
     embedding, iou = prim(neck, position, sparse, dense)
-    torch.testing.assert_close(iou, judged[:, :1])
+    torch.testing.assert_close(iou, expected[:, :1])
     torch.testing.assert_close(embedding.flatten(2).transpose(1, 2), updated[0])
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("n_classes", [1, 3, 6])
-def test_prim_judges_every_organ(n_classes: int) -> None:
+def test_prim_predicts_the_iou_of_every_organ(n_classes: int) -> None:
     embedding, iou = make_prim(n_classes)(random_embeddings().neck, *prompt_tokens())
     assert iou.shape == (3, n_classes)
     assert embedding.shape == (3, MICRO.neck, MICRO.grid, MICRO.grid)

@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 from segment_anything.modeling import ImageEncoderViT
-from small_model import MICRO
+from small_model import MICRO, use_micro
 from torch import nn
 
 from desam_lite.model import fast_encoder as encoder
+from desam_lite.model.build import build_desam
+from desam_lite.model.prompted_sam import PromptedSAM
 from desam_lite.model.sam import BackboneSpec, build_image_encoder, encode_levels, get_backbone
 
 SHRUNKEN = BackboneSpec(
@@ -39,15 +41,33 @@ def distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours.float() - theirs.float()).norm() / theirs.float().norm())
 
 
-def both(spec: BackboneSpec, dtype: torch.dtype = torch.float32) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def both(
+    spec: BackboneSpec, dtype: torch.dtype = torch.float32, *, fast: bool = True
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Each map of ours in ``dtype``, and of segment-anything's own forward in float32."""
-    reference, seen = drawn(spec), []
+    reference, maps = drawn(spec), []
     for number in spec.global_blocks[:3]:
-        reference.blocks[number].register_forward_hook(lambda _m, _i, out: seen.append(out.movedim(-1, 1)))
+        reference.blocks[number].register_forward_hook(lambda _m, _i, out: maps.append(out.movedim(-1, 1)))
     with torch.no_grad():
         neck = reference(pixels(spec))
-    levels, ours = encode_levels(drawn(spec).to(dtype), pixels(spec).to(dtype), spec.global_blocks)
-    return [*zip(levels, seen, strict=True), (ours, neck)]
+    levels, ours = encode_levels(drawn(spec).to(dtype), pixels(spec).to(dtype), spec.global_blocks, fast=fast)
+    return [*zip(levels, maps, strict=True), (ours, neck)]
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_plain_way_is_that_of_segment_anything_bit_by_bit(name: str) -> None:
+    assert all(torch.equal(ours, theirs) for ours, theirs in both(SPECS[name], fast=False))
+
+
+def test_a_model_takes_the_fast_way_unless_it_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_micro(monkeypatch)
+    model, calls, run_block = build_desam("micro"), [], encoder.run_block
+    monkeypatch.setattr(encoder, "run_block", lambda *a: (calls.append(1), run_block(*a))[1])
+    fast = model.encode(pixels(MICRO)).neck
+    assert len(calls) == MICRO.depth
+    monkeypatch.setattr(PromptedSAM, "fast", False)
+    assert distance(fast, model.encode(pixels(MICRO)).neck) < 1e-5
+    assert len(calls) == MICRO.depth
 
 
 @pytest.mark.parametrize("name", SPECS)

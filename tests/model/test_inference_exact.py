@@ -8,7 +8,8 @@ import torch
 from small_model import random_embeddings, use_micro
 from torch.nn import functional
 
-from desam_lite.model.desam import DeSAM, build_desam
+from desam_lite.model.build import build_desam
+from desam_lite.model.desam import DeSAM
 from desam_lite.model.predictor import GridSettings, point_grid, predict_slice
 from desam_lite.model.prompts import ImageEmbeddings, Prompts
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from small_model import MICRO, random_embeddings, random_pixels, use_micro
 
-from desam_lite.model.desam import DeSAM, build_desam
+from desam_lite.model.build import build_desam
+from desam_lite.model.desam import DeSAM
 from desam_lite.model.names import Variant
 from desam_lite.model.prompts import ImageEmbeddings, Prompts
 from desam_lite.training.method import mask_loss
@@ -82,13 +83,12 @@ def test_building_leaves_the_global_random_state_alone() -> None:
 
 @pytest.mark.parametrize("n_classes", [1, 3])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_draws_and_judges_what_it_should(variant: Variant, n_classes: int) -> None:
+def test_every_variant_decodes_masks_and_iou_as_it_should(variant: Variant, n_classes: int) -> None:
     model = build_desam("micro", variant, n_classes)
     with torch.no_grad():
         out = model.decode(random_embeddings(), points(5))
     assert out.mask_logits.shape == (5, n_classes, 16, 16)
-    judged = variant in ("desam", "no_fusion")
-    assert (out.iou is not None) == judged
+    assert (out.iou is not None) == model.predicts_iou == (variant in ("desam", "no_fusion"))
     assert out.iou is None or out.iou.shape == (5, n_classes)
     prompt_matters = not torch.allclose(out.mask_logits[0], out.mask_logits[1], atol=1e-4)
     assert prompt_matters == (variant in ("desam", "no_iou_head"))
@@ -116,7 +116,7 @@ def test_mask_and_iou_loss_reach_every_trainable_weight(variant: Variant) -> Non
         for name, p in model.named_parameters()
         if p.requires_grad and (p.grad is None or not p.grad.any())
     }
-    # The last attention updates tokens only, which nothing reads where no prompt is judged.
+    # The last attention updates tokens only, which nothing reads without an IoU head.
     last = {name for name in untouched if "final_attn" in name}
     assert (len(last) > 0) == (variant == "no_iou_head")
     # But for rounding, two kinds have no gradient: a bias of keys shifts all scores of a softmax alike, and the published
@@ -154,10 +154,14 @@ def test_batches_that_do_not_fit_are_refused() -> None:
 @torch.no_grad()
 def test_scores_without_masks_are_those_with_masks() -> None:
     model = build_desam("micro", n_classes=3)
-    for count in (1, 3):  # one slice for all prompts, or one each
-        embeddings = random_embeddings(count)
-        judged = model.decode(embeddings, points()).iou
-        torch.testing.assert_close(model.score_prompts(embeddings, points()), judged, rtol=1e-5, atol=1e-5)
+    expected = model.decode(random_embeddings(), points()).iou
+    scores = model.score_prompts(random_embeddings(), points())
+    torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_prompts_are_scored_on_one_slice() -> None:
+    with pytest.raises(ValueError, match="scored on one slice, not on 3: use decode"):
+        build_desam("micro").score_prompts(random_embeddings(3), points())
 
 
 @pytest.mark.parametrize("variant", ["no_iou_head", "pdmm_only"])

@@ -10,8 +10,8 @@ import pytest
 import torch
 from small_model import parts_that_differ, sam_tensors, save_own, use_micro
 
+from desam_lite.model.build import build_desam
 from desam_lite.model.checkpoints import random_weights
-from desam_lite.model.desam import build_desam
 from desam_lite.model.names import Variant
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import sha256_file

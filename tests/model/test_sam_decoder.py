@@ -1,4 +1,4 @@
-"""SAM with its own decoder: it draws and judges what segment-anything's does, and is filled from SAM's own files."""
+"""SAM with its own decoder: it predicts what segment-anything's does, and is filled from SAM's own files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ from small_model import MICRO, published_tensors, random_embeddings, sam_tensors
 from desam_lite.model.checkpoints import check_sam, load_sam
 from desam_lite.model.prompted_sam import FROZEN_SEED
 from desam_lite.model.prompts import Prompts
-from desam_lite.model.sam_decoder import CoupledSAM
+from desam_lite.model.sam_decoder import SAM, SAM_MASKS
 from desam_lite.utils.errors import StudyError
 
 Tensors = dict[str, torch.Tensor]
@@ -23,9 +23,9 @@ def _micro(monkeypatch: pytest.MonkeyPatch) -> None:
     use_micro(monkeypatch)
 
 
-def varied(n_classes: int = 1, seed: int = 0) -> CoupledSAM:
+def varied(n_classes: int = 1, seed: int = 0) -> SAM:
     """A model in which no bias and no norm is at its first value."""
-    model, generator = CoupledSAM("micro", n_classes, seed), torch.Generator().manual_seed(seed)
+    model, generator = SAM("micro", n_classes, seed), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.mask_decoder.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
@@ -44,9 +44,9 @@ def some_prompts(kind: str) -> Prompts:
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["points", "boxes", "whole"])
 @pytest.mark.parametrize("slices", [1, 3])
-def test_masks_and_judgements_are_those_of_segment_anything(kind: str, slices: int) -> None:
+def test_masks_and_iou_are_those_of_segment_anything(kind: str, slices: int) -> None:
     model, emb, prompts = varied(), random_embeddings(slices), some_prompts(kind)
-    ours = model.draw(emb, prompts)
+    ours = model.decode(emb, prompts, n_masks=SAM_MASKS)
     assert ours.iou is not None
     box = torch.tensor([[0.0, 0, 32, 32]] * 3) if kind == "whole" else prompts.xyxy
     points = None if prompts.xy is None else (prompts.xy, prompts.labels)
@@ -81,7 +81,7 @@ def test_a_seed_names_the_decoder_and_never_the_encoders() -> None:
     torch.manual_seed(4)
     expected = torch.rand(2)
     torch.manual_seed(4)
-    first, again, other = (CoupledSAM("micro", seed=seed).state_dict() for seed in (3, 3, 5))
+    first, again, other = (SAM("micro", seed=seed).state_dict() for seed in (3, 3, 5))
     assert torch.equal(torch.rand(2), expected)
     differ = {name.split(".")[0] for name in first if not torch.equal(first[name], other[name])}
     assert differ == {"mask_decoder"}
@@ -92,7 +92,7 @@ def test_a_seed_names_the_decoder_and_never_the_encoders() -> None:
 @pytest.mark.parametrize("name", ["vit_b", "vit_h"])
 def test_at_sams_sizes_the_tensors_are_sams(name: str) -> None:
     with torch.device("meta"):
-        ours, theirs = CoupledSAM(name).state_dict(), sam_model_registry[name]().state_dict()
+        ours, theirs = SAM(name).state_dict(), sam_model_registry[name]().state_dict()
     assert {n: t.shape for n, t in ours.items()} == {n: t.shape for n, t in theirs.items()}
 
 
@@ -105,7 +105,7 @@ def save(path: Path, tensors: Tensors) -> Path:
 
 
 def test_a_checkpoint_of_sam_fills_everything(tmp_path: Path) -> None:
-    tensors, model = sam_tensors(), CoupledSAM("micro", 2)
+    tensors, model = sam_tensors(), SAM("micro", 2)
     load_sam(model, save(tmp_path / "sam.pth", tensors))
     own = model.state_dict()
     assert own.keys() == tensors.keys()
@@ -113,7 +113,7 @@ def test_a_checkpoint_of_sam_fills_everything(tmp_path: Path) -> None:
 
 
 def test_organs_beyond_sams_masks_start_at_random(tmp_path: Path) -> None:
-    tensors, model = sam_tensors(), CoupledSAM("micro", 6, seed=3)
+    tensors, model = sam_tensors(), SAM("micro", 6, seed=3)
     fresh = {name: t.clone() for name, t in model.state_dict().items()}
     load_sam(model, save(tmp_path / "sam.pth", tensors))
     own = model.state_dict()
@@ -145,7 +145,7 @@ def _without(part: str) -> Callable[[Tensors], Tensors]:
 def test_what_is_not_sam_is_refused_before_anything_is_filled(
     change: Callable[[Tensors], Tensors], fault: str, tmp_path: Path
 ) -> None:
-    path, model = save(tmp_path / "sam.pth", change(sam_tensors())), CoupledSAM("micro")
+    path, model = save(tmp_path / "sam.pth", change(sam_tensors())), SAM("micro")
     before = {name: t.clone() for name, t in model.state_dict().items()}
     with pytest.raises(StudyError, match=fault):
         load_sam(model, path)
@@ -156,7 +156,7 @@ def test_what_is_not_sam_is_refused_before_anything_is_filled(
 
 def test_safetensors_are_read_as_well(tmp_path: Path) -> None:
     save_file(sam_tensors(), tmp_path / "sam.safetensors")
-    model = CoupledSAM("micro")
+    model = SAM("micro")
     load_sam(model, tmp_path / "sam.safetensors")
     assert torch.equal(
         model.state_dict()["mask_decoder.iou_token.weight"], sam_tensors()["mask_decoder.iou_token.weight"]

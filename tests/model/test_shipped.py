@@ -8,8 +8,8 @@ import torch
 
 from desam_lite.methods.frozen_encoder import build_model, check_weights, weights_hash
 from desam_lite.methods.run_spec import make_spec
+from desam_lite.model.build import build_desam
 from desam_lite.model.checkpoints import random_weights
-from desam_lite.model.desam import build_desam
 from desam_lite.model.names import SHIPPED_WEIGHTS
 from desam_lite.model.sam import get_backbone
 from desam_lite.model.shipped import SHIPPED, SHIPPED_SHA256, shipped_card

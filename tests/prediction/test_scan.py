@@ -15,7 +15,7 @@ from small_model import sam_tensors
 from desam_lite.data.manifest import Intensity
 from desam_lite.methods import TrainedModel, load_predictor
 from desam_lite.methods.model_card import ModelCard
-from desam_lite.model.sam_decoder import CoupledSAM
+from desam_lite.model.sam_decoder import SAM
 from desam_lite.prediction.scan import choose_device, predict_scan, scores_table, volumes_ml
 from desam_lite.study.run import Run, execute_run
 from desam_lite.utils.errors import StudyError
@@ -34,7 +34,7 @@ def save_sam(path: Path) -> Path:
 def save_gentle_sam(path: Path) -> Path:
     """Weights near those of a new model, from which SAM's own decoder learns within seconds."""
     generator = torch.Generator().manual_seed(3)
-    new = CoupledSAM("micro", seed=2).state_dict()
+    new = SAM("micro", seed=2).state_dict()
     torch.save({name: t + 0.02 * torch.randn(t.shape, generator=generator) for name, t in new.items()}, path)
     return path
 

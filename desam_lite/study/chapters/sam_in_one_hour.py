@@ -15,7 +15,7 @@ from matplotlib.patheffects import withStroke
 from desam_lite.model.prompts import ImageEmbeddings, Prompts
 from desam_lite.model.resize import scaled_size, unfit_square
 from desam_lite.model.sam import BACKBONES, preprocess
-from desam_lite.model.sam_decoder import CoupledSAM
+from desam_lite.model.sam_decoder import SAM, SAM_MASKS
 from desam_lite.study.report.style import WIDTH, styled
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Drawn(NamedTuple):
         return int(self.predicted.argmax())
 
 
-def build_sam(backbone: str, weights: str) -> CoupledSAM:
+def build_sam(backbone: str, weights: str) -> SAM:
     """Return SAM with its own decoder.
 
     Args:
@@ -65,7 +65,7 @@ def build_sam(backbone: str, weights: str) -> CoupledSAM:
     from desam_lite.model.checkpoints import load_sam
     from desam_lite.model.names import RANDOM_WEIGHTS
 
-    model = CoupledSAM(backbone)
+    model = SAM(backbone)
     if weights != RANDOM_WEIGHTS:
         load_sam(model, weights)
     return model
@@ -76,7 +76,7 @@ def sizes() -> pd.DataFrame:
     rows = []
     for name, spec in BACKBONES.items():
         with torch.device("meta"):  # shapes without numbers: free at any size
-            model = CoupledSAM(name)
+            model = SAM(name)
         parts = {
             part: sum(p.numel() for p in getattr(model, part).parameters()) / 1e6
             for part in ("image_encoder", "prompt_encoder", "mask_decoder")
@@ -87,13 +87,13 @@ def sizes() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def see(model: CoupledSAM, image: npt.NDArray[np.uint8]) -> ImageEmbeddings:
+def see(model: SAM, image: npt.NDArray[np.uint8]) -> ImageEmbeddings:
     """Run the encoder on one slice ``(H, W)``."""
     return model.encode(preprocess(torch.from_numpy(image)[None], model.image_size))
 
 
 def ask(
-    model: CoupledSAM,
+    model: SAM,
     seen: ImageEmbeddings,
     example: "Example",
     prompts: Mapping[str, Prompts],
@@ -112,7 +112,7 @@ def ask(
     found = []
     for title, prompt in prompts.items():
         with torch.no_grad():
-            out = model.draw(seen, prompt)
+            out = model.decode(seen, prompt, n_masks=SAM_MASKS)
         assert out.iou is not None
         kept = slice(1, None) if guesses else slice(0, 1)
         logits = unfit_square(out.mask_logits[:, kept], example.image.shape, model.image_size)
@@ -140,9 +140,7 @@ def _places(
     return [], tuple((corners * scale).tolist())
 
 
-def feature_maps(
-    model: CoupledSAM, seen: ImageEmbeddings, example: "Example"
-) -> dict[str, npt.NDArray[np.float64]]:
+def feature_maps(model: SAM, seen: ImageEmbeddings, example: "Example") -> dict[str, npt.NDArray[np.float64]]:
     """Turn each of the encoder's maps into a picture ``(h, w, 3)`` from 0 to 1: its first three principal components."""
     height, width = scaled_size(example.image.shape, model.image_size)
     rows, columns = (max(1, side * model.embedding_size // model.image_size) for side in (height, width))

@@ -27,7 +27,7 @@ from desam_lite.model.oracle_prompts import tight_box
 from desam_lite.model.predictor import masks_of, point_grid
 from desam_lite.model.prompts import ImageEmbeddings, Prompts
 from desam_lite.model.resize import scaled_size
-from desam_lite.model.sam_decoder import CoupledSAM
+from desam_lite.model.sam_decoder import SAM, SAM_MASKS
 from desam_lite.study.report.cache import kept_table
 from desam_lite.study.run import Run
 from desam_lite.utils.errors import StudyError
@@ -239,8 +239,8 @@ def _predict_organ(
     for a box, one.
     """
     model = predictor.model
-    if isinstance(predictor, SAMZeroShot) and isinstance(model, CoupledSAM):
-        out = model.draw(embeddings, prompts)
+    if isinstance(predictor, SAMZeroShot) and isinstance(model, SAM):
+        out = model.decode(embeddings, prompts, n_masks=SAM_MASKS)
         assert out.iou is not None
         single = torch.zeros(prompts.count, dtype=torch.long)
         best = single if prompts.xy is None else 1 + out.iou[:, 1:].argmax(1)

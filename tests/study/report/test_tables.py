@@ -13,7 +13,7 @@ from desam_lite.model import decoder
 from desam_lite.model.oracle_prompts import oracle_prompts
 from desam_lite.model.prompts import Prompts
 from desam_lite.model.sam import BACKBONES
-from desam_lite.model.sam_decoder import CoupledSAM
+from desam_lite.model.sam_decoder import SAM
 from desam_lite.study.chapters import sam_in_one_hour as sam_pictures
 from desam_lite.study.report import tables as lessons
 from desam_lite.study.report.slice_figures import Example
@@ -47,12 +47,12 @@ def example() -> Example:
 
 
 @pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> CoupledSAM:
+def model(monkeypatch: pytest.MonkeyPatch) -> SAM:
     use_micro(monkeypatch)
     return sam_pictures.build_sam("micro", "random")
 
 
-def test_prompts_are_answered_and_marked_where_they_are(model: CoupledSAM, example: Example) -> None:
+def test_prompts_are_answered_and_marked_where_they_are(model: SAM, example: Example) -> None:
     side = model.image_size
     point = oracle_prompts(example.reference, 1, side, "point_oracle")[0]
     box = oracle_prompts(example.reference, 1, side, "box_oracle")[0]
@@ -72,7 +72,7 @@ def test_prompts_are_answered_and_marked_where_they_are(model: CoupledSAM, examp
     assert len(sam_pictures.draw_prompted(example, [click, tight, whole]).axes) == 3
 
 
-def test_maps_are_shown_without_the_padding(model: CoupledSAM, example: Example) -> None:
+def test_maps_are_shown_without_the_padding(model: SAM, example: Example) -> None:
     maps = sam_pictures.feature_maps(model, sam_pictures.see(model, example.image), example)
     grid = model.embedding_size
     assert list(maps) == ["level 0", "level 1", "level 2", "neck"]

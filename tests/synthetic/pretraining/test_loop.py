@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from small_model import use_micro
 from torch.nn import functional
 
+from desam_lite.model.build import build_desam
 from desam_lite.model.checkpoints import load_checkpoint
-from desam_lite.model.desam import build_desam
 from desam_lite.synthetic.pretraining.loop import Pretraining, pretrain
 from desam_lite.synthetic.pretraining.losses import (
     border_targets,
