@@ -24,7 +24,7 @@ class CaseVolume:
     Attributes:
         domain: Its domain.
         case: Its id.
-        image: ``(Z, H, W)`` float32, the grey levels of the file.
+        image: ``(Z, H, W)`` float32, the intensities of the file.
         labels: ``(Z, H, W)`` uint8: 0 background, 1..K the organs in the order of the manifest.
         geometry: The stored grid, for the way back.
     """
@@ -45,13 +45,13 @@ def to_organ_ids(labels: Array, manifest: Manifest, domain: str) -> tuple[npt.ND
         domain: Whose ``label_map`` applies.
 
     Returns:
-        The same shape as uint8 (0 background, 1..K in the order of ``manifest.organs``), and the ids of the
-        file that the manifest does not know (they become background).
+        The same shape as uint8 (0 background, 1..K in the order of ``manifest.organs``), and the ids of the file that the
+        manifest does not name (they become background).
     """
     label_map = manifest.domain(domain).label_map
     organ_ids = {0: 0, **{organ.label: number for number, organ in enumerate(manifest.organs, start=1)}}
     unknown, organs = [], np.zeros(labels.shape, dtype=np.uint8)
-    for value in _distinct(labels):
+    for value in _distinct_ids(labels):
         target = label_map.get(value, value)
         if target not in organ_ids:
             unknown.append(value)
@@ -60,7 +60,7 @@ def to_organ_ids(labels: Array, manifest: Manifest, domain: str) -> tuple[npt.ND
     return organs, unknown
 
 
-def _distinct(labels: Array) -> list[int]:
+def _distinct_ids(labels: Array) -> list[int]:
     """Return the values of an integer array in ascending order; counting small ones beats sorting."""
     low, high = int(labels.min()), int(labels.max())
     if high - low < 1 << 16:
@@ -68,10 +68,17 @@ def _distinct(labels: Array) -> list[int]:
     return [int(i) for i in np.unique(labels)]
 
 
-def pair_faults(manifest: Manifest, domain: str, image: Scan, label: Scan, label_path: Path) -> list[str]:
-    """Return what keeps an image and its label from being one case, a sentence each; empty when sound."""
+def check_pair(
+    manifest: Manifest, domain: str, image: Scan, label: Scan, label_path: Path
+) -> tuple[npt.NDArray[np.uint8], list[str]]:
+    """Check whether an image and its label are one case.
+
+    Returns:
+        The organ ids on the label's stored grid, and a sentence for each fault; none when the pair is sound.
+    """
+    organs, unknown = to_organ_ids(label.data, manifest, domain)
     if image.geometry.shape != label.geometry.shape:
-        return [
+        return organs, [
             f"label {label_path} has shape {label.geometry.shape} but its image {image.geometry.shape}: "
             "export the label on the image's grid."
         ]
@@ -81,7 +88,6 @@ def pair_faults(manifest: Manifest, domain: str, image: Scan, label: Scan, label
             f"label {label_path} has another affine than its image (it lies elsewhere): "
             "export the label on the image's grid."
         )
-    organs, unknown = to_organ_ids(label.data, manifest, domain)
     if unknown:
         ids = ", ".join(map(str, unknown[:10]))
         faults.append(
@@ -90,7 +96,13 @@ def pair_faults(manifest: Manifest, domain: str, image: Scan, label: Scan, label
         )
     elif not organs.any():
         faults.append(f"label {label_path} marks no organ at all: draw the label, or take the case out.")
-    return faults
+    return organs, faults
+
+
+def in_slices_frame(domain: str, case: str, image: Scan, organs: npt.NDArray[np.uint8]) -> CaseVolume:
+    """Return an image and its organ ids, both on the stored grid, in the frame of the slices."""
+    pixels, labels = to_slices(image.data, image.geometry), to_slices(organs, image.geometry)
+    return CaseVolume(domain, case, pixels, labels, image.geometry)
 
 
 def load_case(manifest: Manifest, root: Path | str, row: "Mapping[str, Any] | pd.Series[Any]") -> CaseVolume:
@@ -102,9 +114,6 @@ def load_case(manifest: Manifest, root: Path | str, row: "Mapping[str, Any] | pd
         row: A row of :func:`desam_lite.data.index.build_index`; ``domain``, ``case``, ``image`` and ``label`` are
             used, and ``image_sha256`` and ``label_sha256`` are compared where given.
 
-    Returns:
-        The case.
-
     Raises:
         StudyError: A file is at fault, or has changed since it was indexed.
     """
@@ -115,8 +124,7 @@ def load_case(manifest: Manifest, root: Path | str, row: "Mapping[str, Any] | pd
             raise StudyError(
                 f"{kind} {Path(root) / str(row[kind])} has changed since it was indexed: start again."
             )
-    if faults := pair_faults(manifest, domain, image, label, label_path):
+    organs, faults = check_pair(manifest, domain, image, label, label_path)
+    if faults:
         raise StudyError(" ".join(faults))
-    organs, _ = to_organ_ids(label.data, manifest, domain)
-    pixels, masks = to_slices(image.data, image.geometry), to_slices(organs, image.geometry)
-    return CaseVolume(domain, str(row["case"]), pixels, masks, image.geometry)
+    return in_slices_frame(domain, str(row["case"]), image, organs)

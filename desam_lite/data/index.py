@@ -1,22 +1,27 @@
 """The case table of a task: which cases there are, what they are like, and all that is wrong with them."""
 
+import json
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from desam_lite.data.cases import pair_faults, to_organ_ids
+from desam_lite.data.cases import CaseVolume, check_pair, in_slices_frame
 from desam_lite.data.manifest import Manifest
 from desam_lite.data.nifti import Scan, read_image, read_label
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import digest, write_text
 from desam_lite.utils.progress import track
 
+Row = dict[str, Any]
+Files = dict[str, list[Path]]  # "image" and "label" -> files of a case
+Keep = Callable[[Row, CaseVolume], object]
+
 INDEX_VERSION = 2
-_MISSING = ""
 _DIGITS = re.compile(r"(\d+)")
 _HU_WARNING = (
     "image: Hounsfield units expected (the manifest gives a window), but all values lie in 0..255: "
@@ -25,44 +30,47 @@ _HU_WARNING = (
 
 
 def build_index(
-    manifest: Manifest, root: Path | str, *, cache: Path | None = None, progress: bool = True
+    manifest: Manifest,
+    root: Path | str,
+    *,
+    cache: Path | None = None,
+    keep: Keep | None = None,
+    progress: bool = True,
 ) -> pd.DataFrame:
-    """Find and check every case of a task.
+    """Find and check every case of a task; each file is opened once.
 
     Args:
         manifest: The task.
         root: Folder that its patterns start from.
-        cache: CSV file that remembers sound cases by path, size and modification time, so that unchanged
-            files are not read again. It is made when missing and ignored when damaged.
+        cache: JSON file that remembers sound cases by path, size and modification time, so that unchanged files are not read
+            again. It is made when missing and ignored when damaged.
+        keep: Gets the row and the volume of each sound case that is read, so that nobody has to read it again.
         progress: Whether to show a progress bar.
 
     Returns:
-        One row per case, by domain in the manifest's order and case in natural order: ``domain``, ``case``,
-        ``patient``, ``image`` and ``label`` (relative to ``root``), ``bytes`` (of both), ``image_sha256``,
-        ``label_sha256``, ``shape`` and ``spacing`` (text ``ZxHxW``; mm), ``orientation``, ``organs`` that are
-        there, ``voxels_<organ>`` each, ``warning``, ``fault`` ("" when sound). A domain without any case has one row,
-        without a case but with the fault.
+        One row per case, by domain in the manifest's order and case in natural order: ``domain``, ``case``, ``patient``,
+        ``image`` and ``label`` (relative to ``root``), ``bytes`` (of both), ``image_sha256``, ``label_sha256``, ``shape`` and
+        ``spacing`` (text ``ZxHxW``; mm), ``orientation``, ``organs`` that are there, ``voxels_<organ>`` each, ``warning``,
+        ``fault`` ("" when sound). A domain without any case has one row, without a case but with the fault.
 
     Raises:
         StudyError: ``root`` is no folder, or holds nothing of the task at all. One bad case never raises.
     """
     root = Path(root)
-    found = {domain: find_cases(manifest, root, domain) for domain in manifest.domains}
-    _require_something(manifest, root, found)
-    known = _read_cache(cache)
-    pairs = [(domain, case) for domain, cases in found.items() for case in cases]
-    rows = []
+    cases = {domain: find_cases(manifest, root, domain) for domain in manifest.domains}
+    _require_something(manifest, root, cases)
+    remembered = _read_cache(cache)
+    pairs = [(domain, case) for domain in cases for case in sorted(cases[domain], key=natural)]
+    rows = {domain: [] if cases[domain] else [_empty_domain(manifest, domain)] for domain in cases}
     for domain, case in track(pairs, f"checking {manifest.name}", enabled=progress):
-        files = found[domain][case]
-        stamp = _stamp(manifest, root, domain, files)
-        rows.append(known.get(stamp) or {**_inspect(manifest, root, domain, case, files), "stamp": stamp})
-    rows += [_empty_domain(manifest, domain) for domain, cases in found.items() if not cases]
-    _add_faults_between_cases(manifest, rows)
-    order = {domain: number for number, domain in enumerate(manifest.domains)}
-    rows.sort(key=lambda row: (order[str(row["domain"])], natural(str(row["case"]))))
-    index = pd.DataFrame(rows, columns=[*_columns(manifest), "stamp"])
-    _write_cache(cache, index)
-    return index.drop(columns="stamp")
+        files = cases[domain][case]
+        stamp = _state_of_files(manifest, root, domain, files)
+        row = remembered.get(stamp) or _inspect(manifest, root, domain, case, files, keep)
+        rows[domain].append({**row, "stamp": stamp})
+    in_order = [row for domain in rows.values() for row in domain]
+    _add_faults_between_cases(manifest, in_order)
+    _write_cache(cache, in_order)
+    return pd.DataFrame(in_order, columns=_columns(manifest))
 
 
 def require_sound(index: pd.DataFrame) -> None:
@@ -96,13 +104,8 @@ def natural(text: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in _DIGITS.split(text) if part]
 
 
-def find_cases(manifest: Manifest, root: Path, domain: str) -> dict[str, dict[str, list[Path]]]:
-    """Find the files of a domain.
-
-    Args:
-        manifest: The task.
-        root: Folder that its patterns start from.
-        domain: Which domain.
+def find_cases(manifest: Manifest, root: Path, domain: str) -> dict[str, Files]:
+    """Find the files of a domain below a folder.
 
     Returns:
         case -> ``{"image": paths, "label": paths}``, paths relative to ``root``; one each where all is well.
@@ -110,7 +113,7 @@ def find_cases(manifest: Manifest, root: Path, domain: str) -> dict[str, dict[st
     labels = _match(manifest.pattern(domain, "label"), root)
     images = _match(manifest.pattern(domain, "image"), root)
     taken = {path for paths in labels.values() for path in paths}  # "{case}.nii.gz" fits the label files too
-    cases: dict[str, dict[str, list[Path]]] = defaultdict(lambda: {"image": [], "label": []})
+    cases: dict[str, Files] = defaultdict(lambda: {"image": [], "label": []})
     for case, paths in images.items():
         if own := [path for path in paths if path not in taken]:
             cases[case]["image"] = own
@@ -121,34 +124,29 @@ def find_cases(manifest: Manifest, root: Path, domain: str) -> dict[str, dict[st
 
 def _match(pattern: str, root: Path) -> dict[str, list[Path]]:
     """Return case -> the files below ``root`` that fit; ``.nii``, ``.nii.gz`` and ``.NII.GZ`` are the same to a pattern."""
-    stem = pattern.removesuffix(".gz").removesuffix(".nii")
-    pieces = stem.split("{case}")
-    expression = (
-        re.escape(pieces[0])
-        + r"(?P<case>[^/]+)"
-        + r"(?P=case)".join(re.escape(piece) for piece in pieces[1:])
-    )
+    first, *others = pattern.removesuffix(".gz").removesuffix(".nii").split("{case}")
+    expression = re.escape(first) + "(?P<case>[^/]+)" + "(?P=case)".join(map(re.escape, others))
     compiled = re.compile(expression + r"\.(?i:nii(\.gz)?)")
-    escaped = "*".join(re.sub(r"([*?[])", r"[\1]", piece) for piece in pieces)
-    found: dict[str, list[Path]] = defaultdict(list)
+    escaped = "*".join(re.sub(r"([*?[])", r"[\1]", piece) for piece in (first, *others))
+    files: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(root.glob(escaped + ".[nN][iI][iI]*")):
         relative = path.relative_to(root)
-        fits = compiled.fullmatch(relative.as_posix())
-        if fits and not relative.name.startswith("."):  # half-written files are hidden
-            found[fits["case"]].append(relative)
-    return found
+        match = compiled.fullmatch(relative.as_posix())
+        if match and not relative.name.startswith("."):  # half-written files are hidden
+            files[match["case"]].append(relative)
+    return files
 
 
-def _require_something(manifest: Manifest, root: Path, found: dict[str, Any]) -> None:
+def _require_something(manifest: Manifest, root: Path, cases: dict[str, Any]) -> None:
     advice = f" To get the data: {' '.join(manifest.obtain.split())}" if manifest.obtain else ""
     if not root.is_dir():
         raise StudyError(
             f"there is no data folder {root} for task {manifest.name!r}: give the right one.{advice}"
         )
-    if not any(found.values()):
-        looked = manifest.pattern(next(iter(manifest.domains)), "image")
+    if not any(cases.values()):
+        pattern = manifest.pattern(next(iter(manifest.domains)), "image")
         raise StudyError(
-            f"no case of {manifest.name!r} below {root} (looked for {looked}, found {_first_files(root)}): "
+            f"no case of {manifest.name!r} below {root} (looked for {pattern}, found {_first_files(root)}): "
             f"give the right folder or correct the pattern.{advice}"
         )
 
@@ -166,75 +164,71 @@ def _columns(manifest: Manifest) -> list[str]:
     return [*facts, "shape", "spacing", "orientation", "organs", *voxels, "warning", "fault"]
 
 
-def _empty_row(manifest: Manifest, domain: str, case: str, fault: str) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys(_columns(manifest), _MISSING)
+def _empty_row(manifest: Manifest, domain: str, case: str) -> Row:
     counts = {"bytes": 0, **{f"voxels_{organ.name}": 0 for organ in manifest.organs}}
-    return {**row, **counts, "domain": domain, "case": case, "fault": fault, "stamp": ""}
+    return {**dict.fromkeys(_columns(manifest), ""), **counts, "domain": domain, "case": case, "stamp": ""}
 
 
-def _empty_domain(manifest: Manifest, domain: str) -> dict[str, Any]:
-    looked = " or ".join(manifest.pattern(domain, kind) for kind in ("image", "label"))
-    fault = f"no file fits its pattern ({looked}): get this domain's data, or take it out of the manifest."
-    return _empty_row(manifest, domain, "", fault)
+def _empty_domain(manifest: Manifest, domain: str) -> Row:
+    patterns = " or ".join(manifest.pattern(domain, kind) for kind in ("image", "label"))
+    fault = f"no file fits its pattern ({patterns}): get this domain's data, or take it out of the manifest."
+    return {**_empty_row(manifest, domain, ""), "fault": fault}
 
 
-def _inspect(
-    manifest: Manifest, root: Path, domain: str, case: str, files: dict[str, list[Path]]
-) -> dict[str, Any]:
+def _inspect(manifest: Manifest, root: Path, domain: str, case: str, files: Files, keep: Keep | None) -> Row:
     """Return the row of one case, with all its faults."""
-    row = _empty_row(manifest, domain, case, "")
+    row = _empty_row(manifest, domain, case)
     row["patient"] = _patient(manifest, case)
-    row.update({kind: paths[0].as_posix() for kind, paths in files.items() if paths})
     faults, warnings = [], []
     scans: dict[str, Scan] = {}
     for kind, reader in (("image", read_image), ("label", read_label)):
+        row[kind] = files[kind][0].as_posix() if files[kind] else ""
         try:
-            scans[kind] = reader(root / _only(files[kind], kind, manifest.pattern(domain, kind), case))
+            _require_single(files[kind], kind, manifest.pattern(domain, kind), case)
+            scan = scans[kind] = reader(root / files[kind][0])
         except StudyError as error:
             faults.append(str(error))
         else:
-            row[f"{kind}_sha256"] = scans[kind].sha256
-            row["bytes"] += scans[kind].bytes
-            warnings += [f"{kind}: {warning}." for warning in scans[kind].warnings]
+            row[f"{kind}_sha256"], row["bytes"] = scan.sha256, row["bytes"] + scan.bytes
+            warnings += [f"{kind}: {warning}." for warning in scan.warnings]
     if "image" in scans:
         warnings += _describe(manifest, domain, scans["image"], row)
     if len(scans) == 2:
-        faults += pair_faults(manifest, domain, scans["image"], scans["label"], root / str(row["label"]))
-        organs, _ = to_organ_ids(scans["label"].data, manifest, domain)
+        organs, wrong = check_pair(manifest, domain, scans["image"], scans["label"], root / row["label"])
+        faults += wrong
         for number, organ in enumerate(manifest.organs, start=1):
             row[f"voxels_{organ.name}"] = int((organs == number).sum())
         row["organs"] = ", ".join(organ.name for organ in manifest.organs if row[f"voxels_{organ.name}"])
+        if keep and not faults:
+            keep(row, in_slices_frame(domain, case, scans["image"], organs))
     return {**row, "fault": " ".join(faults), "warning": " ".join(warnings)}
 
 
-def _only(paths: list[Path], kind: str, pattern: str, case: str) -> Path:
-    """Return the one file of a case, or say that there is none or more than one."""
+def _require_single(paths: list[Path], kind: str, pattern: str, case: str) -> None:
     if not paths:
-        wanted = pattern.replace("{case}", case)
-        raise StudyError(f"has no {kind}: add {wanted}, or take the case out of the folder.")
+        path = pattern.replace("{case}", case)
+        raise StudyError(f"has no {kind}: add {path}, or take the case out of the folder.")
     if len(paths) > 1:
         names = " and ".join(path.as_posix() for path in paths)
         raise StudyError(f"has two {kind} files ({names}): remove one.")
-    return paths[0]
 
 
-def _describe(manifest: Manifest, domain: str, image: Scan, row: dict[str, Any]) -> list[str]:
+def _describe(manifest: Manifest, domain: str, image: Scan, row: Row) -> list[str]:
     """Fill in what the image tells, and return what is odd about its values."""
-    geometry = image.geometry
-    row["shape"] = "x".join(map(str, geometry.slices_shape))
-    row["spacing"] = "x".join(f"{side:.4g}" for side in geometry.spacing)
-    row["orientation"] = geometry.orientation
+    row["shape"] = "x".join(map(str, image.geometry.slices_shape))
+    row["spacing"] = "x".join(f"{side:.4g}" for side in image.geometry.spacing)
+    row["orientation"] = image.geometry.orientation
     window = (manifest.domain(domain).intensity or manifest.intensity).window
     eight_bit = window is not None and image.data.min() >= 0 and image.data.max() <= 255
     return [_HU_WARNING] if eight_bit else []
 
 
 def _patient(manifest: Manifest, case: str) -> str:
-    found = re.search(manifest.patient, case) if manifest.patient else None
-    return found.group(1) or case if found else case
+    match = re.search(manifest.patient, case) if manifest.patient else None
+    return match.group(1) or case if match else case
 
 
-def _add_faults_between_cases(manifest: Manifest, rows: list[dict[str, Any]]) -> None:
+def _add_faults_between_cases(manifest: Manifest, rows: list[Row]) -> None:
     """Add the faults that show between cases: each would put one person into training and testing."""
     first: dict[str, str] = {}
     homes: dict[str, set[str]] = defaultdict(set)
@@ -257,7 +251,7 @@ def _add_faults_between_cases(manifest: Manifest, rows: list[dict[str, Any]]) ->
             )
 
 
-def _second_label(row: dict[str, Any], names: set[tuple[str, str]]) -> str:
+def _second_label(row: Row, names: set[tuple[str, str]]) -> str:
     """Return the case that an image without a label may be a further label of: it is named like the case, and more."""
     if not row["image"] or row["label"]:
         return ""
@@ -267,42 +261,36 @@ def _second_label(row: dict[str, Any], names: set[tuple[str, str]]) -> str:
     return max(longer, key=len, default="")
 
 
-def _append_fault(row: dict[str, Any], fault: str) -> None:
+def _append_fault(row: Row, fault: str) -> None:
     row["fault"] = f"{row['fault']} {fault}".strip()
 
 
-def _stamp(manifest: Manifest, root: Path, domain: str, files: dict[str, list[Path]]) -> str:
+def _state_of_files(manifest: Manifest, root: Path, domain: str, files: Files) -> str:
     """Name the state of a case's files without reading them; "" when they cannot even be looked at."""
+    paths = [(kind, path) for kind in ("image", "label") for path in files[kind]]
     try:
-        states = [
-            [kind, path.as_posix(), (state := (root / path).stat()).st_size, state.st_mtime_ns]
-            for kind in ("image", "label")
-            for path in files[kind]
-        ]
+        states = [(root / path).stat() for _, path in paths]
     except OSError:
         return ""
+    named = [
+        [kind, path.as_posix(), state.st_size, state.st_mtime_ns]
+        for (kind, path), state in zip(paths, states, strict=True)
+    ]
     rules = [manifest.preparation(domain), manifest.patient]
-    return digest([INDEX_VERSION, str(root.resolve()), domain, states, rules])
+    return digest([INDEX_VERSION, str(root.resolve()), domain, named, rules])
 
 
-def _read_cache(cache: Path | None) -> dict[str, dict[str, Any]]:
+def _read_cache(cache: Path | None) -> dict[str, Row]:
     """Return stamp -> row of the sound cases that are remembered; faulty ones are always looked at again."""
-    if cache is None or not cache.is_file():
-        return {}
     try:
-        table = pd.read_csv(cache, dtype=str, keep_default_na=False)
-        numbers = [column for column in table if column == "bytes" or str(column).startswith("voxels_")]
-        table = table.astype(dict.fromkeys(numbers, "int64"))
-        rows = [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
-        return {str(row["stamp"]): row for row in rows if row["stamp"] and not row["fault"]}
-    except (ValueError, KeyError, OSError):
+        rows = json.loads(cache.read_bytes()) if cache else []
+        return {row["stamp"]: row for row in rows if row["stamp"] and not row["fault"]}
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
-def _write_cache(cache: Path | None, index: pd.DataFrame) -> None:
-    """Remember an index; a file that says the same already is left alone, for others may be reading it."""
-    if cache is None:
-        return
-    text = index.to_csv(index=False)
-    if not cache.is_file() or cache.read_bytes() != text.encode():
+def _write_cache(cache: Path | None, rows: list[Row]) -> None:
+    """Remember an index; a file that holds the same already is left alone, for others may be reading it."""
+    text = json.dumps(rows, indent=1)
+    if cache and not (cache.is_file() and cache.read_bytes() == text.encode()):
         write_text(cache, text)

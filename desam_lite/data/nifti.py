@@ -6,7 +6,7 @@ import io
 import logging
 import math
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,14 @@ from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import atomic_path
 
 _nifti: Any = nib  # Any: its functions carry no annotations, and strict typing calls none such
+_quiet: Any = nib.imageglobals.LoggingOutputSuppressor
 _PLAUSIBLE_MM = (0.05, 50.0)
-_HEADER = 540  # bytes of the longer of the two headers
+_HEADER = 540  # bytes of the longer of the two headers, NIfTI-2's
+_NIFTI_2 = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # how it begins, in either byte order: with its length
 _GZIP = b"\x1f\x8b"
 _MOST_PACKED = 1032  # bytes that one byte of a gzip file can stand for
-# What nibabel finds in a header is said in our sentence. While its output is suppressed it has no handler, and Python prints what
-# has none: this one does nothing.
+# What nibabel finds in a header is told in our sentence. While its output is suppressed it has no handler, and Python prints
+# what has none: this one does nothing.
 logging.getLogger("nibabel").addHandler(logging.NullHandler())
 
 
@@ -49,20 +51,16 @@ class Scan:
 
 
 def read_image(path: Path | str) -> Scan:
-    """Read a scan and check it.
-
-    Args:
-        path: A ``.nii`` or ``.nii.gz`` file.
+    """Read a scan, a ``.nii`` or ``.nii.gz`` file, and check it.
 
     Returns:
         The scan; data float32, every voxel finite, not all equal.
 
     Raises:
-        StudyError: The file is missing, unreadable, truncated, no NIfTI, not 3-D, without a usable grid,
-            holds NaN or infinite voxels or a single grey level.
+        StudyError: The file is missing, unreadable, truncated, no NIfTI, not 3-D, without a usable grid, holds NaN or infinite
+            voxels or a single intensity.
     """
-    path = Path(path)
-    scan = _read(path)
+    scan = _read_scan(Path(path))
     with np.errstate(over="ignore"):
         data = scan.data.astype(np.float32)
     if bad := int(np.count_nonzero(~np.isfinite(data))):
@@ -71,14 +69,11 @@ def read_image(path: Path | str) -> Scan:
         raise StudyError(
             f"image {path} has one grey level ({data.min():g}) everywhere: export it again from its source."
         )
-    return Scan(data, scan.geometry, scan.sha256, scan.bytes, scan.warnings)
+    return replace(scan, data=data)
 
 
 def read_label(path: Path | str) -> Scan:
-    """Read a label file and check that it holds whole numbers.
-
-    Args:
-        path: A ``.nii`` or ``.nii.gz`` file.
+    """Read a label file, a ``.nii`` or ``.nii.gz`` file, and check that it holds whole numbers.
 
     Returns:
         The labels; data int32, the ids of the file.
@@ -86,35 +81,24 @@ def read_label(path: Path | str) -> Scan:
     Raises:
         StudyError: As :func:`read_image`, or voxels that are no whole numbers.
     """
-    path = Path(path)
-    scan = _read(path)
+    scan = _read_scan(Path(path))
     data = scan.data
     if data.dtype.kind == "f":
-        whole = np.round(data)
+        data = np.round(data)
         with np.errstate(invalid="ignore"):  # inf - inf; NaN fails the comparison as it should
-            fractional = ~(np.abs(data - whole) < 1e-3)
+            fractional = ~(np.abs(data - scan.data) < 1e-3)
         if bad := int(np.count_nonzero(fractional)):
             raise StudyError(
                 f"label {path} holds {bad} voxels that are no whole numbers: export it again as ids."
             )
-        data = whole
     if data.size and (data.min() < -(2**31) or data.max() >= 2**31):
         raise StudyError(f"label {path} holds numbers too large for an id: export it again as ids.")
-    return Scan(data.astype(np.int32), scan.geometry, scan.sha256, scan.bytes, scan.warnings)
+    return replace(scan, data=data.astype(np.int32))
 
 
-def _read(path: Path) -> Scan:
-    raw = _read_bytes(path)
-    image = _parse(path, raw)
-    geometry = _checked_geometry(path, image)
-    warnings = list(_oddities(image, geometry))
-    data = np.asanyarray(image.dataobj).reshape(geometry.shape, order="A")
-    return Scan(data, geometry, hashlib.sha256(raw).hexdigest(), len(raw), tuple(warnings))
-
-
-def _read_bytes(path: Path) -> bytes:
+def _read_scan(path: Path) -> Scan:
     try:
-        return path.read_bytes()
+        raw = path.read_bytes()
     except FileNotFoundError as error:
         raise StudyError(f"{path} does not exist: check the path.") from error
     except IsADirectoryError as error:
@@ -123,36 +107,60 @@ def _read_bytes(path: Path) -> bytes:
         raise StudyError(
             f"{path} cannot be read ({error.strerror}): check it and its permissions."
         ) from error
+    image = _parse(path, raw)
+    geometry = _checked_geometry(path, image)
+    data = np.asanyarray(image.dataobj).reshape(geometry.shape, order="A")
+    return Scan(data, geometry, hashlib.sha256(raw).hexdigest(), len(raw), tuple(_oddities(image, geometry)))
 
 
 def _parse(path: Path, raw: bytes) -> Any:
-    """Return nibabel's image of the bytes of a NIfTI file; its data are not read yet but all there."""
-    begin = _unpacked(path, raw, _HEADER)
-    second = begin[:4] in (
-        b"\x1c\x02\0\0",
-        b"\0\0\x02\x1c",
-    )  # its header is 540 bytes long, in either byte order
-    kind = _nifti.Nifti2Image if second else _nifti.Nifti1Image
-    header = _checked_header(path, kind.header_class, begin)
-    expected = int(header.get_data_offset()) + _bytes_of_voxels(header)
-    _require_plausible(path, raw, expected)
-    content = _unpacked(path, raw, expected)
-    if len(content) < expected:
-        raise StudyError(
-            f"{path} is truncated ({len(content)} of {expected} bytes): copy it again from its source."
-        )
+    """Return nibabel's image of the bytes of a file; all its voxels are there."""
+    packed = raw[:2] == _GZIP
     try:
-        with _nifti.imageglobals.LoggingOutputSuppressor():  # what it mends in a header it also prints
+        with gzip.open(io.BytesIO(raw)) if packed else io.BytesIO(raw) as file:
+            begin = file.read(_HEADER)
+            kind = _nifti.Nifti2Image if begin[:4] in _NIFTI_2 else _nifti.Nifti1Image
+            expected = _checked_size(path, kind.header_class, begin)
+            if packed:
+                _require_plausible(path, len(raw), expected)
+            content = begin + file.read(max(0, expected - _HEADER))
+            file.read(1)  # at the end of a gzip file its checksum is compared
+        if len(content) < expected:
+            raise StudyError(
+                f"{path} is truncated ({len(content)} of {expected} bytes): copy it again from its source."
+            )
+        with _quiet():  # what it mends in a header it also prints
             return kind.from_bytes(content)
-    except Exception as error:
-        raise _no_nifti(path, error) from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise StudyError(
+            f"{path} is truncated or damaged ({error}): copy it again from its source."
+        ) from error
+    except StudyError:
+        raise
+    except Exception as error:  # nibabel raises many kinds on bytes that are no NIfTI
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise StudyError(f"{path} is not a NIfTI file ({reason}): convert the scan to .nii.gz.") from error
 
 
-def _require_plausible(path: Path, raw: bytes, expected: int) -> None:
+def _checked_size(path: Path, kind: Any, begin: bytes) -> int:
+    """Return the bytes that a file has by its header, after checking what nibabel would mend or find out only later."""
+    begin = begin[: kind.template_dtype.itemsize]
+    raw = kind(begin, check=False)
+    with _quiet():
+        header = kind(begin)
+    dtype = header.get_data_dtype()
+    if dtype.kind not in "uif":
+        raise StudyError(f"{path} holds {dtype} voxels, not grey levels: convert it to a scalar image.")
+    # nibabel turns a spacing of 0 into 1 mm; that matters where the affine is made from it.
+    if int(raw["sform_code"]) == 0 and not raw["pixdim"][1:4].all():
+        raise StudyError(f"{path} has a zero voxel spacing in its header: repair it.")
+    voxels = math.prod(max(0, int(n)) for n in header.get_data_shape())
+    return int(header.get_data_offset()) + voxels * int(dtype.itemsize)
+
+
+def _require_plausible(path: Path, packed: int, expected: int) -> None:
     """Refuse what so short a file cannot hold, or no memory here, before it is unpacked: a header may claim any size."""
-    if raw[:2] != _GZIP:
-        return
-    if expected > len(raw) * _MOST_PACKED:
+    if expected > packed * _MOST_PACKED:
         raise StudyError(
             f"{path} is truncated (its header tells of {expected / 1e9:.3g} GB, too much for so short a file): "
             "copy it again from its source."
@@ -163,48 +171,6 @@ def _require_plausible(path: Path, raw: bytes, expected: int) -> None:
             f"{path} unpacks to {expected / 1e9:.3g} GB but {free / 1e9:.3g} GB of memory are free: "
             "crop the scan, or use a larger machine."
         )
-
-
-def _unpacked(path: Path, raw: bytes, count: int) -> bytes:
-    """Return the first ``count`` bytes of a file's content, and no more, whatever a compressed file may hold."""
-    if raw[:2] != _GZIP:
-        return raw[:count]
-    try:
-        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as file:
-            content = file.read(count)
-            if count > _HEADER:
-                file.read(1)  # at the end of the file its checksum is compared
-            return content
-    except (EOFError, OSError, zlib.error) as error:
-        raise StudyError(
-            f"{path} is truncated or damaged ({error}): copy it again from its source."
-        ) from error
-
-
-def _checked_header(path: Path, kind: Any, begin: bytes) -> Any:
-    """Return the header of a file, after what nibabel would mend or only find out when it reads the voxels."""
-    try:
-        raw = kind(begin[: kind.template_dtype.itemsize], check=False)
-        with _nifti.imageglobals.LoggingOutputSuppressor():
-            header = kind(begin[: kind.template_dtype.itemsize])
-            dtype = header.get_data_dtype()
-    except Exception as error:  # nibabel raises many kinds on bytes that are no NIfTI
-        raise _no_nifti(path, error) from error
-    if dtype.kind not in "uif":
-        raise StudyError(f"{path} holds {dtype} voxels, not grey levels: convert it to a scalar image.")
-    # nibabel turns a spacing of 0 into 1 mm; that matters where the affine is made from it.
-    if int(raw["sform_code"]) == 0 and not raw["pixdim"][1:4].all():
-        raise StudyError(f"{path} has a zero voxel spacing in its header: repair it.")
-    return header
-
-
-def _bytes_of_voxels(header: Any) -> int:
-    return math.prod(max(0, int(n)) for n in header.get_data_shape()) * int(header.get_data_dtype().itemsize)
-
-
-def _no_nifti(path: Path, error: Exception) -> StudyError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return StudyError(f"{path} is not a NIfTI file ({reason}): convert the scan to .nii.gz.")
 
 
 def _checked_geometry(path: Path, image: Any) -> Geometry:
@@ -220,31 +186,27 @@ def _checked_geometry(path: Path, image: Any) -> Geometry:
     usable = bool(np.isfinite(affine).all()) and bool((sides > 0).all())
     if not usable or abs(np.linalg.det(affine[:3, :3] / np.where(sides > 0, sides, 1))) < 1e-3:
         raise StudyError(f"{path} has a zero voxel spacing or a collapsed affine: repair its header.")
-    i, j, k = shape
-    return Geometry((i, j, k), affine)
+    return Geometry((shape[0], shape[1], shape[2]), affine)
 
 
 def _oddities(image: Any, geometry: Geometry) -> list[str]:
-    found = []
-    if int(image.header["sform_code"]) == 0 and int(image.header["qform_code"]) == 0:
-        found.append("its header gives no orientation, so left and right, front and back are a guess")
-    elif not _one_orientation(image, geometry):
-        found.append(
+    oddities = []
+    codes = [int(image.header[name]) for name in ("sform_code", "qform_code")]
+    if codes == [0, 0]:
+        oddities.append("its header gives no orientation, so left and right, front and back are a guess")
+    # A quaternion knows no shear: the two are compared as far as it can tell.
+    elif all(codes) and not same_grid(
+        geometry, Geometry(geometry.shape, np.asarray(image.get_qform(), float))
+    ):
+        oddities.append(
             "its header gives two orientations (sform and qform) that disagree, and the sform is used: "
             "check left and right, front and back"
         )
     low, high = _PLAUSIBLE_MM
     if not all(low <= side <= high for side in geometry.spacing):
         sides = " x ".join(f"{side:g}" for side in geometry.spacing)
-        found.append(f"its voxel spacing {sides} mm is unlikely, so it may be in another unit")
-    return found
-
-
-def _one_orientation(image: Any, geometry: Geometry) -> bool:
-    """Whether sform and quaternion put the voxels in one place, as far as a quaternion can (it knows no shear)."""
-    if int(image.header["sform_code"]) == 0 or int(image.header["qform_code"]) == 0:
-        return True
-    return same_grid(geometry, Geometry(geometry.shape, np.asarray(image.get_qform(), dtype=np.float64)))
+        oddities.append(f"its voxel spacing {sides} mm is unlikely, so it may be in another unit")
+    return oddities
 
 
 def write_volume(path: Path | str, data: Array, affine: npt.NDArray[np.float64]) -> None:

@@ -1,11 +1,11 @@
-"""Prepared slices: uint8 grey levels and organ ids, one cached file per case; which slices count; splits.
+"""Prepared slices: uint8 intensities and organ ids, one cached file per case; which slices count; splits.
 
 A file is named by the hash of what it was made from, so it is either right or not there.
 """
 
 import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from desam_lite.data.cases import load_case
+from desam_lite.data.cases import CaseVolume, load_case
 from desam_lite.data.geometry import Geometry
 from desam_lite.data.index import require_sound
 from desam_lite.data.manifest import Intensity, Manifest
@@ -40,7 +40,7 @@ class CaseSlices:
         task: Name of the task.
         domain: The case's domain.
         case: Its id.
-        images: ``(Z, H, W)`` uint8, grey levels 0..255.
+        images: ``(Z, H, W)`` uint8, intensities 0..255.
         labels: ``(Z, H, W)`` uint8: 0 background, 1..K the organs in the order of the manifest.
         spacing: Voxel sides ``(z, y, x)``, mm.
         geometry: The grid of the scan's file, for the way back.
@@ -73,7 +73,7 @@ class SliceStore:
         self.index = index
         self._ids = None if organs is None else _new_ids(manifest, organs)
         self.manifest = manifest
-        rows = [{str(key): value for key, value in row.items()} for row in index.to_dict("records")]
+        rows = index.to_dict("records")
         self._rows = {(str(row["domain"]), str(row["case"])): row for row in rows}
 
     def only(self, organs: Sequence[str]) -> "SliceStore":
@@ -98,14 +98,7 @@ class SliceStore:
             raise StudyError(
                 f"task {self.manifest.name!r} has no case {domain}/{case}: choose one of its index."
             )
-        row = self._rows[domain, case]
-        made_from = [
-            row["image_sha256"],
-            row["label_sha256"],
-            self.manifest.preparation(domain),
-            SLICES_VERSION,
-        ]
-        return digest(made_from)
+        return _key(self.manifest, self._rows[domain, case])
 
     def path(self, domain: str, case: str) -> Path:
         """Return where the slices of a case are, or will be."""
@@ -115,25 +108,18 @@ class SliceStore:
         """Read a case.
 
         Raises:
-            StudyError: There is no such case, or its file is missing or damaged.
+            StudyError: There is no such case, or its file is missing or damaged; a damaged one is removed.
         """
         path = self.path(domain, case)
         try:
-            images, labels, geometry = _read(path)
+            images, labels, geometry = _read_slices(path)
         except (OSError, SafetensorError, KeyError, ValueError) as error:
+            path.unlink(missing_ok=True)  # so that it is made when the task is opened again
             raise StudyError(
                 f"the prepared slices {path} of {domain}/{case} are missing or damaged: run again."
             ) from error
         labels = labels if self._ids is None else self._ids[labels]
         return CaseSlices(self.manifest.name, domain, case, images, labels, geometry.spacing, geometry)
-
-    def is_whole(self, domain: str, case: str) -> bool:
-        """Whether the file of a case is there and undamaged."""
-        try:
-            self.load(domain, case)
-        except StudyError:
-            return False
-        return True
 
     def prepare(self, root: Path, domain: str, case: str) -> None:
         """Make the file of a case from its scan and label.
@@ -141,14 +127,47 @@ class SliceStore:
         Raises:
             StudyError: The case is at fault, or has changed since it was indexed.
         """
-        volume = load_case(self.manifest, root, self._rows[domain, case])
-        intensity = self.manifest.domain(domain).intensity or self.manifest.intensity
-        _write(
-            self.path(domain, case),
-            prepare_intensity(volume.image, intensity),
-            volume.labels,
-            volume.geometry,
-        )
+        row = self._rows[domain, case]
+        write_slices(self.folder, self.manifest, row, load_case(self.manifest, root, row))
+
+
+def _key(manifest: Manifest, row: Mapping[str, Any]) -> str:
+    preparation = manifest.preparation(str(row["domain"]))
+    return digest([row["image_sha256"], row["label_sha256"], preparation, SLICES_VERSION])
+
+
+def write_slices(folder: Path, manifest: Manifest, row: Mapping[str, Any], volume: CaseVolume) -> None:
+    """Prepare the slices of a case that is in memory, unless they are there.
+
+    Args:
+        folder: Where prepared slices lie; made when missing.
+        manifest: The task.
+        row: The case in the index.
+        volume: The case.
+    """
+    path = folder / f"{_key(manifest, row)}.safetensors"
+    if path.exists():
+        return
+    images = prepare_intensity(volume.image, manifest.domain(volume.domain).intensity or manifest.intensity)
+    # One metadata key: safetensors writes several in a random order, and equal cases should give equal files.
+    case = {"geometry": volume.geometry.to_json(), "crc32": [_crc32(images), _crc32(volume.labels)]}
+    with atomic_path(path) as temporary:
+        tensors = {"images": images, "labels": volume.labels}
+        save_file(tensors, temporary, metadata={"case": json.dumps(case)})
+
+
+def _read_slices(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], Geometry]:
+    """Read a file of `write_slices`; ValueError, KeyError, OSError or SafetensorError when it is damaged."""
+    with safe_open(path, framework="numpy") as file:
+        case = json.loads((file.metadata() or {})["case"])
+        images, labels = file.get_tensor("images"), file.get_tensor("labels")
+    if [_crc32(images), _crc32(labels)] != case["crc32"]:
+        raise ValueError("checksum differs")
+    return images, labels, Geometry.from_json(case["geometry"])
+
+
+def _crc32(array: npt.NDArray[np.uint8]) -> int:
+    return zlib.crc32(array.data)
 
 
 def prepare_slices(
@@ -159,7 +178,7 @@ def prepare_slices(
     *,
     progress: bool = True,
 ) -> SliceStore:
-    """Prepare the slices of every case that has none yet; damaged files are made again.
+    """Prepare the slices of every case that has none yet.
 
     Args:
         manifest: The task.
@@ -168,22 +187,19 @@ def prepare_slices(
         cache_dir: Where prepared slices lie; made when missing.
         progress: Whether to show a progress bar.
 
-    Returns:
-        The store, every case in it whole.
-
     Raises:
         StudyError: A case of the index is at fault, or a file has changed since.
     """
     require_sound(index)
     store = SliceStore(Path(cache_dir), manifest, index)
-    missing = [pair for pair in store.cases() if not store.is_whole(*pair)]
+    missing = [pair for pair in store.cases() if not store.path(*pair).exists()]
     for domain, case in track(missing, f"preparing {manifest.name}", enabled=progress and bool(missing)):
         store.prepare(Path(root), domain, case)
     return store
 
 
 def prepare_intensity(image: npt.NDArray[np.float32], intensity: Intensity) -> npt.NDArray[np.uint8]:
-    """Bring the grey levels of a volume to 0..255.
+    """Bring the intensities of a volume to 0..255.
 
     Args:
         image: ``(Z, H, W)`` float, in the unit of the file.
@@ -196,9 +212,7 @@ def prepare_intensity(image: npt.NDArray[np.float32], intensity: Intensity) -> n
         low, high = np.percentile(image, intensity.percentiles).tolist()
     else:
         low, high = intensity.window or (0.0, 1.0)
-    if (
-        not low < high and intensity.percentiles is not None
-    ):  # nearly all one grey level: the percentiles coincide
+    if intensity.percentiles is not None and not low < high:  # nearly all of one intensity: they coincide
         low, high = float(image.min()), float(image.max())
     scaled = (image - low) * (255.0 / max(high - low, np.finfo(np.float32).tiny))
     prepared: npt.NDArray[np.uint8] = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
@@ -251,14 +265,11 @@ def split_cases(
         raise StudyError(f"there is no split rule {rule!r}: choose from {', '.join(get_args(SplitRule))}.")
     patient_of = {case: patients[case] if patients else case for case in cases}
     unique = list(dict.fromkeys(patient_of.values()))
-    divide: Callable[[list[str], int], dict[str, Part]] = (
-        _first_90_10 if rule == "published_90_10" else _drawn_70_10_20
-    )
-    part_of = divide(unique, seed)
+    part_of = _first_90_10(unique) if rule == "published_90_10" else _drawn_70_10_20(unique, seed)
     return {case: part_of[patient] for case, patient in patient_of.items()}
 
 
-def _first_90_10(patients: list[str], _seed: int) -> dict[str, Part]:
+def _first_90_10(patients: list[str]) -> dict[str, Part]:
     train = max(1, len(patients) * 9 // 10)
     return {patient: "train" if number < train else "val" for number, patient in enumerate(patients)}
 
@@ -268,10 +279,8 @@ def _drawn_70_10_20(patients: list[str], seed: int) -> dict[str, Part]:
     val = max(1, round(0.1 * count)) if count >= 2 else 0
     test = max(1, round(0.2 * count)) if count >= 3 else 0
     drawn = [str(patient) for patient in np.random.default_rng(seed).permutation(sorted(patients))]
-    chosen: dict[str, Part] = dict.fromkeys(drawn, "train")
-    chosen.update(dict.fromkeys(drawn[:val], "val"))
-    chosen.update(dict.fromkeys(drawn[val : val + test], "test"))
-    return chosen
+    parts: list[Part] = [*["val"] * val, *["test"] * test, *["train"] * (count - val - test)]
+    return dict(zip(drawn, parts, strict=True))
 
 
 def _new_ids(manifest: Manifest, organs: Sequence[str]) -> npt.NDArray[np.uint8]:
@@ -281,26 +290,3 @@ def _new_ids(manifest: Manifest, organs: Sequence[str]) -> npt.NDArray[np.uint8]
     for number, organ in enumerate(organs, start=1):
         ids[1 + names.index(organ)] = number
     return ids
-
-
-def _crc32(array: npt.NDArray[np.uint8]) -> int:
-    return zlib.crc32(array.data)
-
-
-def _write(
-    path: Path, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8], geometry: Geometry
-) -> None:
-    # One metadata key: safetensors writes several in a random order, and equal cases should give equal files.
-    case = {"geometry": geometry.to_json(), "crc32": [_crc32(images), _crc32(labels)]}
-    with atomic_path(path) as temporary:
-        save_file({"images": images, "labels": labels}, temporary, metadata={"case": json.dumps(case)})
-
-
-def _read(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], Geometry]:
-    """Read a file of :func:`_write`; ValueError, KeyError, OSError or SafetensorError when it is damaged."""
-    with safe_open(path, framework="numpy") as file:
-        case = json.loads((file.metadata() or {})["case"])
-        images, labels = file.get_tensor("images"), file.get_tensor("labels")
-    if [_crc32(images), _crc32(labels)] != case["crc32"]:
-        raise ValueError("checksum differs")
-    return images, labels, Geometry.from_json(case["geometry"])

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from desam_lite.data.index import build_index, index_hash, require_sound
+from desam_lite.data.index import build_index, index_hash
 from desam_lite.data.manifest import Manifest, load_manifest
-from desam_lite.data.slices import SliceStore, prepare_slices
+from desam_lite.data.slices import SliceStore, prepare_slices, write_slices
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import digest
 
@@ -42,9 +43,9 @@ class Task:
         kept = [organ for organ in self.manifest.organs if organ.name in organs]
         unknown = set(organs) - {organ.name for organ in kept}
         if unknown:
-            known = ", ".join(organ.name for organ in self.manifest.organs)
+            names = ", ".join(organ.name for organ in self.manifest.organs)
             raise StudyError(
-                f"task '{self.manifest.name}' has no organ '{min(unknown)}': choose from {known}."
+                f"task '{self.manifest.name}' has no organ '{min(unknown)}': choose from {names}."
             )
         manifest = self.manifest.model_copy(update={"organs": tuple(kept)})
         return replace(self, manifest=manifest, slices=self.slices.only([organ.name for organ in kept]))
@@ -64,6 +65,8 @@ def open_task(
 ) -> Task:
     """Read a manifest, check every case, prepare the slices; each step is skipped where its result is still right.
 
+    Each file is opened once: a sound case is prepared as soon as it is checked, also where another turns out to be at fault.
+
     Args:
         manifest: Manifest file.
         root: Folder that its patterns start from.
@@ -74,9 +77,8 @@ def open_task(
         StudyError: The manifest is wrong, or cases are; all faults of the task are in one message.
     """
     root, workspace = Path(root).resolve(), Path(workspace).resolve()
-    description = load_manifest(manifest)
-    cache = workspace / "index" / f"{digest([description.content_hash(), str(root)])}.csv"
-    index = build_index(description, root, progress=progress, cache=cache)
-    require_sound(index)
-    slices = prepare_slices(description, root, index, workspace / "slices", progress=progress)
-    return Task(description, root, index, index_hash(index), slices)
+    task, folder = load_manifest(manifest), workspace / "slices"
+    cache = workspace / "index" / f"{digest([task.content_hash(), str(root)])}.json"
+    index = build_index(task, root, cache=cache, keep=partial(write_slices, folder, task), progress=progress)
+    slices = prepare_slices(task, root, index, folder, progress=progress)
+    return Task(task, root, index, index_hash(index), slices)

@@ -69,9 +69,9 @@ def test_cases_are_in_natural_order(tmp_path: Path) -> None:
 def test_second_index_reads_nothing_and_is_equal(
     task: tuple[Manifest, Path], tmp_path: Path, reads: list[str]
 ) -> None:
-    first = quiet(*task, cache=tmp_path / "index.csv")
+    first = quiet(*task, cache=tmp_path / "index.json")
     assert len(reads) == 4
-    second = quiet(*task, cache=tmp_path / "index.csv")
+    second = quiet(*task, cache=tmp_path / "index.json")
     assert len(reads) == 4
     pd.testing.assert_frame_equal(first, second)
 
@@ -80,7 +80,7 @@ def test_an_index_that_says_the_same_is_not_written_again(
     task: tuple[Manifest, Path], tmp_path: Path
 ) -> None:
     manifest, root = task
-    cache = tmp_path / "index.csv"
+    cache = tmp_path / "index.json"
     label = root / "A" / "Case00_segmentation.nii.gz"
     label.write_bytes(
         label.read_bytes()[:40]
@@ -98,10 +98,10 @@ def test_changed_file_is_read_again_and_only_it(
     task: tuple[Manifest, Path], tmp_path: Path, reads: list[str]
 ) -> None:
     manifest, root = task
-    before = quiet(manifest, root, tmp_path / "index.csv")
+    before = quiet(manifest, root, tmp_path / "index.json")
     save(root / "B" / "Case01.nii.gz", image_data(seed=99))
     reads.clear()
-    after = quiet(manifest, root, tmp_path / "index.csv")
+    after = quiet(manifest, root, tmp_path / "index.json")
     assert reads == ["B/Case01.nii.gz"]
     changed = before["image_sha256"] != after["image_sha256"]
     assert changed.tolist() == [False, False, False, True]
@@ -115,35 +115,35 @@ def test_file_replaced_by_one_of_the_same_size_is_noticed(
     for number, name in enumerate(["A/Case00", "A/Case01"]):
         save(root / f"{name}.nii", image_data(seed=50 + number))
         (root / f"{name}.nii.gz").unlink()
-    before = quiet(manifest, root, tmp_path / "index.csv")
+    before = quiet(manifest, root, tmp_path / "index.json")
     path = root / "A" / "Case00.nii"
     size, modified = path.stat().st_size, path.stat().st_mtime_ns
     save(path, image_data(seed=98))
     os.utime(path, ns=(modified + 1, modified + 1))
     assert path.stat().st_size == size
-    after = quiet(manifest, root, tmp_path / "index.csv")
+    after = quiet(manifest, root, tmp_path / "index.json")
     assert after["image_sha256"][0] == sha256_file(path) != before["image_sha256"][0]
 
 
 def test_file_touched_but_equal_gives_the_same_hash(task: tuple[Manifest, Path], tmp_path: Path) -> None:
     manifest, root = task
-    before = quiet(manifest, root, tmp_path / "index.csv")
+    before = quiet(manifest, root, tmp_path / "index.json")
     os.utime(root / "A" / "Case00.nii.gz", (1, 1))
-    assert index_hash(quiet(manifest, root, tmp_path / "index.csv")) == index_hash(before)
+    assert index_hash(quiet(manifest, root, tmp_path / "index.json")) == index_hash(before)
 
 
 def test_another_manifest_does_not_get_the_remembered_counts(
     task: tuple[Manifest, Path], tmp_path: Path
 ) -> None:
     manifest, root = task
-    quiet(manifest, root, tmp_path / "index.csv")
+    quiet(manifest, root, tmp_path / "index.json")
     other = load_manifest(write_manifest(tmp_path / "other.yaml", organs=[{"name": "gland", "label": 2}]))
-    assert len(list_faults(quiet(other, root, tmp_path / "index.csv"))) == 4
+    assert len(list_faults(quiet(other, root, tmp_path / "index.json"))) == 4
 
 
-@pytest.mark.parametrize("content", ["", "not,an,index\n1,2,3\n", "\x00\x01", "stamp,fault,bytes\nx,,many\n"])
+@pytest.mark.parametrize("content", ["", "not,an,index\n1,2,3\n", "\x00\x01", '[{"fault": ""}]', "3"])
 def test_damaged_cache_is_made_again(task: tuple[Manifest, Path], tmp_path: Path, content: str) -> None:
-    cache = tmp_path / "index.csv"
+    cache = tmp_path / "index.json"
     cache.write_text(content)
     index = quiet(*task, cache=cache)
     pd.testing.assert_frame_equal(index, quiet(*task))
@@ -155,9 +155,9 @@ def test_repaired_case_is_sound_on_the_next_look(task: tuple[Manifest, Path], tm
     label = root / "A" / "Case00_segmentation.nii.gz"
     whole = label.read_bytes()
     label.write_bytes(whole[:40])
-    assert len(list_faults(quiet(manifest, root, tmp_path / "index.csv"))) == 1
+    assert len(list_faults(quiet(manifest, root, tmp_path / "index.json"))) == 1
     label.write_bytes(whole)
-    require_sound(quiet(manifest, root, tmp_path / "index.csv"))
+    require_sound(quiet(manifest, root, tmp_path / "index.json"))
 
 
 def test_index_hash_does_not_depend_on_where_the_data_lie(tmp_path: Path) -> None:
@@ -182,9 +182,9 @@ def test_names_in_any_script_and_with_spaces_are_found(tmp_path: Path) -> None:
     save_case(tmp_path / "data" / "Zürich", "Fall 01", 1)
     domains = {"東京": {"title": "東京病院"}, "Zürich": {"title": "Zürich"}}
     manifest = load_manifest(write_manifest(tmp_path / "m.yaml", domains=domains))
-    index = quiet(manifest, tmp_path / "data", tmp_path / "index.csv")
+    index = quiet(manifest, tmp_path / "data", tmp_path / "index.json")
     assert list_faults(index) == [] and index["case"].tolist() == ["患者 01", "Fall 01"]
-    pd.testing.assert_frame_equal(index, quiet(manifest, tmp_path / "data", tmp_path / "index.csv"))
+    pd.testing.assert_frame_equal(index, quiet(manifest, tmp_path / "data", tmp_path / "index.json"))
 
 
 @pytest.mark.parametrize(

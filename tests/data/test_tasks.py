@@ -1,4 +1,4 @@
-"""Opening a task: everything checked before anything is prepared, and nothing done twice."""
+"""Opening a task: every file read once, all faults told together, and nothing done twice."""
 
 import shutil
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_task import save, write_manifest, write_task
 
-from desam_lite.data import index as index_module
+from desam_lite.data import nifti
 from desam_lite.data import slices as slices_module
 from desam_lite.data.tasks import Task, open_task
 from desam_lite.utils.errors import StudyError
@@ -16,8 +16,8 @@ from desam_lite.utils.errors import StudyError
 
 @pytest.fixture
 def work(monkeypatch: pytest.MonkeyPatch) -> Callable[[], tuple[int, int]]:
-    """Counts cases that are inspected and prepared since the last call."""
-    counts = {"inspected": 0, "prepared": 0}
+    """Counts the scans and labels that are read, and the cases that are prepared, since the last call."""
+    counts = {"read": 0, "prepared": 0}
 
     def count(module: object, name: str, what: str) -> None:
         original = getattr(module, name)
@@ -28,13 +28,13 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Callable[[], tuple[int, int]]:
 
         monkeypatch.setattr(module, name, spy)
 
-    count(index_module, "_inspect", "inspected")
-    count(slices_module.SliceStore, "prepare", "prepared")
+    count(nifti, "_read_scan", "read")
+    count(slices_module, "save_file", "prepared")
 
     def since() -> tuple[int, int]:
-        found = counts["inspected"], counts["prepared"]
-        counts.update(inspected=0, prepared=0)
-        return found
+        now = counts["read"], counts["prepared"]
+        counts.update(read=0, prepared=0)
+        return now
 
     return since
 
@@ -54,24 +54,24 @@ def test_an_open_task_tells_its_cases_by_domain(tmp_path: Path) -> None:
         assert labels.sum() == 5 * 4 * 4
 
 
-def test_a_task_opened_again_is_neither_checked_nor_prepared_again(tmp_path: Path, work) -> None:
+def test_each_file_is_read_once_and_not_again_when_the_task_is_opened_again(tmp_path: Path, work) -> None:
     write_task(tmp_path)
     first = reopen(tmp_path)
-    assert work() == (4, 4)
+    assert work() == (8, 4)  # two files of each of four cases
     assert reopen(tmp_path).data_hash == first.data_hash
     assert work() == (0, 0)
 
 
-@pytest.mark.parametrize("content", [b"", b"no table", b"\xff\xfe\x00", b"domain,case\nA,Case00\n"])
+@pytest.mark.parametrize("content", [b"", b"no table", b"\xff\xfe\x00", b"[1]", b'[{"stamp": "x"}]', b"{}"])
 def test_a_damaged_index_is_made_again(content: bytes, tmp_path: Path, work) -> None:
     write_task(tmp_path)
     first = reopen(tmp_path)
-    (cache,) = (tmp_path / "ws" / "index").glob("*.csv")
+    (cache,) = (tmp_path / "ws" / "index").glob("*.json")
     whole = cache.read_bytes()
     cache.write_bytes(content)
     work()
     assert reopen(tmp_path).data_hash == first.data_hash
-    assert work() == (4, 0)
+    assert work() == (8, 0)
     assert cache.read_bytes() == whole
 
 
@@ -86,9 +86,11 @@ def test_damaged_slices_are_prepared_again_and_no_others(harm: str, tmp_path: Pa
     path.write_bytes(whole[:-7] if harm == "cut" else bytes(changed))
     if harm == "gone":
         path.unlink()
+    with pytest.raises(StudyError, match="run again"):
+        first.slices.load("B", "Case01")
     work()
     reopen(tmp_path)
-    assert work() == (0, 1)
+    assert work() == (2, 1)
     assert path.read_bytes() == whole
 
 
@@ -99,7 +101,7 @@ def test_a_case_that_changes_is_checked_and_prepared_anew_and_names_other_data(t
     save(image, np.random.default_rng(77).integers(0, 900, (12, 10, 6)).astype(np.int16))
     work()
     second = reopen(tmp_path)
-    assert work() == (1, 1)
+    assert work() == (2, 1)
     assert second.data_hash != first.data_hash
     assert second.slices.path("A", "Case00") != first.slices.path("A", "Case00")
 
@@ -119,16 +121,21 @@ def test_an_unknown_domain_is_named_with_the_known_ones(tmp_path: Path) -> None:
         reopen(tmp_path).cases("Z")
 
 
-def test_faults_are_listed_together_and_nothing_is_prepared(tmp_path: Path, work) -> None:
+def test_faults_are_listed_together_and_what_is_sound_is_not_read_again(tmp_path: Path, work) -> None:
     write_task(tmp_path)
-    (tmp_path / "data" / "A" / "Case00.nii.gz").write_bytes(b"no scan")
+    scan = tmp_path / "data" / "A" / "Case00.nii.gz"
+    whole = scan.read_bytes()
+    scan.write_bytes(b"no scan")
     (tmp_path / "data" / "B" / "Case01_segmentation.nii.gz").unlink()
     with pytest.raises(
         StudyError, match=r"(?s)2 fault\(s\) in the data, nothing was started:.*A/Case00.*B/Case01"
     ):
         reopen(tmp_path)
-    assert work() == (4, 0)
-    assert not (tmp_path / "ws" / "slices").exists()
+    assert work() == (7, 2)
+    scan.write_bytes(whole)
+    with pytest.raises(StudyError, match=r"1 fault\(s\)"):
+        reopen(tmp_path)
+    assert work() == (3, 1)  # the repaired case, and the image without a label
 
 
 def test_a_wrong_manifest_is_refused_before_the_data_are_looked_at(tmp_path: Path, work) -> None:
