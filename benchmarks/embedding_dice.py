@@ -17,7 +17,7 @@ from places import PLACES, ROOT, Place, plan_at, quick_place
 
 from desam_lite.data.embedding_files import Format
 from desam_lite.study.parallel import execute_runs
-from desam_lite.study.report.notebook import all_metrics
+from desam_lite.study.run import collect_metrics
 
 NOTE = (
     "DeSAM-B on sam_tiny with its shipped weights, the recipe of the teach profile, scored on every slice of volumes; source: "
@@ -59,7 +59,7 @@ def _dice(
 ) -> pd.DataFrame:
     """Train and score once per seed; return the Dice of each (source, target, case), a column per seed."""
     specs = plan_at(name, place, workspace, seeds, ["desam_b"], embedding_format=fmt)
-    scores = all_metrics(execute_runs(specs, workspace, jobs=1 if options.quick else None))
+    scores = collect_metrics(execute_runs(specs, workspace, jobs=1 if options.quick else None))
     whole = scores[scores["protocol"] == "whole_volume"]
     return whole.pivot_table("dice", ["source", "target", "case"], "seed")
 

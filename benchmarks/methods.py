@@ -22,8 +22,7 @@ from places import PLACES, ROOT, Place, plan_at, quick_place
 from desam_lite.evaluation import statistics as results
 from desam_lite.methods.run_spec import RunSpec
 from desam_lite.study.parallel import execute_runs
-from desam_lite.study.report.notebook import all_metrics
-from desam_lite.study.run import Run
+from desam_lite.study.run import Run, collect_metrics
 
 AGAINST = ("DeSAM-B", "DeSAM-P")
 NOTE = (
@@ -66,7 +65,7 @@ def _record(places: dict[str, Place], seeds: Sequence[int], workspace: Path, opt
 
 def _tables(task: str, runs: Sequence[Run]) -> dict[str, list[dict[str, Any]]]:
     """Return cells, averages, paired differences, costs and what was run, of one task."""
-    scores = results.scores(all_metrics(runs), protocol="published")
+    scores = results.scores(collect_metrics(runs), protocol="published")
     outside = scores[~scores["in_domain"].astype(bool)]
     labels = list(dict.fromkeys(scores["label"]))
     pairs = [(label, other) for other in AGAINST for label in labels if other in labels and label != other]

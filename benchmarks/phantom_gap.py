@@ -22,8 +22,7 @@ from desam_lite.data.manifest import load_manifest
 from desam_lite.evaluation import statistics as results
 from desam_lite.study.parallel import execute_runs
 from desam_lite.study.profiles import get_profile, plan_domain_splits
-from desam_lite.study.report.notebook import all_metrics
-from desam_lite.study.run import Run
+from desam_lite.study.run import Run, collect_metrics
 from desam_lite.synthetic.phantoms import make_task
 from desam_lite.utils.provenance import code_version
 
@@ -73,7 +72,7 @@ def _record(workspace: Path, profile: str, tasks: dict[str, Amount], options: Op
     rows, averages, settings = _kept(options, tasks)
     for task, amount in tasks.items():
         runs = _runs(task, amount, profile, workspace, jobs=1 if options.quick else None)
-        scores = results.scores(all_metrics(runs), protocol=amount.protocol)
+        scores = results.scores(collect_metrics(runs), protocol=amount.protocol)
         cells = results.summarise(scores, ["label", "source", "target"])
         rows += [_told(task, row, "label", "source", "target") for _, row in cells.iterrows()]
         means = results.summarise(scores, ["label", "in_domain"])

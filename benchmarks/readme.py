@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from desam_lite.study.report.benchmark_tables import compared, say_compared
+from desam_lite.study.report.benchmark_tables import method_rows, say_methods
 from desam_lite.utils.files import write_text
 
 HERE = Path(__file__).resolve().parent
@@ -212,10 +212,10 @@ def _method_tables() -> str:
 
 
 def _method_table(known: Result, task: str) -> str:
-    frame = compared(known, task)
+    frame = method_rows(known, task)
     lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.to_numpy().tolist()]
     rows = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    return f"\n## All methods on {task}\n\n{say_compared(known, task)}.\n\n{rows}"
+    return f"\n## All methods on {task}\n\n{say_methods(known, task)}.\n\n{rows}"
 
 
 def _graph(known: Result) -> str:

@@ -32,7 +32,7 @@ from desam_lite.model.resize import fit_square
 from desam_lite.model.sam import get_backbone, preprocess
 from desam_lite.model.weights import find_weights, weights_sha256
 from desam_lite.study.parallel import execute_runs
-from desam_lite.study.report.notebook import all_metrics
+from desam_lite.study.run import collect_metrics
 from desam_lite.synthetic.phantoms.making import make_task
 from desam_lite.synthetic.pretraining.probe import HELD_OUT_SEED, agreement, answer_all, probe
 from desam_lite.synthetic.pretraining.promptable_sam import PromptableSAM, fill_promptable
@@ -312,7 +312,7 @@ def trained(weights: str, at: Sequence[str], options: Options) -> list[Row]:
         for name, place in places.items():
             specs = plan_at(name, place, workspace, SEEDS[: 1 if options.quick else None], methods, **on)
             runs = execute_runs(specs, workspace, jobs=1 if options.quick else None)
-            scores = results.scores(all_metrics(runs), protocol="published")
+            scores = results.scores(collect_metrics(runs), protocol="published")
             scores["label"] = scores["label"].str.removesuffix(", random encoder")
             means = results.summarise(scores, ["label", "in_domain", "seed"])
             rows += [

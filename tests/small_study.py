@@ -26,10 +26,10 @@ from pathlib import Path
 from desam_lite.study.plans import plan_experiment
 from desam_lite.study.profiles import get_profile
 from desam_lite.study.parallel import execute_runs
-from desam_lite.study.report.sentences import say_failures
+from desam_lite.study.report.sentences import say_unfinished
 asked = {"sources": sources, "methods": methods}
 specs = plan_experiment("domain_splits", get_profile(profile), manifest, data_root, **asked)
-print(say_failures(execute_runs(specs, workspace, progress=False)))
+print(say_unfinished(execute_runs(specs, workspace, progress=False)))
 """
 
 

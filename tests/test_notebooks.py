@@ -106,7 +106,7 @@ def test_exercises_have_three_grades_and_solutions_that_run(path: Path) -> None:
 
 
 def test_the_last_cell_says_where_the_numbers_come_from(path: Path) -> None:
-    assert "provenance(" in cells(path)[-1].source
+    assert "provenance" in cells(path)[-1].source
 
 
 def test_no_path_of_this_machine_is_in_a_source(path: Path) -> None:

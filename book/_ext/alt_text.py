@@ -1,6 +1,6 @@
 """Give each figure of a notebook's page the alternative text that the notebook computed for it.
 
-`desam_lite.study.report.notebook.Picture` stores the text in the metadata of its output. myst-nb names the file of an
+`desam_lite.study.report.notebook.DescribedFigure` stores the text in the metadata of its output. myst-nb names the file of an
 output by the SHA-256 of its bytes and leaves its alternative text empty, which Sphinx would fill with the
 file's path.
 """
@@ -16,7 +16,7 @@ from sphinx.application import Sphinx
 
 
 def texts_of(notebook: Path) -> dict[str, str]:
-    """Return SHA-256 of the picture -> alternative text, for all pictures of an executed notebook."""
+    """Return SHA-256 of the image -> alternative text, for all figures of an executed notebook."""
     found = {}
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         for output in cell.get("outputs", []):

@@ -32,7 +32,7 @@ def verify_results(
 
     Example: desam-lite verify-results --profile teach
     """
-    from desam_lite.study.report.notebook import all_metrics
+    from desam_lite.study.run import collect_metrics
     from desam_lite.study.verification import (
         compare_with_reference,
         read_reference,
@@ -46,7 +46,7 @@ def verify_results(
         typer.echo(f"wrote {write_reference(runs, reference, profile)}: {len(runs)} runs")
         return
     kept = read_reference(reference, profile)
-    agrees, said = verdict(compare_with_reference(tidy(all_metrics(runs)), kept))
+    agrees, said = verdict(compare_with_reference(tidy(collect_metrics(runs)), kept))
     typer.echo(said)
     if not agrees:
         raise typer.Exit(1)

@@ -9,7 +9,7 @@ import datetime
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,6 +115,21 @@ def identify(spec: RunSpec, task: Task) -> dict[str, Any]:
         "version": RUN_VERSION,
         **({} if code is None else {"method_code": code}),
     }
+
+
+def collect_metrics(runs: "Sequence[Run]") -> pd.DataFrame:
+    """Return the metrics of all finished runs, one below the other; empty if there is none."""
+    return _stacked([run.metrics() for run in runs if run.finished])
+
+
+def collect_history(runs: "Sequence[Run]") -> pd.DataFrame:
+    """Return the training histories of all finished runs, one below the other; empty if there is none."""
+    return _stacked([run.history() for run in runs if run.finished])
+
+
+def _stacked(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    filled = [frame for frame in frames if not frame.empty]
+    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
 
 
 def find_run(spec: RunSpec, task: Task, workspace: Path | str) -> Run:

@@ -43,7 +43,7 @@ def tidy(metrics: pd.DataFrame) -> pd.DataFrame:
     """Average the scores of runs over cases, one row per number that is kept.
 
     Args:
-        metrics: Of `notebook.all_metrics`: rows of finished runs.
+        metrics: Of `study.run.collect_metrics`: rows of finished runs.
 
     Returns:
         `COLUMNS`: the mean over the cases of one target of one run, rounded, and how many cases there were.
@@ -77,7 +77,7 @@ def write_reference(runs: "Sequence[Run]", folder: Path | str, profile: str) -> 
     Raises:
         StudyError: A run is not finished, or there is none.
     """
-    from desam_lite.study.report.notebook import all_metrics
+    from desam_lite.study.run import collect_metrics
 
     missing = [run for run in runs if not run.finished]
     if missing or not runs:
@@ -87,7 +87,7 @@ def write_reference(runs: "Sequence[Run]", folder: Path | str, profile: str) -> 
         )
     path = reference_path(folder, profile)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, tidy(all_metrics(runs)).to_csv(index=False))
+    write_text(path, tidy(collect_metrics(runs)).to_csv(index=False))
     write_json(path.with_suffix(".json"), _made_by(runs, profile))
     return path
 

@@ -12,8 +12,8 @@ import torch
 from desam_lite.data.slices import CaseSlices
 from desam_lite.model.resize import fit_square
 from desam_lite.model.sam import preprocess
-from desam_lite.study.report.sentences import Table
-from desam_lite.study.report.slice_figures import largest_slice
+from desam_lite.study.report.slice_examples import largest_slice
+from desam_lite.study.report.tables import Table
 from desam_lite.synthetic.pretraining.loop import Pretraining
 from desam_lite.synthetic.pretraining.probe import HELD_OUT_SEED, answer_box, click_by_click, iou
 from desam_lite.synthetic.pretraining.promptable_sam import INSIDE, PromptableSAM

@@ -17,8 +17,9 @@ from desam_lite.data.tasks import Task
 from desam_lite.evaluation.metrics import Mask
 from desam_lite.model.oracle_prompts import innermost, tight_box
 from desam_lite.study.report.prompt_maps import LoadedModel, PromptKind, predict_masks, slice_embeddings
-from desam_lite.study.report.slice_figures import Example, pictures
-from desam_lite.study.report.style import NO_RUNS, WIDTH, method_color, method_marker, nothing, styled
+from desam_lite.study.report.slice_examples import Example
+from desam_lite.study.report.slice_figures import draw_slices
+from desam_lite.study.report.style import NO_RUNS, WIDTH, empty_figure, method_color, method_marker, styled
 
 _PROMPT_COLOR = "#f0e442"
 _KINDS = {"points": "point", "box": "box"}
@@ -79,7 +80,7 @@ def predict_good_and_poor(
 
 def draw_prompted(examples: Sequence[PromptedExample], organs: Mapping[str, str], *, columns: int) -> Figure:
     """Draw slices with contours as `slice_figures.pictures`, and into each its prompt."""
-    figure = pictures([shown.example for shown in examples], organs, columns=columns)
+    figure = draw_slices([shown.example for shown in examples], organs, columns=columns)
     for ax, (example, prompt) in zip(figure.axes, examples, strict=False):
         y, x = example.spacing
         outline: list[AbstractPathEffect] = [withStroke(linewidth=3.4, foreground="black")]
@@ -102,7 +103,7 @@ def draw_maps(maps: pd.DataFrame, example: Example) -> Figure:
         example: The slice, for its size and reference.
     """
     if maps.empty:
-        return nothing()
+        return empty_figure()
     by_kind = {
         str(kind): list(dict.fromkeys(rows["label"])) for kind, rows in maps.groupby("kind", sort=False)
     }
@@ -159,7 +160,7 @@ def draw_spreads(summary: pd.DataFrame) -> Figure:
         summary: label, kind, low, typical, best: means over slices and cases.
     """
     if summary.empty:
-        return nothing()
+        return empty_figure()
     with styled():
         figure = Figure((WIDTH, 1.0 + 0.42 * len(summary)), layout="constrained")
         ax = figure.subplots()

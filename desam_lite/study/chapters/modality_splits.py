@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from desam_lite.evaluation import statistics as results
 from desam_lite.evaluation.metrics import inside_border
 from desam_lite.methods.run_spec import ONE_ORGAN
-from desam_lite.study.report.style import UNITS, WIDTH, method_color, method_marker, nothing, styled
+from desam_lite.study.report.style import UNITS, WIDTH, empty_figure, method_color, method_marker, styled
 
 if TYPE_CHECKING:
     from desam_lite.data.tasks import Task
@@ -85,7 +85,7 @@ def organ_figure(cells: pd.DataFrame, *, metric: str = "dice") -> Figure:
     """
     away = cells[~cells["in_domain"].astype(bool)] if len(cells) else cells
     if away.empty:
-        return nothing()
+        return empty_figure()
     title, factor = UNITS[metric]
     ways = list(dict.fromkeys(zip(away["source"], away["target"], strict=True)))
     names, labels = (list(dict.fromkeys(cells[column])) for column in ("organ", "label"))

@@ -18,7 +18,7 @@ from desam_lite.evaluation.statistics import summarise
 from desam_lite.methods.prompted import PromptedMethod
 from desam_lite.model.predictor import predict_slice
 from desam_lite.model.prompts import ImageEmbeddings
-from desam_lite.study.report.cache import kept_table
+from desam_lite.study.report.cache import cached_table
 from desam_lite.study.report.prompt_maps import LoadedModel, slice_embeddings, spread_rows
 from desam_lite.training.method import combine_organs
 from desam_lite.utils.errors import StudyError
@@ -74,7 +74,7 @@ def compare_grids(
         what = ["grid", GRIDS_VERSION, model.run.name, task.slices.key(domain, case)]
         made_from = {"what": what, "how": [side, empty, protocol]}
         make = partial(_score_grid, model, task, workspace, slices, side, empty, protocol)
-        table = kept_table(Path(workspace) / "grids", made_from, make)
+        table = cached_table(Path(workspace) / "grids", made_from, make)
         columns = {"side": side, "points": side * side, "protocol": protocol}
         tables.append(table.assign(**model.columns(domain, case), **columns))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()

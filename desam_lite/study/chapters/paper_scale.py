@@ -3,7 +3,6 @@
 Nothing here is a guess: a row exists where a benchmark has recorded it, on the device that it names.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from desam_lite.methods.run_spec import RunSpec
 from desam_lite.model.sam import BACKBONES, get_backbone
 from desam_lite.study.plans import EXPERIMENTS, plan_experiment
 from desam_lite.study.profiles import Profile
+from desam_lite.study.report.benchmark_tables import read_benchmarks
 from desam_lite.study.report.style import WIDTH, styled
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8": 1}
@@ -80,17 +80,6 @@ def count_runs(plans: dict[str, list[RunSpec]]) -> pd.DataFrame:
         rows.append(facts)
         seen.update(specs)
     return pd.DataFrame(rows)
-
-
-def read_benchmarks(folder: Path | str, name: str) -> pd.DataFrame:
-    """Return the rows of one benchmark on every device it was recorded on, with ``device`` and ``commit``; empty without any."""
-    frames = []
-    for path in sorted(Path(folder).glob(f"{name}-*.json")):
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not record.get("quick"):
-            commit = str(record["code"].get("commit") or "")[:10]
-            frames.append(pd.DataFrame(record["rows"]).assign(device=record["device"], commit=commit))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 def measured(folder: Path | str, points: int = 81) -> pd.DataFrame:

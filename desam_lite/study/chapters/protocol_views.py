@@ -15,9 +15,10 @@ from matplotlib.patches import Patch, Rectangle
 from desam_lite.data.slices import select_slices
 from desam_lite.evaluation.metrics import PUBLISHED_BORDER, PUBLISHED_SIZE
 from desam_lite.study.chapters.protocol_hides import LADDER, STEPS
-from desam_lite.study.report.slice_figures import Example, largest_slice, pictures_alt
-from desam_lite.study.report.slice_figures import draw as draw_picture
-from desam_lite.study.report.style import WIDTH, legend, method_color, method_marker, nothing, styled
+from desam_lite.study.report.slice_examples import Example, largest_slice
+from desam_lite.study.report.slice_figures import draw_slice as draw_picture
+from desam_lite.study.report.slice_figures import draw_slices_alt
+from desam_lite.study.report.style import WIDTH, add_legend, empty_figure, method_color, method_marker, styled
 
 _TRUE = "#444444"
 
@@ -33,7 +34,7 @@ def ladder_figure(steps: pd.DataFrame) -> Figure:
     """
     away = _away(steps)
     if away.empty:
-        return nothing()
+        return empty_figure()
     names = [name for name in LADDER if name in set(away["protocol"])]
     labels = list(dict.fromkeys(away["label"]))
     with styled():
@@ -137,7 +138,7 @@ def case_alt(example: Example, profile: Profile) -> str:
     outside[list(profile.counted)] = False
     unseen, missing = (int(pixels[outside].sum()) for pixels in (profile.predicted, profile.true))
     return (
-        f"{pictures_alt([example], {'organ': ''})} The published protocol scores {len(profile.counted)} of "
+        f"{draw_slices_alt([example], {'organ': ''})} The published protocol scores {len(profile.counted)} of "
         f"{len(profile.true)} slices; in the others the prediction has {unseen} pixels and the reference {missing}."
     )
 
@@ -177,7 +178,7 @@ def spread_figure(ways: pd.DataFrame) -> Figure:
         The figure: a dot per way; filled where slices are pooled per patient.
     """
     if ways.empty:
-        return nothing()
+        return empty_figure()
     labels = list(dict.fromkeys(ways["label"]))
     with styled():
         figure = Figure((WIDTH, 1.3 + 0.5 * len(labels)), layout="constrained")
@@ -202,7 +203,7 @@ def spread_figure(ways: pd.DataFrame) -> Figure:
             Line2D([], [], color="#444444", marker="o", ms=5, mfc=face, ls="none", label=name)
             for name, face in faces
         ]
-        legend(figure, marks)
+        add_legend(figure, marks)
     return figure
 
 

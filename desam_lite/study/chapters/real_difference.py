@@ -17,7 +17,7 @@ from scipy.stats import permutation_test, ttest_1samp, wilcoxon
 
 from desam_lite.evaluation import statistics
 from desam_lite.evaluation.statistics import Floats
-from desam_lite.study.report.style import UNITS, WIDTH, legend, styled
+from desam_lite.study.report.style import UNITS, WIDTH, add_legend, styled
 from desam_lite.utils.errors import StudyError
 
 TestName = Literal["wilcoxon", "permutation", "t"]
@@ -297,7 +297,7 @@ def draw_studies(
         ax.tick_params(axis="y", length=0)
         dots = (("same winner", _SAME), ("other winner", _OTHER))
         marks = [Line2D([], [], color=color, marker=".", ls="none", ms=8, label=name) for name, color in dots]
-        legend(figure, [*marks, Line2D([], [], color="black", lw=2, label="all seeds and cases")])
+        add_legend(figure, [*marks, Line2D([], [], color="black", lw=2, label="all seeds and cases")])
     return figure
 
 

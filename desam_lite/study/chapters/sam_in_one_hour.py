@@ -19,7 +19,7 @@ from desam_lite.model.sam_decoder import SAM, SAM_MASKS
 from desam_lite.study.report.style import WIDTH, styled
 
 if TYPE_CHECKING:
-    from desam_lite.study.report.slice_figures import Example
+    from desam_lite.study.report.slice_examples import Example
 
 _DPI = 110
 _PROMPT = "#56b4e9"

@@ -25,10 +25,11 @@ from desam_lite.evaluation.metrics import Protocol, score_case
 from desam_lite.methods import TrainedModel, load_predictor
 from desam_lite.methods.prompted import PromptedMethod
 from desam_lite.model.prompts import ImageEmbeddings
-from desam_lite.study.report.cache import kept_table
-from desam_lite.study.report.notebook import Picture
-from desam_lite.study.report.sentences import Table
-from desam_lite.study.report.slice_figures import Example, largest_slice, pictures, pictures_alt
+from desam_lite.study.report.cache import cached_table
+from desam_lite.study.report.notebook import DescribedFigure
+from desam_lite.study.report.slice_examples import Example, largest_slice
+from desam_lite.study.report.slice_figures import draw_slices, draw_slices_alt
+from desam_lite.study.report.tables import Table
 from desam_lite.study.run import Run
 from desam_lite.synthetic.phantoms import Site, dial_names, dialled, make_case
 from desam_lite.synthetic.phantoms.dials import BALLOON
@@ -166,7 +167,7 @@ def turn_dials(
             what = ["dials", DIALS_VERSION, PHANTOM_VERSION, run.name, shift.task.manifest.content_hash()]
             how = [PATIENT_SEED, patient, asdict(sites[dial, part]), protocol]
             make = partial(_score, load, run, take, maps, shift.task, protocol)
-            table = kept_table(Path(workspace) / "dials", {"what": what, "how": how}, make)
+            table = cached_table(Path(workspace) / "dials", {"what": what, "how": how}, make)
             place = {"label": run.spec.label, "source": run.spec.source, "target": shift.target}
             columns = {**place, "in_domain": False, "seed": run.spec.seed, "case": f"Patient{patient:02d}"}
             tables.append(table.assign(dial=dial, position=float(part), **columns))
@@ -279,12 +280,12 @@ def sliders(shift: Shift, organs: Mapping[str, str]) -> ipywidgets.VBox:
 
 def slider_picture(
     shift: Shift, organs: Mapping[str, str], patient: int, positions: Mapping[str, float]
-) -> Picture:
+) -> DescribedFigure:
     """Return the slice of a patient with the dials at these positions."""
     turned = {name: part for name, part in positions.items() if part}
     title = ", ".join(f"{name.replace('_', ' ')} {part:g}" for name, part in turned.items())
     examples = [show_patient(shift, patient, turned, title or f"as {shift.source}")]
-    return Picture(pictures(examples, organs), pictures_alt(examples, organs))
+    return DescribedFigure(draw_slices(examples, organs), draw_slices_alt(examples, organs))
 
 
 def say_dials(lost: pd.DataFrame, source: str, target: str, *, control: str = "Prior") -> str:

@@ -7,17 +7,27 @@ from typing import Any
 
 import pandas as pd
 
-from desam_lite.study.chapters.paper_scale import read_benchmarks
-from desam_lite.study.report.sentences import Table, say_p
+from desam_lite.study.report.tables import Table, format_p
 
 
-def compared(record: Mapping[str, Any], task: str, against: str = "DeSAM-B") -> pd.DataFrame:
+def read_benchmarks(folder: Path | str, name: str) -> pd.DataFrame:
+    """Return the rows of one benchmark on every device it was recorded on, with ``device`` and ``commit``; empty without any."""
+    frames = []
+    for path in sorted(Path(folder).glob(f"{name}-*.json")):
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not record.get("quick"):
+            commit = str(record["code"].get("commit") or "")[:10]
+            frames.append(pd.DataFrame(record["rows"]).assign(device=record["device"], commit=commit))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def method_rows(record: Mapping[str, Any], task: str, against: str = "DeSAM-B") -> pd.DataFrame:
     """Return all methods on a task, the best out of domain first.
 
     Args:
         record: Of ``methods-DEVICE.json``.
         task: Name of the manifest.
-        against: The method that each is compared with.
+        against: The method that each is method_rows with.
 
     Returns:
         Texts: ``method``; ``in domain`` and ``out of domain``, the mean Dice in percent with its 95 % interval; ``minus
@@ -36,7 +46,7 @@ def compared(record: Mapping[str, Any], task: str, against: str = "DeSAM-B") -> 
             "in domain": _spread(home.get(label)),
             "out of domain": _spread(row),
             f"minus {against}": _spread(pairs.get(label), "+"),
-            "p (Holm)": say_p(pairs[label]["p_holm"]) if label in pairs else "",
+            "p (Holm)": format_p(pairs[label]["p_holm"]) if label in pairs else "",
         }
         for label, row in sorted(away.items(), key=lambda item: -item[1]["dice"])
     ]
@@ -45,8 +55,8 @@ def compared(record: Mapping[str, Any], task: str, against: str = "DeSAM-B") -> 
     )
 
 
-def say_compared(record: Mapping[str, Any], task: str) -> str:
-    """Say what the numbers of `compared` are of."""
+def say_methods(record: Mapping[str, Any], task: str) -> str:
+    """Say what the numbers of `method_rows` are of."""
     settings = next(row for row in record["settings"] if row["task"] == task)
     sources = " or ".join(dict.fromkeys(row["source"] for row in record["rows"] if row["task"] == task))
     failed = len(settings["failed"])
@@ -57,17 +67,17 @@ def say_compared(record: Mapping[str, Any], task: str) -> str:
     )
 
 
-def methods_on(task: str, folder: Path | str, *, against: str = "DeSAM-B") -> Table:
-    """Return `compared` for the page, from the first record in a folder that knows the task; an empty table if none does."""
+def method_table(task: str, folder: Path | str, *, against: str = "DeSAM-B") -> Table:
+    """Return `method_rows` for the page, from the first record in a folder that knows the task; an empty table if none does."""
     for path in sorted(Path(folder).glob("methods-*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
-        found = compared(record, task, against)
+        found = method_rows(record, task, against)
         if len(found):
-            return Table(found, f"{say_compared(record, task)} ({record['device']})")
+            return Table(found, f"{say_methods(record, task)} ({record['device']})")
     return Table(pd.DataFrame(), f"Nothing is recorded of {task} in {folder}.")
 
 
-def formats_in(folder: Path | str) -> Table:
+def format_table(folder: Path | str) -> Table:
     """Return what the number format of stored embeddings does to Dice, of all ``embedding_dice-DEVICE.json`` in a folder.
 
     Args:

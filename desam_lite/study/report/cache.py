@@ -11,7 +11,7 @@ from desam_lite.utils.files import atomic_path, digest
 _TEXTS = ("label", "source", "target", "case", "organ", "dial", "kind")
 
 
-def kept_table(
+def cached_table(
     folder: Path | str, made_from: Mapping[str, Any], make: Callable[[], pd.DataFrame]
 ) -> pd.DataFrame:
     """Return the table that `made_from` names: read if it is there, else made and written, whole or not at all.

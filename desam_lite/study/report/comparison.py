@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from desam_lite.evaluation.statistics import METRICS
-from desam_lite.study.report.paper_numbers import away_by
-from desam_lite.study.report.sentences import Table, table, unit
+from desam_lite.methods import method_class
+from desam_lite.study.report.paper_numbers import out_of_domain_by
 from desam_lite.study.report.style import UNITS, is_oracle
+from desam_lite.study.report.tables import Table, score_table
 from desam_lite.utils.errors import StudyError
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def equal_time(
     return planned
 
 
-def both_ways(
+def steps_vs_time(
     steps: pd.DataFrame, time: pd.DataFrame, *, runs: "Sequence[Run]", metric: str = "dice"
 ) -> Table:
     """Return the averages out of domain under equal steps and under equal time side by side.
@@ -116,24 +117,24 @@ def both_ways(
     return Table(pd.DataFrame(rows))
 
 
-def by_travel(summary: pd.DataFrame, *, metric: str = "dice") -> list[str]:
+def rank_labels(summary: pd.DataFrame, *, metric: str = "dice") -> list[str]:
     """Return all labels, the best mean out of domain first; oracles, which are no competitors, come last."""
     away = _away(summary).sort_values("mean", ascending=not METRICS[metric])
     return sorted(away.index, key=is_oracle)
 
 
-def in_order(summary: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
+def sort_by_label(summary: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
     """Return the rows of a summary in the order of labels."""
     places = summary["label"].map({label: place for place, label in enumerate(labels)})
     return summary.assign(place=places).sort_values("place", kind="stable").drop(columns="place")
 
 
-def travels_best(summary: pd.DataFrame, *, metric: str = "dice") -> str:
+def best_label(summary: pd.DataFrame, *, metric: str = "dice") -> str:
     """Return the label with the best mean out of domain that is no oracle; "" if nothing was scored there."""
-    return next((label for label in by_travel(summary, metric=metric) if not is_oracle(label)), "")
+    return next((label for label in rank_labels(summary, metric=metric) if not is_oracle(label)), "")
 
 
-def against_control(scores: pd.DataFrame, *, control: str = "Prior") -> pd.DataFrame:
+def margins_over_control(scores: pd.DataFrame, *, control: str = "Prior") -> pd.DataFrame:
     """Set every method beside a control, target by target.
 
     Args:
@@ -156,7 +157,7 @@ def against_control(scores: pd.DataFrame, *, control: str = "Prior") -> pd.DataF
     return rows.assign(ahead=sign * (rows["mean"] - rows["control"])).sort_values("ahead", ignore_index=True)
 
 
-def by_target(task: "Task", scores: pd.DataFrame, labels: Sequence[str], *, metric: str = "dice") -> Table:
+def target_table(task: "Task", scores: pd.DataFrame, labels: Sequence[str], *, metric: str = "dice") -> Table:
     """Return the mean out of domain of every method at each target, under headings that tell the target's coil or modality.
 
     Args:
@@ -169,15 +170,15 @@ def by_target(task: "Task", scores: pd.DataFrame, labels: Sequence[str], *, metr
         name: ", ".join(filter(None, [name, domain.coil or domain.modality]))
         for name, domain in task.manifest.domains.items()
     }
-    rows = in_order(away_by(scores, "target", metric=metric), labels).rename(columns=facts)
-    return table(rows, caption=f"{unit(metric)} out of domain, by the target")
+    rows = sort_by_label(out_of_domain_by(scores, "target", metric=metric), labels).rename(columns=facts)
+    return score_table(rows, caption=f"{UNITS[metric][0]} out of domain, by the target")
 
 
 def say_behind(beside: pd.DataFrame, *, control: str = "Prior") -> str:
     """Name the methods that are behind a control, and at which targets.
 
     Args:
-        beside: Of `against_control`.
+        beside: Of `margins_over_control`.
         control: What it was set beside.
     """
     if beside.empty:
@@ -204,7 +205,7 @@ def say_best(summary: pd.DataFrame, differences: pd.DataFrame, *, metric: str = 
         A sentence in Markdown. Two methods are told apart if the interval of their difference excludes zero.
     """
     title, factor = UNITS[metric]
-    best = travels_best(summary, metric=metric)
+    best = best_label(summary, metric=metric)
     if not best:
         return "There is no answer yet: no method has been scored out of domain."
     rows = differences[(differences["first"] == best) & ~differences["in_domain"].astype(bool)].dropna(
@@ -273,3 +274,59 @@ def _mean_and_interval(away: pd.DataFrame, label: str, factor: float) -> str:
 
 def _listed(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def cost_table(runs: "Sequence[Run]", summary: pd.DataFrame, *, metric: str = "dice") -> Table:
+    """Return trained parameters, epochs, minutes and peak memory per run of each method beside its scores.
+
+    Args:
+        runs: Those that are not finished are left out.
+        summary: Of `results.summarise` by label and in_domain.
+        metric: What it is a summary of.
+
+    Returns:
+        One row per method, in the order of the runs: minutes are means over its runs, memory is the largest of the process.
+    """
+    title, factor = UNITS[metric]
+    scores = {(str(row["label"]), bool(row["in_domain"])): row["mean"] for row in summary.to_dict("records")}
+    finished = [run for run in runs if run.finished]
+    rows = []
+    for label in dict.fromkeys(run.spec.label for run in finished):
+        own = [run for run in finished if run.spec.label == label]
+        infos = [run.info for run in own]
+        minutes = [info["minutes"] for info in infos]
+        row = {"method": label, "trained parameters": f"{max(_parameters(info) for info in infos):,}"}
+        row["epochs"] = str(own[0].spec.epochs or "none")
+        for part in ("training", "scoring"):
+            row[f"{part} (min)"] = f"{sum(m[part] for m in minutes) / len(minutes):.1f}"
+        row["memory (GiB)"] = f"{max(info['peak_memory']['process_mib'] for info in infos) / 1024:.1f}"
+        for name, inside in (("in", True), ("out of", False)):
+            value = scores.get((label, inside))
+            row[f"{title} {name} domain"] = "" if value is None or pd.isna(value) else f"{value * factor:.1f}"
+        rows.append(row)
+    return Table(pd.DataFrame(rows))
+
+
+def _parameters(info: dict[str, int]) -> int:
+    return info.get("trained_parameters", 0)
+
+
+def departure_table(specs: "Sequence[RunSpec]") -> Table:
+    """Return what the methods of these runs say of themselves: paper, source of the defaults, differences from the original."""
+    labels: dict[str, list[str]] = {}
+    for spec in specs:
+        known = labels.setdefault(spec.method, [])
+        known += [spec.label] if spec.label not in known else []
+    rows = []
+    for name, shown in labels.items():
+        kind = method_class(name)
+        differs = ". ".join(sentence[:1].upper() + sentence[1:] for sentence in kind.differs)
+        rows.append(
+            {
+                "method": ", ".join(shown),
+                "paper": kind.paper or "this study",
+                "defaults from": kind.defaults_from,
+                "what differs": f"{differs}." if differs else "",
+            }
+        )
+    return Table(pd.DataFrame(rows))

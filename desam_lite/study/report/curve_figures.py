@@ -10,14 +10,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from desam_lite.study.report.style import NO_RUNS, WIDTH, legend, method_color, method_marker, nothing, styled
+from desam_lite.study.report.style import (
+    NO_RUNS,
+    WIDTH,
+    add_legend,
+    empty_figure,
+    method_color,
+    method_marker,
+    styled,
+)
 
 _GREY = "#444444"
 _DASHED = (0, (4, 2))
 _MARK = "#f0e442"
 
 
-def grid_curves(dice: pd.DataFrame, seconds: pd.DataFrame) -> Figure:
+def draw_grid_curves(dice: pd.DataFrame, seconds: pd.DataFrame) -> Figure:
     """Draw Dice and cost over the number of points.
 
     Args:
@@ -28,7 +36,7 @@ def grid_curves(dice: pd.DataFrame, seconds: pd.DataFrame) -> Figure:
         The figure: Dice with 95 % intervals at the left, seconds at the right; points on a logarithmic axis.
     """
     if dice.empty:
-        return nothing()
+        return empty_figure()
     with styled():
         figure = Figure((WIDTH, 3.3), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(1.35, 1))
@@ -44,12 +52,12 @@ def grid_curves(dice: pd.DataFrame, seconds: pd.DataFrame) -> Figure:
         left.set_ylim(0, 100)
         right.set_ylim(bottom=0)
         labels = list(dict.fromkeys(map(str, dice["label"])))
-        legend(figure, [*_methods(labels), *_domains()])
+        add_legend(figure, [*_methods(labels), *_domains()])
     return figure
 
 
-def grid_curves_alt(dice: pd.DataFrame, seconds: pd.DataFrame) -> str:
-    """Say what `grid_curves` shows: each curve's first, best and last value, and the cost at both ends."""
+def draw_grid_curves_alt(dice: pd.DataFrame, seconds: pd.DataFrame) -> str:
+    """Say what `draw_grid_curves` shows: each curve's first, best and last value, and the cost at both ends."""
     if dice.empty:
         return f"Empty figure: {NO_RUNS}."
     parts = []
@@ -69,7 +77,7 @@ def grid_curves_alt(dice: pd.DataFrame, seconds: pd.DataFrame) -> str:
     return f"Curves of Dice (%) and cost over the number of points: {'; '.join(parts)}."
 
 
-def calibration_curves(table: pd.DataFrame) -> Figure:
+def draw_calibration(table: pd.DataFrame) -> Figure:
     """Draw what the IoU head says against what is so.
 
     Args:
@@ -79,7 +87,7 @@ def calibration_curves(table: pd.DataFrame) -> Figure:
         The figure, a panel per label; the larger a marker, the more prompts it stands for.
     """
     if table.empty:
-        return nothing()
+        return empty_figure()
     labels = list(dict.fromkeys(table["label"]))
     with styled():
         figure = Figure((WIDTH, 3.2 if len(labels) > 1 else 3.8), layout="constrained")
@@ -97,12 +105,12 @@ def calibration_curves(table: pd.DataFrame) -> Figure:
             ax.set_title(label, color=color, fontweight="bold")
         axes[0].set_ylabel("what is so")
         kinds = (("share of prompts in the organ", _GREY), ("IoU of their masks", "white"))
-        legend(figure, [_dot(name, face) for name, face in kinds])
+        add_legend(figure, [_dot(name, face) for name, face in kinds])
     return figure
 
 
-def calibration_curves_alt(table: pd.DataFrame) -> str:
-    """Say what `calibration_curves` shows: the lowest and the highest bin of each label."""
+def draw_calibration_alt(table: pd.DataFrame) -> str:
+    """Say what `draw_calibration` shows: the lowest and the highest bin of each label."""
     if table.empty:
         return f"Empty figure: {NO_RUNS}."
     parts = []
@@ -116,7 +124,7 @@ def calibration_curves_alt(table: pd.DataFrame) -> str:
     return f"Calibration of the IoU head: {'; '.join(parts)}."
 
 
-def dial_curves(summary: pd.DataFrame) -> Figure:
+def draw_dial_curves(summary: pd.DataFrame) -> Figure:
     """Draw Dice over the position of each dial, a panel per dial.
 
     Args:
@@ -126,7 +134,7 @@ def dial_curves(summary: pd.DataFrame) -> Figure:
         The figure; bands are 95 % intervals.
     """
     if summary.empty:
-        return nothing()
+        return empty_figure()
     dials = list(dict.fromkeys(summary["dial"]))
     labels = list(dict.fromkeys(summary["label"]))
     rows = math.ceil(len(dials) / 3)
@@ -145,12 +153,12 @@ def dial_curves(summary: pd.DataFrame) -> Figure:
         for ax in axes[:, 0]:
             ax.set_ylabel("Dice (%)")
         figure.supxlabel("position of the dial", fontsize=9.5)
-        legend(figure, _methods(labels))
+        add_legend(figure, _methods(labels))
     return figure
 
 
-def dial_curves_alt(summary: pd.DataFrame) -> str:
-    """Say what `dial_curves` shows: where each curve starts and ends."""
+def draw_dial_curves_alt(summary: pd.DataFrame) -> str:
+    """Say what `draw_dial_curves` shows: where each curve starts and ends."""
     if summary.empty:
         return f"Empty figure: {NO_RUNS}."
     parts = []

@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 
 from desam_lite.evaluation import statistics as results
-from desam_lite.study.report import notebook
-from desam_lite.study.report import slice_figures as pictures
+from desam_lite.study.report import notebook, slice_examples, slice_figures
 from desam_lite.study.report.style import UNITS
 from desam_lite.utils.errors import StudyError
 
@@ -21,14 +20,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from desam_lite.data.tasks import Task
-    from desam_lite.study.report.slice_figures import Example
+    from desam_lite.study.report.slice_examples import Example
     from desam_lite.study.run import Run
 
 _KEYS = ["source", "target", "seed", "case"]
 _DPI = 80  # four pictures a row, of some 110 pixels each
 _MANY = 28  # if there are more in a gallery, they are drawn smaller: a page must stay under 1 MB
 
-RULES = {
+CASE_RULES = {
     "median": "the case with the median score, averaged over the methods",
     "worst": "the case with the worst score, averaged over the methods",
     "disagreement": "the case on which the methods differ most: the best of them minus the worst",
@@ -37,7 +36,7 @@ RULES = {
 
 
 def choose_cases(scores: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
-    """Choose one scored case by each rule of `RULES`, among those that every method has scored out of domain.
+    """Choose one scored case by each rule of `CASE_RULES`, among those that every method has scored out of domain.
 
     Args:
         scores: Of `results.scores`.
@@ -68,7 +67,7 @@ def choose_cases(scores: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def cases_at(scores: pd.DataFrame, labels: Sequence[str], target: str) -> pd.DataFrame:
+def choose_cases_at(scores: pd.DataFrame, labels: Sequence[str], target: str) -> pd.DataFrame:
     """Choose the median and the worst case of one method at one target, among those that others have scored there too.
 
     Args:
@@ -91,7 +90,7 @@ def cases_at(scores: pd.DataFrame, labels: Sequence[str], target: str) -> pd.Dat
     return pd.DataFrame(rows, columns=["rule", *_KEYS, "value"])
 
 
-def compare(
+def comparison_examples(
     task: "Task", runs: "Sequence[Run]", scores: pd.DataFrame, chosen: pd.DataFrame, labels: Sequence[str]
 ) -> "list[Example]":
     """Return the pictures of a comparison in reading order: a row per method, a column per chosen case.
@@ -111,7 +110,7 @@ def compare(
     for label in labels:
         for _, place in chosen.iterrows():
             row = _row_of(scores, label, place)
-            example = notebook.case_example(task, runs, row, str(place["rule"]))
+            example = slice_examples.case_example(task, runs, row, str(place["rule"]))
             heading = f"{label}: {row['value'] * factor:.0f}"
             where = (
                 f"{place['case']} of {place['target']},\ntrained on {place['source']}, seed {place['seed']}"
@@ -129,7 +128,7 @@ def _row_of(scores: pd.DataFrame, label: str, place: pd.Series) -> pd.Series:
 
 def farthest_behind(
     task: "Task", runs: "Sequence[Run]", scores: pd.DataFrame, against: pd.DataFrame, others: Sequence[str]
-) -> notebook.Picture:
+) -> notebook.DescribedFigure:
     """Return a figure of the method and target that are farthest behind a control, with what others draw on the same scans.
 
     Args:
@@ -144,13 +143,14 @@ def farthest_behind(
     if len(against):
         label, target = str(against["label"].iloc[0]), str(against["target"].iloc[0])
         labels = list(dict.fromkeys([label, *others]))
-        examples = compare(task, runs, scores, cases_at(scores, labels, target), labels)
-    return notebook.Picture(
-        pictures.pictures(examples, organs, columns=2), pictures.pictures_alt(examples, organs)
+        examples = comparison_examples(task, runs, scores, choose_cases_at(scores, labels, target), labels)
+    return notebook.DescribedFigure(
+        slice_figures.draw_slices(examples, organs, columns=2),
+        slice_figures.draw_slices_alt(examples, organs),
     )
 
 
-class Failures(NamedTuple):
+class DomainFailures(NamedTuple):
     """The worst cases of one target.
 
     Attributes:
@@ -164,9 +164,9 @@ class Failures(NamedTuple):
     examples: "list[Example]"
 
 
-def failures(
+def collect_failures(
     task: "Task", runs: "Sequence[Run]", scores: pd.DataFrame, labels: Sequence[str], *, worst: int = 1
-) -> list[Failures]:
+) -> list[DomainFailures]:
     """Collect the worst cases of each method at each target, out of domain.
 
     Args:
@@ -190,8 +190,8 @@ def failures(
             continue
         values = [row["value"] * factor for row in rows]
         summary = f"worst of each method: {title} {min(values):.0f} to {max(values):.0f}"
-        examples = [notebook.case_example(task, runs, row, "worst") for row in rows]
-        found.append(Failures(f"{name}: {domain.title}", summary, examples))
+        examples = [slice_examples.case_example(task, runs, row, "worst") for row in rows]
+        found.append(DomainFailures(f"{name}: {domain.title}", summary, examples))
     return found
 
 
@@ -199,12 +199,12 @@ class Gallery:
     """Pictures behind headings that open when clicked.
 
     Args:
-        entries: Of `failures`.
+        entries: Of `collect_failures`.
         organs: Name -> colour, in the order of the ids.
         columns: Pictures per row.
     """
 
-    def __init__(self, entries: Sequence[Failures], organs: Mapping[str, str], *, columns: int = 4):
+    def __init__(self, entries: Sequence[DomainFailures], organs: Mapping[str, str], *, columns: int = 4):
         self.entries, self.organs, self.columns = list(entries), organs, columns
 
     def _repr_html_(self) -> str:
@@ -214,8 +214,8 @@ class Gallery:
         said = [f"{entry.title} ({entry.summary}): {self._alt(entry)}" for entry in self.entries]
         return "\n".join(said) or "no finished run to show"
 
-    def _part(self, entry: Failures) -> str:
-        figure = pictures.pictures(entry.examples, self.organs, columns=self.columns, crop=True)
+    def _part(self, entry: DomainFailures) -> str:
+        figure = slice_figures.draw_slices(entry.examples, self.organs, columns=self.columns, crop=True)
         heading = f"<strong>{html.escape(entry.title)}</strong> ({html.escape(entry.summary)})"
         return f"<details class='gallery'><summary>{heading}</summary>{self._image(figure, self._alt(entry))}</details>"
 
@@ -223,11 +223,11 @@ class Gallery:
         total = sum(len(entry.examples) for entry in self.entries)
         figure.set_dpi(_DPI * min(1.0, (_MANY / total) ** 0.5))
         width = round(figure.get_figwidth() * 100)
-        data = base64.b64encode(notebook.png(figure)).decode()
+        data = base64.b64encode(notebook.encode_png(figure)).decode()
         return f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}" width="{width}">'
 
-    def _alt(self, entry: Failures) -> str:
-        return pictures.pictures_alt(entry.examples, self.organs)
+    def _alt(self, entry: DomainFailures) -> str:
+        return slice_figures.draw_slices_alt(entry.examples, self.organs)
 
 
 def say_comparison(scores: pd.DataFrame, labels: Sequence[str]) -> str:
@@ -261,7 +261,7 @@ def _by_case(scores: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
     return away.pivot_table("value", _KEYS, "label").reindex(columns=list(labels)).dropna()
 
 
-def kinds_of_failure(metrics: pd.DataFrame) -> pd.DataFrame:
+def failure_kinds(metrics: pd.DataFrame) -> pd.DataFrame:
     """Return for each method the share of cases by predicted volume over true volume.
 
     Args:

@@ -3,28 +3,20 @@
 import base64
 import io
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
 from PIL import Image
 
 from desam_lite.data.manifest import load_manifest
 from desam_lite.study.plans import study_root
-from desam_lite.study.report.slice_figures import Example, largest_slice
-from desam_lite.study.report.style import UNITS
 from desam_lite.utils.errors import StudyError
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from matplotlib.figure import Figure
 
-    from desam_lite.data.slices import CaseSlices
     from desam_lite.data.tasks import Task
     from desam_lite.study.profiles import Profile
-    from desam_lite.study.run import Run
 
 _ROOT_MARK = "data_manifests"
 
@@ -54,7 +46,7 @@ def _show_sentence(shell: Any, kind: type, error: BaseException, _traceback: Any
     return [str(error)]
 
 
-def by_hand() -> bool:
+def is_interactive() -> bool:
     """Whether a person runs this notebook, so that widgets can be moved; a batch job takes no input, and says so."""
     from IPython.core.getipython import get_ipython
 
@@ -62,7 +54,7 @@ def by_hand() -> bool:
     return bool(getattr(kernel, "_allow_stdin", False))
 
 
-class Picture:
+class DescribedFigure:
     """A figure with its alternative text, as Jupyter displays it; the book takes the text from there.
 
     Args:
@@ -76,11 +68,11 @@ class Picture:
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         width = round(self.figure.get_figwidth() * 100)
-        data = {"image/png": base64.b64encode(png(self.figure)).decode(), "text/plain": self.alt}
+        data = {"image/png": base64.b64encode(encode_png(self.figure)).decode(), "text/plain": self.alt}
         return data, {"image/png": {"alt": self.alt, "width": width}}
 
 
-def png(figure: "Figure") -> bytes:
+def encode_png(figure: "Figure") -> bytes:
     """Draw a figure in 256 colours, chosen so that even the rarest keeps its hue: half the bytes of all colours."""
     drawn, packed = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi="figure")
@@ -115,84 +107,3 @@ def open_study(manifest: Path | str, data_root: str, workspace: Path | str, prof
     elif not root.is_dir():
         raise StudyError(f"there are no data at {root}: pass data_root. How to get them: {task.obtain}")
     return open_task(manifest, root, workspace)
-
-
-def site_examples(task: "Task") -> list[Example]:
-    """Return one slice per domain: of the case with the median organ volume, the slice with most organ in it."""
-    examples = []
-    for name, domain in task.manifest.domains.items():
-        rows = task.index[task.index["domain"] == name]
-        volume = rows.filter(like="voxels_").sum(axis=1).sort_values()
-        case = task.slices.load(name, str(rows.loc[volume.index[(len(volume) - 1) // 2], "case"]))
-        z = largest_slice(case.labels)
-        strength = " or ".join(f"{tesla:g} T" for tesla in domain.field_strength)
-        scanner = ", ".join(fact for fact in (domain.vendor, strength) if fact)
-        note = f"{scanner}\n{domain.coil}".strip()
-        examples.append(Example(domain.title, note, case.images[z], case.labels[z], None, case.spacing[1:]))
-    return examples
-
-
-def case_example(task: "Task", runs: "Sequence[Run]", row: pd.Series, rule: str) -> Example:
-    """Return the slice with most organ of a case that `results.pick_case` chose, with the prediction of its run.
-
-    Args:
-        task: Where the case is.
-        runs: Among them the one that scored it.
-        row: The chosen row of the scores.
-        rule: How it was chosen; written under the picture.
-    """
-    case = task.slices.load(row["target"], row["case"])
-    z = largest_slice(case.labels)
-    title, factor = UNITS[row["metric"]]
-    score = f"{rule}: {title} {row['value'] * factor:.0f}"
-    note = f"{score}\n{row['case']} of {row['target']},\ntrained on {row['source']}, seed {row['seed']}"
-    prediction = prediction_of(task, runs, row)
-    return slice_example(case, prediction, z, row["label"], note)
-
-
-def run_of(runs: "Sequence[Run]", row: pd.Series) -> "Run":
-    """Return the run that a row of scores (``label``, ``source``, ``seed``) is of."""
-    wanted = (row["label"], row["source"], row["seed"])
-    return next(run for run in runs if (run.spec.label, run.spec.source, run.spec.seed) == wanted)
-
-
-def prediction_of(task: "Task", runs: "Sequence[Run]", row: pd.Series) -> "npt.NDArray[np.uint8]":
-    """Return the organ ids ``(Z, H, W)`` drawn into the case of a row of scores, as the task numbers them.
-
-    Where each organ has a model of its own, their masks are laid over each other; where two overlap, the later organ is shown.
-    """
-    run = run_of(runs, row)
-    if run.spec.organs is None:
-        return run.prediction(row["target"], row["case"])
-    ids = {organ.name: number for number, organ in enumerate(task.manifest.organs, start=1)}
-    wanted = (run.spec.label, run.spec.source, run.spec.seed)
-    own = [r for r in runs if (r.spec.label, r.spec.source, r.spec.seed) == wanted and r.finished]
-    drawn = np.zeros_like(run.prediction(row["target"], row["case"]))
-    for run in own:
-        found = run.prediction(row["target"], row["case"])
-        for number, organ in enumerate(task.only(run.spec.organs).manifest.organs, start=1):
-            drawn[found == number] = ids[organ.name]
-    return drawn
-
-
-def slice_example(
-    case: "CaseSlices", prediction: "npt.NDArray[np.uint8] | None", z: int, title: str, note: str
-) -> Example:
-    """Return slice ``z`` of a case with its prediction ``(Z, H, W)``, ready to be drawn."""
-    drawn = None if prediction is None else prediction[z]
-    return Example(title, note, case.images[z], case.labels[z], drawn, case.spacing[1:])
-
-
-def all_metrics(runs: "Sequence[Run]") -> pd.DataFrame:
-    """Return the metrics of all finished runs, one below the other; empty if there is none."""
-    return _stacked([run.metrics() for run in runs if run.finished])
-
-
-def all_history(runs: "Sequence[Run]") -> pd.DataFrame:
-    """Return the training histories of all finished runs, one below the other; empty if there is none."""
-    return _stacked([run.history() for run in runs if run.finished])
-
-
-def _stacked(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    filled = [frame for frame in frames if not frame.empty]
-    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()

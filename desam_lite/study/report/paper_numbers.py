@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 _NUMBERS = Path(__file__).with_name("paper_numbers.csv")
 
 
-def paper_numbers() -> pd.DataFrame:
+def read_paper_numbers() -> pd.DataFrame:
     """Return the paper's numbers: ``task``, ``row`` (its words), ``label`` (ours, or ""), ``metric``, ``value``, ``source``."""
     return pd.read_csv(_NUMBERS, keep_default_na=False)
 
 
-def away_by(
+def out_of_domain_by(
     scores: pd.DataFrame,
     column: Literal["source", "target"],
     *,
@@ -53,7 +53,7 @@ def away_by(
     return texts.rename_axis(columns=None).reset_index()
 
 
-def paper(
+def compare_with_paper(
     task: "Task",
     specs: "Sequence[RunSpec]",
     summary: pd.DataFrame,
@@ -75,7 +75,7 @@ def paper(
         (empty where no number could be read), ``comparable`` ("no: ..." with the first reason, or "yes") and ``read in``.
     """
     title, factor = UNITS[metric]
-    known = paper_numbers()
+    known = read_paper_numbers()
     known = known[
         (known["task"] == task.manifest.name.removeprefix("phantom_")) & (known["metric"] == metric)
     ]
@@ -84,7 +84,9 @@ def paper(
     for own in summary[~summary["in_domain"].astype(bool)].to_dict("records"):
         number = numbers.get(str(own["label"]))
         row = {"label": own["label"], f"ours, {title}": f"{own['mean'] * factor:.1f}"}
-        rows.append(row | _of_paper(number, factor, why_not(task, specs, str(own["label"]), protocol)))
+        rows.append(
+            row | _of_paper(number, factor, why_not_comparable(task, specs, str(own["label"]), protocol))
+        )
     for number in known[known["label"] == ""].to_dict("records"):
         rows.append({"label": f"{number['row']} (paper)"} | _of_paper(number, factor, ""))
     columns = ["label", f"ours, {title}", "paper", "comparable", "read in"]
@@ -98,7 +100,7 @@ def _of_paper(number: "dict[Any, Any] | None", factor: float, reason: str) -> di
     return {"paper": f"{number['value'] * factor:.2f}", "comparable": comparable, "read in": number["source"]}
 
 
-def why_not(task: "Task", specs: "Sequence[RunSpec]", label: str, protocol: str) -> str:
+def why_not_comparable(task: "Task", specs: "Sequence[RunSpec]", label: str, protocol: str) -> str:
     """Return the first reason why our average of a method may not be set beside the paper's; "" if there is none."""
     own = [spec for spec in specs if spec.label == label]
     domains = list(task.manifest.domains)

@@ -28,7 +28,7 @@ from desam_lite.model.predictor import masks_of, point_grid
 from desam_lite.model.prompts import ImageEmbeddings, Prompts
 from desam_lite.model.resize import scaled_size
 from desam_lite.model.sam_decoder import SAM, SAM_MASKS
-from desam_lite.study.report.cache import kept_table
+from desam_lite.study.report.cache import cached_table
 from desam_lite.study.run import Run
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.progress import track
@@ -134,7 +134,7 @@ def prompt_maps(
             "how": [list(rows), used, side],
         }
         make = partial(_score_case, model, task, workspace, domain, case, rows, used, side)
-        table = kept_table(Path(workspace) / "prompt_maps", made_from, make)
+        table = cached_table(Path(workspace) / "prompt_maps", made_from, make)
         tables.append(table.assign(**model.columns(domain, case)))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 

@@ -23,10 +23,10 @@ from desam_lite.study.report.style import (
     NO_RUNS,
     UNITS,
     WIDTH,
-    legend,
+    add_legend,
+    empty_figure,
     method_color,
     method_marker,
-    nothing,
     oracle_note,
     styled,
 )
@@ -34,7 +34,7 @@ from desam_lite.study.report.style import (
 _NAME = 16  # characters of a method's name on one line, so that the axis keeps its room
 
 
-def heatmaps(matrices: Mapping[str, pd.DataFrame], *, metric: str = "dice") -> Figure:
+def draw_heatmaps(matrices: Mapping[str, pd.DataFrame], *, metric: str = "dice") -> Figure:
     """Draw one source x target matrix per method, all on one scale; in-domain cells are framed.
 
     Args:
@@ -45,7 +45,7 @@ def heatmaps(matrices: Mapping[str, pd.DataFrame], *, metric: str = "dice") -> F
         The figure; a cell without a score is grey and holds a dash.
     """
     if not matrices:
-        return nothing()
+        return empty_figure()
     title, factor = UNITS[metric]
     top = 100.0 if metric == "dice" else _largest(matrices)
     columns = min(2, len(matrices))
@@ -69,8 +69,8 @@ def heatmaps(matrices: Mapping[str, pd.DataFrame], *, metric: str = "dice") -> F
     return figure
 
 
-def heatmaps_alt(matrices: Mapping[str, pd.DataFrame], *, metric: str = "dice") -> str:
-    """Say what `heatmaps` shows: for each method the range in and out of domain."""
+def draw_heatmaps_alt(matrices: Mapping[str, pd.DataFrame], *, metric: str = "dice") -> str:
+    """Say what `draw_heatmaps` shows: for each method the range in and out of domain."""
     if not matrices:
         return f"Empty figure: {NO_RUNS}."
     title, factor = UNITS[metric]
@@ -115,7 +115,7 @@ def _cell(ax: Axes, place: tuple[int, int], value: float, picture: Any, *, insid
         ax.add_patch(Rectangle((column - 0.42, row - 0.42), 0.84, 0.84, fill=False, ec=color, lw=1.6))
 
 
-def averages(summary: pd.DataFrame, cells: pd.DataFrame, *, metric: str = "dice") -> Figure:
+def draw_averages(summary: pd.DataFrame, cells: pd.DataFrame, *, metric: str = "dice") -> Figure:
     """Draw the average of each method in and out of domain with its 95 % interval, over the cells it is made of.
 
     Args:
@@ -127,7 +127,7 @@ def averages(summary: pd.DataFrame, cells: pd.DataFrame, *, metric: str = "dice"
         The figure.
     """
     if summary.empty:
-        return nothing()
+        return empty_figure()
     title, factor = UNITS[metric]
     labels = list(dict.fromkeys(summary["label"]))
     with styled():
@@ -147,12 +147,12 @@ def averages(summary: pd.DataFrame, cells: pd.DataFrame, *, metric: str = "dice"
         ax.grid(axis="x")
         ax.spines["left"].set_visible(False)
         ax.tick_params(axis="y", length=0)
-        legend(figure, [_marker("in domain", True), _marker("out of domain", False)])
+        add_legend(figure, [_marker("in domain", True), _marker("out of domain", False)])
     return figure
 
 
-def averages_alt(summary: pd.DataFrame, *, metric: str = "dice") -> str:
-    """Say what `averages` shows: every mean with its interval."""
+def draw_averages_alt(summary: pd.DataFrame, *, metric: str = "dice") -> str:
+    """Say what `draw_averages` shows: every mean with its interval."""
     if summary.empty:
         return f"Empty figure: {NO_RUNS}."
     title, factor = UNITS[metric]
@@ -198,7 +198,7 @@ def _marker(label: str, filled: bool) -> Line2D:
     return Line2D([], [], color="#444444", marker="o", ms=7, mfc=face, mew=1.8, ls="none", label=label)
 
 
-def training_curves(history: pd.DataFrame) -> Figure:
+def draw_training(history: pd.DataFrame) -> Figure:
     """Draw the losses of every run, one panel per method with a scale of its own: thin lines are runs, thick ones their median.
 
     Args:
@@ -208,7 +208,7 @@ def training_curves(history: pd.DataFrame) -> Figure:
         The figure.
     """
     if history.empty:
-        return nothing()
+        return empty_figure()
     labels = list(dict.fromkeys(history["label"]))
     columns = min(3, len(labels))
     rows = math.ceil(len(labels) / columns)
@@ -227,12 +227,14 @@ def training_curves(history: pd.DataFrame) -> Figure:
         for ax in axes[:, 0]:
             ax.set_ylabel("loss")
         lines = [("training", "solid"), ("validation (source)", (0, (4, 2)))]
-        legend(figure, [Line2D([], [], color="#444444", lw=2, ls=line, label=name) for name, line in lines])
+        add_legend(
+            figure, [Line2D([], [], color="#444444", lw=2, ls=line, label=name) for name, line in lines]
+        )
     return figure
 
 
-def training_curves_alt(history: pd.DataFrame) -> str:
-    """Say what `training_curves` shows: where the median losses start and end."""
+def draw_training_alt(history: pd.DataFrame) -> str:
+    """Say what `draw_training` shows: where the median losses start and end."""
     if history.empty:
         return f"Empty figure: {NO_RUNS}."
     parts = []

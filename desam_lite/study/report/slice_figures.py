@@ -8,7 +8,7 @@ colour throughout.
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from desam_lite.study.report.style import NO_RUNS, WIDTH, legend, nothing, styled
+from desam_lite.study.report.slice_examples import Example
+from desam_lite.study.report.style import NO_RUNS, WIDTH, add_legend, empty_figure, styled
 
 Image = npt.NDArray[np.uint8]
 Crop = bool | Literal["reference"]
@@ -30,32 +31,7 @@ _MANY = 18  # more pictures than this in one figure are drawn smaller, for the s
 _DASHED = (0, (2, 1.5))
 
 
-class Example(NamedTuple):
-    """One slice to be shown.
-
-    Attributes:
-        title: Over the picture.
-        note: Under it; may be empty.
-        image: ``(H, W)`` uint8, grey levels 0..255.
-        reference: ``(H, W)`` uint8, organ ids.
-        prediction: ``(H, W)`` uint8, organ ids; None where only the reference is to be shown.
-        spacing: ``(y, x)`` in mm.
-    """
-
-    title: str
-    note: str
-    image: Image
-    reference: Image
-    prediction: Image | None
-    spacing: tuple[float, float]
-
-
-def largest_slice(labels: Image) -> int:
-    """Return the index of the slice of ``(Z, H, W)`` with the most organ pixels; the first of equals."""
-    return int(np.argmax((labels > 0).sum(axis=(1, 2))))
-
-
-def pictures(
+def draw_slices(
     examples: Sequence[Example], organs: Mapping[str, str], *, columns: int = 3, crop: Crop = False
 ) -> Figure:
     """Draw slices side by side with contours.
@@ -74,7 +50,7 @@ def pictures(
         The figure.
     """
     if not examples:
-        return nothing()
+        return empty_figure()
     columns = min(columns, len(examples))
     rows = math.ceil(len(examples) / columns)
     with styled():
@@ -87,14 +63,14 @@ def pictures(
         letters = int(_LETTERS * WIDTH / columns)
         for ax, example in zip(axes.flat, examples, strict=False):
             title = "\n".join(textwrap.fill(line, letters) for line in example.title.splitlines())
-            draw(ax, example._replace(title=title), list(organs.values()), crop=crop)
+            draw_slice(ax, example._replace(title=title), list(organs.values()), crop=crop)
         compared = any(example.prediction is not None for example in examples)
-        legend(figure, _contour_handles(organs, compared))
+        add_legend(figure, _contour_handles(organs, compared))
     return figure
 
 
-def pictures_alt(examples: Sequence[Example], organs: Mapping[str, str]) -> str:
-    """Say what `pictures` shows."""
+def draw_slices_alt(examples: Sequence[Example], organs: Mapping[str, str]) -> str:
+    """Say what `draw_slices` shows."""
     if not examples:
         return f"Empty figure: {NO_RUNS}."
     drawn = (
@@ -109,7 +85,7 @@ def pictures_alt(examples: Sequence[Example], organs: Mapping[str, str]) -> str:
     return f"{len(examples)} {slices} with {drawn} of {', '.join(organs)}: {listed}."
 
 
-def draw(ax: Axes, example: Example, colors: Sequence[str], *, crop: Crop = False) -> None:
+def draw_slice(ax: Axes, example: Example, colors: Sequence[str], *, crop: Crop = False) -> None:
     """Draw one slice with its contours into a part of a figure.
 
     Args:

@@ -96,7 +96,7 @@ def styled() -> Iterator[None]:
         yield
 
 
-def legend(figure: Figure, handles: Sequence[Line2D]) -> None:
+def add_legend(figure: Figure, handles: Sequence[Line2D]) -> None:
     """Put one legend over the whole figure, in as many lines as it needs."""
     room = 12 * figure.get_figwidth()  # characters of its font on one line
     longest = max((len(str(handle.get_label())) + 6 for handle in handles), default=1)
@@ -104,7 +104,7 @@ def legend(figure: Figure, handles: Sequence[Line2D]) -> None:
     figure.legend(handles=list(handles), loc="outside upper center", ncols=columns, handlelength=2.2)
 
 
-def nothing() -> Figure:
+def empty_figure() -> Figure:
     """Return the figure that stands where there is no run to show."""
     with styled():
         figure = Figure((WIDTH, 0.8))

@@ -1,25 +1,67 @@
-"""What the chapters that teach have in common: code shown from the package, what a page took, what may be concluded from it."""
+"""Tables of a page as HTML: scores, domains, where its numbers come from; and source code that a page shows."""
 
 import datetime
+import html
 import inspect
+import re
 import textwrap
-import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from desam_lite.study.report.sentences import Table
+from desam_lite.study.report.sentences import join_distinct, say_minutes
+from desam_lite.study.report.style import UNITS
+from desam_lite.utils.provenance import code_version, library_versions
 
 if TYPE_CHECKING:
     from desam_lite.data.tasks import Task
+    from desam_lite.study.run import Run
+
+_SCALED = ("mean", "low", "high", "seed_sd", "case_sd")  # columns in the unit of the metric
+_HEADINGS = {
+    "label": "method",
+    "in_domain": "domain",
+    "seed_sd": "SD seeds",
+    "case_sd": "SD cases",
+    "p_holm": "p (Holm)",
+}
+# Cells whose text the book may break into lines, sentences and names of several words; numbers stay whole.
+_BROKEN = {"long": re.compile(r"<td>([^<]{31,})</td>"), "name": re.compile(r"<td>([A-Za-z][^<]{15,29})</td>")}
+
+
+class Table:
+    """A frame of finished texts, as the page shows it; pandas' Styler needs five times the bytes, and a page has a limit.
+
+    Args:
+        frame: Texts, one column per heading.
+        caption: Over the table.
+        kind: Class of the HTML table besides ``dataframe``, which the book's theme draws for light and dark.
+        headings: Whether to show the names of the columns.
+    """
+
+    def __init__(
+        self, frame: pd.DataFrame, caption: str = "", *, kind: str = "results", headings: bool = True
+    ):
+        self.frame = frame.rename_axis(columns=None)  # a name over the columns would be one more column
+        self.caption = caption
+        self.kind = kind
+        self.headings = headings
+
+    def _repr_html_(self) -> str:
+        with pd.option_context("display.max_colwidth", None):
+            body = self.frame.to_html(index=False, border=0, classes=[self.kind], header=self.headings)
+        for name, pattern in _BROKEN.items():
+            body = pattern.sub(rf'<td class="{name}">\1</td>', body)
+        caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
+        return body.replace(">", f">{caption}", 1)
+
+    def __repr__(self) -> str:
+        return f"{self.caption}\n{self.frame.to_string(index=False, header=self.headings)}".lstrip()
 
 
 class Code:
-    """The source of functions or classes of this package, as a page shows it: what is taught is what runs.
-
-    Args:
-        parts: Functions, methods or classes.
-    """
+    """The source of functions or classes of this package, as a page shows it: what is taught is what runs."""
 
     def __init__(self, *parts: Any):
         self.text = "\n".join(textwrap.dedent(inspect.getsource(part)) for part in parts)
@@ -31,48 +73,78 @@ class Code:
         return self.text
 
 
-def say_seconds(began: float) -> str:
-    """Say how long a page without training took.
+def score_table(frame: pd.DataFrame, *, metric: str = "dice", caption: str = "") -> Table:
+    """Format a frame of `desam_lite.evaluation.statistics` for the page: Dice in percent, distances in mm, no row numbers."""
+    _, factor = UNITS[metric]
+    formats: dict[str, Callable[[Any], str]] = dict.fromkeys(_SCALED, lambda value: f"{value * factor:.1f}")
+    formats |= {"in_domain": lambda inside: "in" if inside else "out", "won": lambda share: f"{share:.0%}"}
+    formats |= {"p": format_p, "p_holm": format_p}
+    texts = {
+        _HEADINGS.get(name, name): ["" if pd.isna(v) else formats.get(name, str)(v) for v in column]
+        for name, column in ((str(key), values) for key, values in frame.items())
+    }
+    return Table(pd.DataFrame(texts), caption)
+
+
+def format_p(value: float) -> str:
+    """Return a p value as tables show it."""
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def domain_table(task: "Task") -> Table:
+    """Return what the manifest tells of each domain, and how many cases there are."""
+    rows = [
+        {
+            "domain": name,
+            "hospital": domain.title,
+            "scanner": domain.vendor,
+            "field": " or ".join(f"{tesla:g} T" for tesla in domain.field_strength),
+            "coil": domain.coil,
+            "cases": int((task.index["domain"] == name).sum()),
+        }
+        for name, domain in task.manifest.domains.items()
+    ]
+    return Table(pd.DataFrame(rows))
+
+
+def provenance_table(
+    profile: str, task: "Task | None" = None, runs: "Sequence[Run]" = (), *, weights: str = ""
+) -> Table:
+    """Return where the numbers of a page come from: of its runs by their ``run.json``, of a page without runs as it is made.
 
     Args:
-        began: ``time.perf_counter()`` at its start.
-    """
-    return f"The page trains nothing; it took {time.perf_counter() - began:.0f} seconds here."
-
-
-def say_caveats(task: "Task", backbone: str = "", weights: str = "") -> str:
-    """Say what keeps the numbers of a page from being set beside the paper's.
-
-    Args:
-        task: Whose scans are looked at.
-        backbone: Of the model that looks at them; "" for none.
-        weights: Its weights.
-    """
-    from desam_lite.methods.run_spec import make_spec
-    from desam_lite.study.report.sentences import say_caveats as said
-
-    if not backbone:
-        return said(task, [])
-    looked = {"manifest": task.root, "data_root": task.root, "source": next(iter(task.manifest.domains))}
-    return said(task, [make_spec(method="sam_zero_shot", backbone=backbone, weights=weights, **looked)])
-
-
-def provenance(profile: str, task: "Task | None" = None, weights: str = "") -> Table:
-    """Return where the numbers of a page without runs come from.
-
-    Args:
-        profile: The profile it was made with.
+        profile: The profile that the page is made with.
         task: Whose scans it shows; None for a page without scans.
-        weights: Of the encoder it asks; "" for none.
+        runs: Finished or not; those that are not count as missing.
+        weights: Of the encoder, for a page without runs; "" for none.
     """
-    from desam_lite.utils.provenance import code_version, library_versions
-
-    code = code_version()
-    commit = (code["commit"] or "no commit known")[:10] + (", with changes" if code["dirty"] else "")
-    rows = {"profile": profile, "code": f"desam-lite {code['version']}, {commit}"}
+    rows = {"profile": profile}
     if task is not None:
-        rows |= {"task": f"{task.manifest.title} ({task.manifest.licence})", "data": task.data_hash}
+        rows["task"] = f"{task.manifest.title} ({task.manifest.licence})"
+        rows["to be cited"] = task.manifest.citation or "none"
+        rows |= {"manifest": task.manifest.content_hash(), "data": task.data_hash}
+    records: list[dict[str, Any]] = [run.info for run in runs if run.finished]
+    if runs:
+        rows["runs"] = f"{len(records)} of {len(runs)} finished"
+        rows["computing"] = say_minutes(runs)
+        rows["runs begun on"] = join_distinct(sorted(record["started"][:10] for record in records))
+        weights = join_distinct(map(_weights_of, records))
+    else:
+        records = [{"code": code_version(), "libraries": library_versions()}]
+    rows["code"] = join_distinct(_code_of(record["code"]) for record in records)
     rows |= {"encoder weights": weights} if weights else {}
-    rows["libraries"] = ", ".join(f"{name} {version}" for name, version in library_versions().items())
+    rows["libraries"] = join_distinct(
+        ", ".join(f"{name} {version}" for name, version in record["libraries"].items()) for record in records
+    )
     rows["page made on"] = datetime.datetime.now(datetime.UTC).date().isoformat()
     return Table(pd.DataFrame(list(rows.items())), kind="provenance", headings=False)
+
+
+def _code_of(code: Mapping[str, Any]) -> str:
+    changes = ", with uncommitted changes" if code.get("dirty") else ""
+    return f"desam-lite {code['version']}, {(code.get('commit') or 'no commit')[:10]}{changes}"
+
+
+def _weights_of(record: Mapping[str, Any]) -> str:
+    digest = record["identity"].get("weights")
+    return f"{record['files']['weights']} ({digest})" if digest else ""

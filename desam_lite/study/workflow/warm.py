@@ -26,7 +26,6 @@ BY_KERNELS = (
     *("ipykernel.kernelapp", "matplotlib.backends.backend_agg", "myst_nb"),
     *(
         "desam_lite.study.report.comparison",
-        "desam_lite.study.report.fairness",
         "desam_lite.study.report.score_figures",
         "desam_lite.study.report.notebook",
     ),

@@ -14,7 +14,7 @@ from desam_lite.data.tasks import Task
 from desam_lite.study.chapters import coupling_seen
 from desam_lite.study.report import style
 from desam_lite.study.report.prompt_maps import LoadedModel, spread_rows
-from desam_lite.study.report.slice_figures import Example
+from desam_lite.study.report.slice_examples import Example
 
 Place = tuple[Path, Path]
 ORGANS = {"gland": "#e69f00"}

@@ -17,8 +17,8 @@ from desam_lite.study.chapters import modality_splits as organs
 from desam_lite.study.chapters import protocol_hides as rescoring
 from desam_lite.study.plans import EXPERIMENTS, plan_experiment
 from desam_lite.study.profiles import get_profile
-from desam_lite.study.report import notebook
-from desam_lite.study.run import Run, execute_run, find_run
+from desam_lite.study.report import slice_examples
+from desam_lite.study.run import Run, collect_metrics, execute_run, find_run
 from desam_lite.utils.errors import StudyError
 
 Place = tuple[Path, Path]
@@ -105,15 +105,15 @@ def test_runs_on_all_organs_keep_the_names_they_had(place: Place, task: Task, ru
 
 
 def test_models_of_single_organs_are_shown_together(runs: list[Run], task: Task) -> None:
-    scores = results.scores(notebook.all_metrics(runs))
+    scores = results.scores(collect_metrics(runs))
     row = scores[(scores["label"] == "Prior, one organ") & (scores["case"] == "B0")].iloc[0]
-    shown = notebook.prediction_of(task, runs, row)
+    shown = slice_examples.predicted_labels(task, runs, row)
     np.testing.assert_array_equal(shown == 2, runs[2].prediction("B", "B0") == 1)
     assert (shown == 1).any()
 
 
 def test_tables_hold_every_organ_and_the_two_settings_are_paired(runs: list[Run]) -> None:
-    metrics, names = notebook.all_metrics(runs), ["lower", "upper"]
+    metrics, names = collect_metrics(runs), ["lower", "upper"]
     table = organs.organ_table(metrics[~metrics["in_domain"]], names)
     assert list(table["organ"]) == ["lower", "lower", "upper", "upper"]
     assert {"Dice (%)", "HD95 (mm)", "ASSD (mm)"} <= set(table)

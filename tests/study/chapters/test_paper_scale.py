@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 
 from desam_lite.model.sam import get_backbone
-from desam_lite.study.chapters import paper_scale as costs
+from desam_lite.study.chapters import paper_scale
 from desam_lite.study.plans import EXPERIMENTS
 from desam_lite.study.profiles import get_profile
+from desam_lite.study.report import benchmark_tables
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -17,26 +18,30 @@ def test_bytes_are_those_of_the_maps() -> None:
     spec = get_backbone("sam_tiny")
     maps = [torch.zeros(spec.width, spec.grid, spec.grid, dtype=torch.float16) for _ in range(3)]
     maps.append(torch.zeros(spec.neck, spec.grid, spec.grid, dtype=torch.float16))
-    assert costs.embedding_bytes("sam_tiny", "float16") == sum(m.numel() * m.element_size() for m in maps)
+    assert paper_scale.embedding_bytes("sam_tiny", "float16") == sum(
+        m.numel() * m.element_size() for m in maps
+    )
 
 
 def test_the_recorded_bytes_of_a_slice_agree() -> None:
-    for row in costs.read_benchmarks(ROOT / "benchmarks" / "results", "embeddings").to_dict("records"):
-        expected = costs.embedding_bytes(row["backbone"], row["fmt"])
+    for row in benchmark_tables.read_benchmarks(ROOT / "benchmarks" / "results", "embeddings").to_dict(
+        "records"
+    ):
+        expected = paper_scale.embedding_bytes(row["backbone"], row["fmt"])
         assert abs(row["bytes_per_slice"] - expected) < 0.01 * expected
 
 
 def test_a_table_of_bytes_is_drawn_and_told() -> None:
-    table = costs.embedding_table(1000)
+    table = paper_scale.embedding_table(1000)
     assert table.loc["vit_h", "float8"] * 4 == table.loc["vit_h", "float32"]
-    assert f"vit_b: {table.loc['vit_b', 'float32']:.3g} in float32" in costs.draw_bytes_alt(table, 1000)
-    assert len(costs.draw_bytes(table, 1000).axes) == 1
+    assert f"vit_b: {table.loc['vit_b', 'float32']:.3g} in float32" in paper_scale.draw_bytes_alt(table, 1000)
+    assert len(paper_scale.draw_bytes(table, 1000).axes) == 1
 
 
 def test_runs_are_counted_once() -> None:
-    plans = costs.plan_study(get_profile("paper"), "sam.pth")
-    counted = costs.count_runs(plans)
-    each = costs.list_runs(plans)
+    plans = paper_scale.plan_study(get_profile("paper"), "sam.pth")
+    counted = paper_scale.count_runs(plans)
+    each = paper_scale.list_runs(plans)
     assert counted["of them new"].sum() == len(each) == len(set(each))
     priors = [spec for spec in each if spec.method == "prior" and "phantom" not in str(spec.manifest)]
     assert len(priors) == (6 + 2) * len(get_profile("paper").seeds)  # each source of both tasks
@@ -47,18 +52,18 @@ def test_runs_are_counted_once() -> None:
 
 
 def test_only_what_was_measured_has_a_row(tmp_path: Path) -> None:
-    assert costs.measured(tmp_path).empty
+    assert paper_scale.measured(tmp_path).empty
     record = {"code": {"commit": "c" * 40}, "quick": False, "device": "a GPU"}
     row = {"backbone": "vit_h", "batch": 8, "format": "bfloat16", "images_per_second": 4.0, "peak_mb": 9.0}
     (tmp_path / "encoder-gpu.json").write_text(json.dumps({**record, "rows": [row]}))
     (tmp_path / "encoder-quick.json").write_text(json.dumps({**record, "quick": True, "rows": [row]}))
-    (one,) = costs.measured(tmp_path).to_dict("records")
+    (one,) = paper_scale.measured(tmp_path).to_dict("records")
     assert (one["seconds"], one["MB"], one["device"]) == (0.25, 9.0, "a GPU")
-    assert costs.devices(costs.measured(tmp_path)) == ["a GPU"]
+    assert paper_scale.devices(paper_scale.measured(tmp_path)) == ["a GPU"]
 
 
 def test_this_studys_records_give_rows_for_all_three_steps() -> None:
-    assert set(costs.measured(ROOT / "benchmarks" / "results")["step"]) == {
+    assert set(paper_scale.measured(ROOT / "benchmarks" / "results")["step"]) == {
         "encode",
         "train, per epoch",
         "predict",

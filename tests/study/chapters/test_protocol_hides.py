@@ -12,7 +12,7 @@ from desam_lite.data.tasks import Task, open_task
 from desam_lite.evaluation.metrics import QUIRKS, Quirks, as_scored
 from desam_lite.study.chapters import protocol_hides as rescoring
 from desam_lite.study.chapters import protocol_views
-from desam_lite.study.report.slice_figures import Example
+from desam_lite.study.report.slice_examples import Example
 from desam_lite.study.run import Run, execute_run
 from desam_lite.utils.errors import StudyError
 

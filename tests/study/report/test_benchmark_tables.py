@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from desam_lite.study.report.benchmark_tables import compared, formats_in, methods_on, say_compared
+from desam_lite.study.report.benchmark_tables import format_table, method_rows, method_table, say_methods
 
 RECORD = {
     "device": "a machine",
@@ -44,26 +44,26 @@ RECORD = {
 
 
 def test_the_best_comes_first_and_pairs_are_those_with_the_method_asked_for() -> None:
-    frame = compared(RECORD, "t").set_index("method")
+    frame = method_rows(RECORD, "t").set_index("method")
     assert list(frame.index) == ["DeSAM-B", "U-Net", "Prior"]
     assert list(frame.loc["DeSAM-B"]) == ["90.0 (80.0 to 100.0)", "70.0 (60.0 to 80.0)", "", ""]
     assert list(frame.loc["Prior"]) == ["", "50.0 (40.0 to 60.0)", "-20.0 (-30.0 to -10.0)", "<0.001"]
     assert frame.loc["U-Net", "minus DeSAM-B"] == ""
-    assert compared(RECORD, "t", "Prior").set_index("method").loc["U-Net", "p (Holm)"] == "0.500"
-    said = say_compared(RECORD, "t")
+    assert method_rows(RECORD, "t", "Prior").set_index("method").loc["U-Net", "p (Holm)"] == "0.500"
+    said = say_methods(RECORD, "t")
     assert said.startswith("Trained at A or B") and "2 seeds, 12 runs of which 1 failed" in said
 
 
 def test_a_page_says_when_nothing_is_recorded(tmp_path: Path) -> None:
-    assert "Nothing is recorded of t" in repr(methods_on("t", tmp_path))
+    assert "Nothing is recorded of t" in repr(method_table("t", tmp_path))
     (tmp_path / "methods-cpu.json").write_text(json.dumps(RECORD))
-    assert "DeSAM-B" in repr(methods_on("t", tmp_path))
-    assert "Nothing is recorded of other" in repr(methods_on("other", tmp_path))
+    assert "DeSAM-B" in repr(method_table("t", tmp_path))
+    assert "Nothing is recorded of other" in repr(method_table("other", tmp_path))
 
 
 @pytest.mark.parametrize("task", ["phantom_prostate", "promise12_small"])
 def test_the_record_of_this_repository_holds_both_tasks(task: str) -> None:
-    frame = methods_on(task, ROOT / "benchmarks" / "results").frame
+    frame = method_table(task, ROOT / "benchmarks" / "results").frame
     assert {"Prior", "DeSAM-B", "DeSAM-B, random encoder"} <= set(frame["method"])
 
 
@@ -73,8 +73,8 @@ def test_formats_are_told_beside_the_seeds_and_float32_is_not_compared_with_itse
     rows = [{**row, "fmt": "float32"}, {**row, "fmt": "float8", "difference_targets": 0.001}]
     record = {"device": "a machine", "quick": False, "code": {"commit": "c"}, "rows": rows}
     (tmp_path / "embedding_dice-cpu.json").write_text(json.dumps(record))
-    table = formats_in(tmp_path)
+    table = format_table(tmp_path)
     assert list(table.frame["minus float32"]) == ["", "+0.1 (-0.1 to +0.2)"]
     assert list(table.frame["between seeds"]) == ["3.0", "3.0"]
     assert "a machine" in table.caption
-    assert "Nothing is recorded" in formats_in(tmp_path / "nothing").caption
+    assert "Nothing is recorded" in format_table(tmp_path / "nothing").caption

@@ -87,11 +87,11 @@ SCORED = scores(
 
 def test_the_best_is_no_oracle_and_oracles_stand_last() -> None:
     summary = summarise(SCORED)
-    assert comparison.travels_best(summary) == "CSDG"
-    order = comparison.by_travel(summary)
+    assert comparison.best_label(summary) == "CSDG"
+    order = comparison.rank_labels(summary)
     assert order == ["CSDG", "U-Net", "Prior", "SAM point (oracle)"]
-    assert list(comparison.in_order(summary, order)["label"]) == order
-    assert comparison.by_travel(summary, metric="assd")[0] == "Prior"  # there less is better
+    assert list(comparison.sort_by_label(summary, order)["label"]) == order
+    assert comparison.rank_labels(summary, metric="assd")[0] == "Prior"  # there less is better
 
 
 def test_the_answer_names_who_cannot_be_told_apart() -> None:
@@ -116,12 +116,12 @@ def test_gains_are_told_with_their_sign_and_interval() -> None:
 
 def test_both_tables_stand_side_by_side() -> None:
     steps, time = summarise(SCORED), summarise(scores({"U-Net": [0.8, 0.9], "CSDG": [0.5, 0.6]}))
-    frame = comparison.both_ways(steps, time, runs=[run("unet", [1.0], epochs=7)]).frame
+    frame = comparison.steps_vs_time(steps, time, runs=[run("unet", [1.0], epochs=7)]).frame
     assert list(frame["method"]) == ["U-Net", "CSDG"]
     assert frame.loc[0, "epochs in equal time"] == "7"
     assert frame.loc[0, "Dice (%), equal steps"].startswith("65.0 (")
     assert frame.loc[1, "Dice (%), equal time"].startswith("55.0 (")
-    assert comparison.both_ways(steps, pd.DataFrame(), runs=[]).frame.empty
+    assert comparison.steps_vs_time(steps, pd.DataFrame(), runs=[]).frame.empty
 
 
 def test_the_budget_is_said_with_the_epochs_it_gave() -> None:
@@ -137,12 +137,12 @@ def test_methods_are_set_beside_a_control_target_by_target() -> None:
     moved = moved.assign(
         value=moved["value"].where((moved["label"] != "CSDG") | (moved["target"] != "B"), 0.0)
     )
-    beside = comparison.against_control(moved)
+    beside = comparison.margins_over_control(moved)
     assert (beside.loc[0, "label"], beside.loc[0, "target"]) == ("CSDG", "B")
     assert beside.loc[0, "ahead"] == pytest.approx(-0.2)
     assert beside["ahead"].is_monotonic_increasing
     assert comparison.say_behind(beside) == "Behind Prior, by the mean of a target: CSDG at B."
-    far = comparison.against_control(moved.assign(metric="hd95"))  # there more is worse
+    far = comparison.margins_over_control(moved.assign(metric="hd95"))  # there more is worse
     assert "U-Net at every target" in comparison.say_behind(far)
     assert "No method is behind Prior" in comparison.say_behind(beside[beside["ahead"] > 0])
-    assert "No method stands beside" in comparison.say_behind(comparison.against_control(SCORED[:0]))
+    assert "No method stands beside" in comparison.say_behind(comparison.margins_over_control(SCORED[:0]))

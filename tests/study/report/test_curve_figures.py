@@ -53,29 +53,29 @@ def dials() -> pd.DataFrame:
 
 
 def test_grid_curves_are_filled_in_domain_and_open_out_of_it() -> None:
-    left, right = curve_figures.grid_curves(dice(), seconds()).axes
+    left, right = curve_figures.draw_grid_curves(dice(), seconds()).axes
     faces = [line.get_markerfacecolor() for line in left.lines]
     assert faces == [style.method_color("DeSAM-P"), "white"]
     assert right.lines[0].get_ydata().tolist() == [0.05, 0.2]  # type: ignore[union-attr]
-    said = curve_figures.grid_curves_alt(dice(), seconds())
+    said = curve_figures.draw_grid_curves_alt(dice(), seconds())
     assert "DeSAM-P out of domain 30 with 1, 60 at best with 81, 60 with 81" in said
     assert "0.050 s per slice with 1 and 0.200 s per slice with 81" in said
 
 
 def test_calibration_shows_inside_and_iou_apart() -> None:
-    (ax,) = curve_figures.calibration_curves(bins()).axes
+    (ax,) = curve_figures.draw_calibration(bins()).axes
     drawn = [np.asarray(dots.get_offsets())[:, 1].tolist() for dots in ax.collections]
     assert drawn == [[0.1, 0.9], [0.6, 0.7]]
     assert "at predicted 0.05 (90 prompts) 10% lie in the organ and the masks have IoU 0.60" in (
-        curve_figures.calibration_curves_alt(bins())
+        curve_figures.draw_calibration_alt(bins())
     )
 
 
 def test_each_dial_has_a_panel_and_each_method_a_curve() -> None:
-    axes = curve_figures.dial_curves(dials()).axes
+    axes = curve_figures.draw_dial_curves(dials()).axes
     assert [ax.get_title() for ax in axes[:4]] == ["noise", "field of view", "coil", "all dials"]
     assert all(len(ax.lines) == 2 for ax in axes[:4])
-    assert "noise: U-Net 80 to 50, DeSAM-B 80 to 50" in curve_figures.dial_curves_alt(dials())
+    assert "noise: U-Net 80 to 50, DeSAM-B 80 to 50" in curve_figures.draw_dial_curves_alt(dials())
 
 
 EMPTY: Any = pd.DataFrame()
@@ -84,9 +84,9 @@ EMPTY: Any = pd.DataFrame()
 @pytest.mark.parametrize(
     ("figure", "alt"),
     [
-        (curve_figures.grid_curves(EMPTY, EMPTY), curve_figures.grid_curves_alt(EMPTY, EMPTY)),
-        (curve_figures.calibration_curves(EMPTY), curve_figures.calibration_curves_alt(EMPTY)),
-        (curve_figures.dial_curves(EMPTY), curve_figures.dial_curves_alt(EMPTY)),
+        (curve_figures.draw_grid_curves(EMPTY, EMPTY), curve_figures.draw_grid_curves_alt(EMPTY, EMPTY)),
+        (curve_figures.draw_calibration(EMPTY), curve_figures.draw_calibration_alt(EMPTY)),
+        (curve_figures.draw_dial_curves(EMPTY), curve_figures.draw_dial_curves_alt(EMPTY)),
     ],
 )
 def test_nothing_to_show_is_said(figure: Figure, alt: str) -> None:

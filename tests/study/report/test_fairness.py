@@ -9,7 +9,7 @@ import pandas as pd
 from desam_lite.methods import method_class
 from desam_lite.methods.run_spec import make_spec
 from desam_lite.study.profiles import METHOD_CHOICES
-from desam_lite.study.report.fairness import costs, what_differs
+from desam_lite.study.report.comparison import cost_table, departure_table
 from desam_lite.study.run import execute_run
 
 
@@ -28,14 +28,14 @@ def test_costs_stand_beside_scores_one_row_per_method() -> None:
     summary = pd.DataFrame(
         [("U-Net", True, 0.74), ("U-Net", False, 0.42)], columns=["label", "in_domain", "mean"]
     )
-    frame = costs([*runs, run("MaxStyle", 9, 9, finished=False)], summary).frame.set_index("method")
+    frame = cost_table([*runs, run("MaxStyle", 9, 9, finished=False)], summary).frame.set_index("method")
     assert list(frame.index) == ["U-Net", "CSDG"]
     assert frame.loc["U-Net"].tolist() == ["1,234,567", "20", "1.5", "0.5", "2.0", "74.0", "42.0"]
     assert frame.loc["CSDG"].tolist()[-2:] == ["", ""]
 
 
 def test_no_finished_run_gives_an_empty_table() -> None:
-    assert costs([run("CSDG", 1, 1, finished=False)], pd.DataFrame()).frame.empty
+    assert cost_table([run("CSDG", 1, 1, finished=False)], pd.DataFrame()).frame.empty
 
 
 def test_a_run_records_how_many_numbers_were_trained(tiny_task: tuple[Path, Path], tmp_path: Path) -> None:
@@ -47,14 +47,14 @@ def test_a_run_records_how_many_numbers_were_trained(tiny_task: tuple[Path, Path
     )
     prior = execute_run(make_spec(**where, method="prior", split="70_10_20"), tmp_path, progress=False)
     assert prior.info["trained_parameters"] == 0
-    assert costs([done, prior], pd.DataFrame()).frame["method"].tolist() == ["MaxStyle", "Prior"]
+    assert cost_table([done, prior], pd.DataFrame()).frame["method"].tolist() == ["MaxStyle", "Prior"]
 
 
 def test_every_method_says_what_differs_from_its_paper() -> None:
     specs = [
         make_spec(manifest=".", data_root=".", source="A", **choice) for choice in METHOD_CHOICES.values()
     ]
-    frame = what_differs(specs).frame.set_index("method")
+    frame = departure_table(specs).frame.set_index("method")
     assert "U-Net, U-Net + light aug., U-Net + nnU-Net aug." in frame.index
     assert frame.loc["Prior", "paper"] == "this study"
     assert frame.loc["CSDG", "paper"] == "csdg"

@@ -10,10 +10,9 @@ from small_run import spec_for
 
 from desam_lite.data.tasks import Task, open_task
 from desam_lite.evaluation import statistics as results
-from desam_lite.study.report import comparison, gallery, notebook
-from desam_lite.study.report import slice_figures as pictures
-from desam_lite.study.report.slice_figures import Example
-from desam_lite.study.run import Run, execute_run
+from desam_lite.study.report import comparison, gallery, slice_figures
+from desam_lite.study.report.slice_examples import Example
+from desam_lite.study.run import Run, collect_metrics, execute_run
 from desam_lite.utils.errors import StudyError
 
 LABELS = ["U-Net", "DeSAM-B"]
@@ -36,7 +35,7 @@ def test_rules_choose_the_median_the_worst_and_the_largest_disagreement_out_of_d
     chosen = gallery.choose_cases(scores(), LABELS).set_index("rule")
     assert dict(chosen["case"]) == {"median": "c2", "worst": "c0", "disagreement": "c3"}
     assert chosen.loc["disagreement", "value"] == pytest.approx(0.6)
-    assert set(chosen.index) == set(gallery.RULES)
+    assert set(chosen.index) == set(gallery.CASE_RULES)
 
 
 def test_of_a_distance_the_largest_is_the_worst() -> None:
@@ -69,7 +68,7 @@ def test_kinds_of_failure_are_shares_of_the_cases_with_the_organ() -> None:
             "reference_voxels": [100, 100, 100, 100, 0],
         }
     )
-    row = gallery.kinds_of_failure(frame).iloc[0]
+    row = gallery.failure_kinds(frame).iloc[0]
     assert list(row) == ["U-Net", "25%", "25%", "25%", "25%"]
 
 
@@ -86,9 +85,9 @@ def runs(tiny_task: tuple[Path, Path], task: Task) -> list[Run]:
 
 def test_a_comparison_has_a_row_per_method_and_a_column_per_case(runs: list[Run], task: Task) -> None:
     labels = [run.spec.label for run in runs]
-    own = results.scores(notebook.all_metrics(runs))
+    own = results.scores(collect_metrics(runs))
     chosen = gallery.choose_cases(own, labels)
-    shown = gallery.compare(task, runs, own, chosen, labels)
+    shown = gallery.comparison_examples(task, runs, own, chosen, labels)
     assert len(shown) == len(labels) * len(chosen)
     assert shown[0].title.startswith("median\nPrior: ")
     assert shown[3].title.startswith(f"{labels[1]}: ") and "\n" not in shown[3].title
@@ -97,15 +96,15 @@ def test_a_comparison_has_a_row_per_method_and_a_column_per_case(runs: list[Run]
 
 def test_each_target_shows_the_worst_case_of_each_method(runs: list[Run], task: Task) -> None:
     labels = [run.spec.label for run in runs]
-    own = results.scores(notebook.all_metrics(runs))
-    (entry,) = gallery.failures(task, runs, own, labels)
+    own = results.scores(collect_metrics(runs))
+    (entry,) = gallery.collect_failures(task, runs, own, labels)
     assert entry.title == "B: B"
     worst = own[~own["in_domain"]].groupby("label", sort=False)["value"].min() * 100
     assert all(
         f"Dice (%) {value:.0f}" in example.note
         for value, example in zip(worst[labels], entry.examples, strict=True)
     )
-    assert len(gallery.failures(task, runs, own, labels, worst=2)[0].examples) == 4
+    assert len(gallery.collect_failures(task, runs, own, labels, worst=2)[0].examples) == 4
 
 
 def test_a_gallery_opens_without_a_script_and_every_picture_has_words() -> None:
@@ -113,7 +112,7 @@ def test_a_gallery_opens_without_a_script_and_every_picture_has_words() -> None:
     mask = np.zeros((40, 40), np.uint8)
     mask[10:20, 10:20] = 1
     example = Example("U-Net", "worst: Dice 10", grey, mask, mask, (1.0, 1.0))
-    page = gallery.Gallery([gallery.Failures("B: <North>", "bad", [example])], ORGANS)._repr_html_()
+    page = gallery.Gallery([gallery.DomainFailures("B: <North>", "bad", [example])], ORGANS)._repr_html_()
     assert page.count("<details") == page.count("<summary") == page.count("<img") == 1
     assert "<script" not in page and "&lt;North&gt;" in page
     assert "worst: Dice 10" in re.findall(r'alt="([^"]+)"', page)[0]
@@ -126,32 +125,35 @@ def test_many_pictures_are_drawn_smaller_and_one_frame_serves_all_of_a_case() ->
     mask[18:22, 18:22] = 1
     far[0:3, 0:3] = 1
     shown = [Example("U-Net", "", grey, mask, drawn, (1.0, 1.0)) for drawn in (mask, far)]
-    one_frame = {ax.get_xlim() for ax in pictures.pictures(shown, ORGANS, crop="reference").axes}
-    own_frames = {ax.get_xlim() for ax in pictures.pictures(shown, ORGANS, crop=True).axes}
+    one_frame = {ax.get_xlim() for ax in slice_figures.draw_slices(shown, ORGANS, crop="reference").axes}
+    own_frames = {ax.get_xlim() for ax in slice_figures.draw_slices(shown, ORGANS, crop=True).axes}
     assert (len(one_frame), len(own_frames)) == (1, 2)
-    assert pictures.pictures(shown * 40, ORGANS).get_dpi() < pictures.pictures(shown, ORGANS).get_dpi()
+    assert (
+        slice_figures.draw_slices(shown * 40, ORGANS).get_dpi()
+        < slice_figures.draw_slices(shown, ORGANS).get_dpi()
+    )
 
 
 def test_the_cases_of_one_method_at_one_target_are_chosen_among_those_all_have_scored() -> None:
-    chosen = gallery.cases_at(scores(), ["DeSAM-B", "U-Net"], "B").set_index("rule")
+    chosen = gallery.choose_cases_at(scores(), ["DeSAM-B", "U-Net"], "B").set_index("rule")
     assert dict(chosen["case"]) == {"median": "c3", "worst": "c0"}
     lacking = scores()[lambda f: ~((f["case"] == "c0") & (f["label"] == "U-Net"))]
-    assert gallery.cases_at(lacking, ["DeSAM-B", "U-Net"], "B").loc[1, "value"] == pytest.approx(0.3)
-    assert gallery.cases_at(scores(), LABELS, "C").empty
+    assert gallery.choose_cases_at(lacking, ["DeSAM-B", "U-Net"], "B").loc[1, "value"] == pytest.approx(0.3)
+    assert gallery.choose_cases_at(scores(), LABELS, "C").empty
 
 
 def test_the_method_farthest_behind_the_prior_is_drawn_with_the_others(runs: list[Run], task: Task) -> None:
-    own = results.scores(notebook.all_metrics(runs))
-    against = comparison.against_control(own)
+    own = results.scores(collect_metrics(runs))
+    against = comparison.margins_over_control(own)
     alt = gallery.farthest_behind(task, runs, own, against, ["Prior"]).alt
     assert alt.startswith("4 axial slices") and f"{runs[1].spec.label}: " in alt and "Prior: " in alt
     assert "Empty figure" in gallery.farthest_behind(task, runs, own, against[:0], ["Prior"]).alt
 
 
 def test_targets_are_told_with_their_coil_or_modality(runs: list[Run], task: Task) -> None:
-    own = results.scores(notebook.all_metrics(runs))
+    own = results.scores(collect_metrics(runs))
     labels = [run.spec.label for run in reversed(runs)]
-    frame = comparison.by_target(task, own, labels).frame
+    frame = comparison.target_table(task, own, labels).frame
     assert list(frame.iloc[:, 0]) == labels
     domain = task.manifest.domains["B"]
     assert frame.columns[1] == ", ".join(filter(None, ["B", domain.coil or domain.modality]))

@@ -15,7 +15,8 @@ from PIL import Image
 
 from desam_lite.data.tasks import Task
 from desam_lite.study.profiles import get_profile
-from desam_lite.study.report import notebook
+from desam_lite.study.report import notebook, slice_examples
+from desam_lite.study.run import collect_history, collect_metrics
 from desam_lite.utils.errors import StudyError
 
 MANIFEST = """
@@ -86,7 +87,7 @@ def test_failures_a_reader_can_act_on_are_shown_as_a_sentence() -> None:
 
 
 def test_a_picture_carries_its_words() -> None:
-    data, metadata = notebook.Picture(Figure((5.8, 2)), "two dots")._repr_mimebundle_()
+    data, metadata = notebook.DescribedFigure(Figure((5.8, 2)), "two dots")._repr_mimebundle_()
     assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
     assert data["text/plain"] == "two dots"
     assert metadata == {"image/png": {"alt": "two dots", "width": 580}}
@@ -102,7 +103,7 @@ def test_packing_a_picture_leaves_its_colours_alone(cmap: str, limit: int) -> No
     )  # few pixels between very many of other colours
     plain = io.BytesIO()
     figure.savefig(plain, format="png", dpi="figure")
-    packed = base64.b64decode(notebook.Picture(figure, "ramp")._repr_mimebundle_()[0]["image/png"])
+    packed = base64.b64decode(notebook.DescribedFigure(figure, "ramp")._repr_mimebundle_()[0]["image/png"])
     before, after = (
         np.asarray(Image.open(f).convert("RGB")).astype(int) for f in (plain, io.BytesIO(packed))
     )
@@ -131,7 +132,7 @@ def test_synthetic_scans_are_made_where_the_profile_wants_them(
 
 
 def test_sites_show_the_case_of_median_volume_at_its_largest_slice(task: Task) -> None:
-    north, south = notebook.site_examples(task)
+    north, south = slice_examples.site_examples(task)
     middle = task.slices.load("A", "Case1")
     assert np.array_equal(north.image, middle.images[3])
     assert (north.title, north.note, north.spacing) == ("North", "GE, 1.5 T\nbody", (1.0, 1.0))
@@ -154,7 +155,7 @@ def test_a_chosen_case_is_shown_with_the_prediction_of_its_run(task: Task) -> No
             "value": 0.25,
         }
     )
-    shown = notebook.case_example(task, [run(0), run(1)], row, "worst")
+    shown = slice_examples.case_example(task, [run(0), run(1)], row, "worst")
     assert shown.note == "worst: Dice (%) 25\nCase2 of B,\ntrained on A, seed 1"
     assert shown.prediction is not None and (shown.prediction == 1).all()
     assert np.array_equal(shown.image, task.slices.load("B", "Case2").images[3])
@@ -166,6 +167,6 @@ def test_results_of_finished_runs_are_stacked() -> None:
         return SimpleNamespace(finished=finished, metrics=lambda: frame, history=lambda: frame)
 
     runs = [run(True, 0.1, 0.2), run(False), run(True), run(True, 0.3)]
-    assert notebook.all_metrics(runs)["dice"].tolist() == [0.1, 0.2, 0.3]
-    assert notebook.all_history(runs)["dice"].tolist() == [0.1, 0.2, 0.3]
-    assert notebook.all_metrics([run(False)]).empty
+    assert collect_metrics(runs)["dice"].tolist() == [0.1, 0.2, 0.3]
+    assert collect_history(runs)["dice"].tolist() == [0.1, 0.2, 0.3]
+    assert collect_metrics([run(False)]).empty

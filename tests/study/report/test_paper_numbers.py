@@ -10,7 +10,7 @@ from desam_lite.data.tasks import Task
 from desam_lite.evaluation import statistics as results
 from desam_lite.methods.run_spec import RunSpec
 from desam_lite.study.profiles import get_profile, plan_domain_splits
-from desam_lite.study.report import paper_numbers as beside
+from desam_lite.study.report import paper_numbers
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -33,13 +33,13 @@ def summary() -> pd.DataFrame:
 
 
 def test_every_number_of_the_paper_says_where_it_was_read() -> None:
-    numbers = beside.paper_numbers()
+    numbers = paper_numbers.read_paper_numbers()
     assert list(numbers["value"]) == [0.7902, 0.7006]
     assert numbers["source"].str.contains("arXiv 2306.00499v1").all()
 
 
 def test_a_number_is_comparable_only_where_everything_is_the_papers() -> None:
-    side = beside.paper(task("prostate"), specs("prostate"), summary()).set_index("label")
+    side = paper_numbers.compare_with_paper(task("prostate"), specs("prostate"), summary()).set_index("label")
     assert side.loc["DeSAM-P", "paper"] == "79.02" and side.loc["DeSAM-P", "comparable"] == "yes"
     assert side.loc["best earlier method (paper)", "paper"] == "70.06"
     assert list(side.loc["DeSAM-B", ["paper", "comparable", "read in"]]) == ["", "", ""]
@@ -56,14 +56,16 @@ def test_a_number_is_comparable_only_where_everything_is_the_papers() -> None:
     ],
 )
 def test_what_differs_is_said(name: str, settings: dict[str, object], protocol: str, reason: str) -> None:
-    side = beside.paper(task(name), specs(name, **settings), summary(), protocol=protocol).set_index("label")
+    side = paper_numbers.compare_with_paper(
+        task(name), specs(name, **settings), summary(), protocol=protocol
+    ).set_index("label")
     assert side.loc["DeSAM-P", "comparable"] == f"not comparable: {reason}"
 
 
 def test_another_metric_or_task_has_no_number_to_stand_beside() -> None:
     for side in (
-        beside.paper(task("prostate"), specs("prostate"), summary(), metric="hd95"),
-        beside.paper(task("phantom_abdomen"), specs("phantom_abdomen"), summary()),
+        paper_numbers.compare_with_paper(task("prostate"), specs("prostate"), summary(), metric="hd95"),
+        paper_numbers.compare_with_paper(task("phantom_abdomen"), specs("phantom_abdomen"), summary()),
     ):
         assert set(side["paper"]) == {""} and list(side["label"]) == ["DeSAM-P", "DeSAM-B"]
 
@@ -80,8 +82,8 @@ def test_columns_are_hospitals_and_the_last_follows_the_rule() -> None:
         for case in range(cases)
     ]
     frame = pd.DataFrame(rows, columns=results.COLUMNS)
-    by_source = beside.away_by(frame, "source")
+    by_source = paper_numbers.out_of_domain_by(frame, "source")
     assert list(by_source.columns) == ["label", "A", "B", "all"]
     assert list(by_source.iloc[0]) == ["U-Net", "50.0", "40.0", "45.0"]
-    by_target = beside.away_by(frame, "target", rule="cases")
+    by_target = paper_numbers.out_of_domain_by(frame, "target", rule="cases")
     assert list(by_target.iloc[0]) == ["U-Net", "40.0", "20.0", "80.0", "60.0"]

@@ -10,7 +10,7 @@ import pytest
 from desam_lite.data.manifest import Manifest
 from desam_lite.evaluation.statistics import summarise
 from desam_lite.methods.run_spec import make_spec
-from desam_lite.study.report import sentences as words
+from desam_lite.study.report import sentences, tables
 
 
 def run(label: str = "U-Net", *, finished: bool = True, **changed: Any) -> Any:
@@ -57,7 +57,7 @@ PRIOR = [("Prior", True, 0.55, 0.5, 0.6), ("Prior", False, 0.45, 0.4, 0.5)]
 
 
 def test_the_answer_names_every_number_and_the_control() -> None:
-    said = words.say_transfer(summary(*LOSER, *PRIOR))
+    said = sentences.say_transfer(summary(*LOSER, *PRIOR))
     assert said == (
         "**Not as well**: from the hospital of its training to the others, mean Dice (%) goes from 90 to 50 for U-Net. "
         "The average mask, drawn without looking at the scan, has 45 there."
@@ -65,38 +65,38 @@ def test_the_answer_names_every_number_and_the_control() -> None:
 
 
 def test_the_answer_does_not_claim_a_loss_within_the_interval() -> None:
-    assert words.say_transfer(summary(*LOSER, *KEEPER)).startswith("**Some methods lose**")
-    assert words.say_transfer(summary(*KEEPER)).startswith("**No loss beyond chance was seen**")
+    assert sentences.say_transfer(summary(*LOSER, *KEEPER)).startswith("**Some methods lose**")
+    assert sentences.say_transfer(summary(*KEEPER)).startswith("**No loss beyond chance was seen**")
 
 
 def test_a_longer_distance_is_a_loss() -> None:
     far = summary(("U-Net", True, 2.0, 1.0, 3.0), ("U-Net", False, 9.0, 8.0, 10.0))
-    said = words.say_transfer(far, metric="hd95")
+    said = sentences.say_transfer(far, metric="hd95")
     assert said.startswith("**Not as well**")
     assert "mean HD95 (mm) goes from 2 to 9" in said
 
 
 def test_without_results_there_is_no_answer() -> None:
-    assert "no answer yet" in words.say_transfer(summarise(pd.DataFrame(columns=["label", "in_domain"])))
-    assert "no answer yet" in words.say_transfer(summary(*PRIOR))
+    assert "no answer yet" in sentences.say_transfer(summarise(pd.DataFrame(columns=["label", "in_domain"])))
+    assert "no answer yet" in sentences.say_transfer(summary(*PRIOR))
 
 
 def test_failed_runs_are_named_with_the_reason() -> None:
-    assert words.say_failures([run(), run()]) == "All 2 runs are finished."
-    said = words.say_failures([run(), run("DeSAM-B", finished=False)])
+    assert sentences.say_unfinished([run(), run()]) == "All 2 runs are finished."
+    said = sentences.say_unfinished([run(), run("DeSAM-B", finished=False)])
     assert said == "1 of 2 runs failed and are missing below: DeSAM-B from A, seed 0: no space left"
 
 
 def test_minutes_are_summed_over_finished_runs() -> None:
-    said = words.say_minutes([run(), run(), run(finished=False)])
+    said = sentences.say_minutes([run(), run(), run(finished=False)])
     assert (
         said == "The 2 runs took 4 minutes of computing (CPU, 1 thread(s); at most 2.0 GiB of memory each)."
     )
-    assert "The 0 runs took 0 minutes" in words.say_minutes([])
+    assert sentences.say_minutes([]) == "No run is finished."
 
 
 def test_facts_state_task_profile_sources_cases_seeds_and_protocol() -> None:
-    said = words.say_facts(task(), [spec(), spec(source="B"), spec(seed=1)], "teach", "published")
+    said = sentences.say_facts(task(), [spec(), spec(source="B"), spec(seed=1)], "teach", "published")
     assert (
         said
         == "My task; profile `teach`, 2 sources (A, B), 1 to 2 cases per hospital, 2 seeds, protocol `published`."
@@ -118,14 +118,14 @@ def test_facts_state_task_profile_sources_cases_seeds_and_protocol() -> None:
     ],
 )
 def test_what_forbids_comparison_with_the_paper_is_said(synthetic: bool, specs: list[Any], said: str) -> None:
-    caveats = words.say_caveats(task(synthetic=synthetic), specs)
+    caveats = sentences.say_caveats(task(synthetic=synthetic), specs)
     assert said in caveats
     assert ("Not comparable with the paper" in caveats) == (specs[0].backbone != "vit_h")
 
 
 def test_tables_show_percent_words_and_no_row_numbers() -> None:
     frame = summary(*LOSER).assign(p=[0.0001, np.nan], won=[0.75, 1.0])
-    table = words.table(frame, caption="Dice & more")
+    table = tables.score_table(frame, caption="Dice & more")
     assert table.frame.iloc[0].tolist() == ["U-Net", "in", "90.0", "88.0", "92.0", "<0.001", "75%"]
     assert table.frame.iloc[1]["p"] == ""
     html = table._repr_html_()
@@ -135,17 +135,17 @@ def test_tables_show_percent_words_and_no_row_numbers() -> None:
 
 
 def test_distances_stay_in_millimetres() -> None:
-    assert words.table(summary(("U-Net", True, 2.0, 1.0, 3.0)), metric="hd95").frame["mean"].tolist() == [
-        "2.0"
-    ]
+    assert tables.score_table(summary(("U-Net", True, 2.0, 1.0, 3.0)), metric="hd95").frame[
+        "mean"
+    ].tolist() == ["2.0"]
 
 
 def test_an_empty_table_is_still_a_table() -> None:
-    assert "<table" in words.table(summary())._repr_html_()
+    assert "<table" in tables.score_table(summary())._repr_html_()
 
 
 def test_hospitals_are_listed_with_scanner_and_cases() -> None:
-    assert words.hospitals(task()).frame.to_numpy().tolist() == [
+    assert tables.domain_table(task()).frame.to_numpy().tolist() == [
         ["A", "North", "GE", "1.5 T or 3 T", "", 2],
         ["B", "South", "", "", "", 1],
     ]
@@ -153,8 +153,8 @@ def test_hospitals_are_listed_with_scanner_and_cases() -> None:
 
 def test_provenance_names_code_data_weights_device_and_date() -> None:
     weighted = run(identity={"weights": "w1w2"}, files={"weights": "tiny.safetensors"})
-    table = words.provenance(
-        task(citation="Me, 2025", licence="CC0"), [weighted, run(), run(finished=False)], profile="teach"
+    table = tables.provenance_table(
+        "teach", task(citation="Me, 2025", licence="CC0"), [weighted, run(), run(finished=False)]
     )
     said = dict(table.frame.to_numpy().tolist())
     assert said["task"] == "My task (CC0)"
@@ -168,16 +168,18 @@ def test_provenance_names_code_data_weights_device_and_date() -> None:
 
 
 def test_long_texts_are_not_cut() -> None:
-    table = words.provenance(task(citation="x" * 300), [], profile="teach")
+    table = tables.provenance_table("teach", task(citation="x" * 300))
     assert "x" * 300 in table._repr_html_()
 
 
 def test_departures_from_the_public_code_are_all_named() -> None:
     place = {"manifest": "m.yaml", "data_root": ".", "source": "A", "method": "desam"}
     plain = make_spec(**place)
-    assert "with the settings of the public code" in words.say_settings([plain, make_spec(**place, seed=3)])
+    assert "with the settings of the public code" in sentences.say_settings(
+        [plain, make_spec(**place, seed=3)]
+    )
     changed = [make_spec(**place, epochs=7, iou_loss="mse"), make_spec(**place, epochs=9, prompt_mode="box")]
-    said = words.say_settings(changed)
+    said = sentences.say_settings(changed)
     assert "`epochs` 7 or 9 instead of 50" in said
     assert "`iou_loss` mse instead of l1" in said
     assert said.count("instead of") == 2
@@ -185,7 +187,7 @@ def test_departures_from_the_public_code_are_all_named() -> None:
 
 def test_settings_of_other_methods_are_no_departures() -> None:
     unet = make_spec(manifest="m.yaml", data_root=".", source="A", method="unet", epochs=3)
-    assert "instead" not in words.say_settings([unet])
+    assert "instead" not in sentences.say_settings([unet])
 
 
 def differences(*rows: tuple[str, bool, float, float, float]) -> pd.DataFrame:
@@ -194,7 +196,7 @@ def differences(*rows: tuple[str, bool, float, float, float]) -> pd.DataFrame:
 
 
 def test_parts_count_when_the_interval_excludes_zero() -> None:
-    said = words.say_parts(
+    said = sentences.say_ablation(
         differences(("A", False, 0.05, 0.01, 0.09), ("B", False, -0.02, -0.04, 0.03), ("B", True, 9, 9, 9))
     )
     assert said == (
@@ -215,12 +217,12 @@ def test_parts_count_when_the_interval_excludes_zero() -> None:
 def test_the_verdict_on_parts_follows_the_interval(
     low: float, high: float, metric: str, verdict: str
 ) -> None:
-    said = words.say_parts(differences(("A", False, (low + high) / 2, low, high)), metric=metric)
+    said = sentences.say_ablation(differences(("A", False, (low + high) / 2, low, high)), metric=metric)
     assert said.startswith(f"**{verdict}**")
 
 
 def test_without_common_cases_nothing_is_said_of_parts() -> None:
-    assert "no answer yet" in words.say_parts(differences(("A", False, np.nan, np.nan, np.nan)))
+    assert "no answer yet" in sentences.say_ablation(differences(("A", False, np.nan, np.nan, np.nan)))
 
 
 def test_only_words_are_broken_into_lines_never_numbers() -> None:
@@ -229,7 +231,7 @@ def test_only_words_are_broken_into_lines_never_numbers() -> None:
         "Dice": "70.8 (66.1 to 74.9)",
         "differs": "every slice " * 9,
     }
-    page = words.Table(pd.DataFrame([cells]))._repr_html_()
+    page = tables.Table(pd.DataFrame([cells]))._repr_html_()
     assert '<td class="name">DeSAM-B, random encoder</td>' in page
     assert "<td>70.8 (66.1 to 74.9)</td>" in page
     assert '<td class="long">every slice' in page
