@@ -25,7 +25,8 @@ from desam_lite.model.build import build_desam
 from desam_lite.model.desam import DeSAM
 from desam_lite.model.predictor import GridSettings
 from desam_lite.model.prompts import ImageEmbeddings, Prompts
-from desam_lite.training.loop import TrainSettings, make_fabric, train_epoch
+from desam_lite.training.devices import make_fabric
+from desam_lite.training.loop import TrainSettings, train_epoch
 from desam_lite.utils.memory import keep_freed_memory
 
 NOTE = (

@@ -4,9 +4,12 @@ import numpy as np
 import torch
 
 from desam_lite.data.datasets import Batch, standardise
+from desam_lite.methods import METHODS
 from desam_lite.methods.unet import UNetMethod
 
 SIDE = 32
+CONVOLUTIONAL = tuple(name for name, entry in METHODS.items() if "unet_width" in entry.uses)
+"""The study's methods on the U-Net."""
 
 
 def four_slices(organs: int = 1) -> tuple[np.ndarray, Batch]:

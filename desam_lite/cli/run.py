@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 import yaml
 
-import desam_lite.methods.catalogue  # noqa: F401  it registers the methods of the study
 from desam_lite.cli.data import DataOption, ManifestArgument
 from desam_lite.methods.registry import METHOD_CHOICES
 from desam_lite.utils.errors import StudyError

@@ -11,7 +11,7 @@ from desam_lite.data.datasets import Batch
 from desam_lite.methods.consistency import contour_distance, divergence
 from desam_lite.methods.splines import control_shape, spline_field
 from desam_lite.methods.unet import UNetMethod
-from desam_lite.training.method import mask_loss
+from desam_lite.training.losses import mask_loss
 
 CELLS, ORDER = 2, 3  # control points half a side apart, cubic
 MAGNITUDE = 0.3  # the field stays within 1 - 0.3 and 1 + 0.3

@@ -13,7 +13,7 @@ from desam_lite.data.datasets import Batch
 from desam_lite.methods.consistency import divergence
 from desam_lite.methods.splines import control_shape, spline_field
 from desam_lite.methods.unet import UNetMethod
-from desam_lite.training.method import mask_loss
+from desam_lite.training.losses import mask_loss
 
 CHANNELS = (1, 2, 2, 2, 1)  # of GIN's four layers
 KERNEL_SIZES = (1, 3)  # drawn for every layer

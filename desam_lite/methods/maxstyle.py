@@ -12,7 +12,7 @@ from desam_lite.data.datasets import Batch
 from desam_lite.methods.augmentation import Augmentation
 from desam_lite.methods.mixstyle import style
 from desam_lite.methods.unet import UNetMethod, decode, encode
-from desam_lite.training.method import mask_loss
+from desam_lite.training.losses import mask_loss
 
 CODE_SIDE = 16  # the image code is read where maps are this wide: the paper's are 14 (224 / 16)
 LAYERS = 3  # styles are changed in the last two blocks of the image decoder and in the picture itself

@@ -10,7 +10,7 @@ from torch import nn
 from desam_lite.data.datasets import Batch
 from desam_lite.methods.augmentation import Augmentation
 from desam_lite.methods.unet import UNetMethod, decode, encode
-from desam_lite.training.method import mask_loss
+from desam_lite.training.losses import mask_loss
 
 LEVELS = 2  # the two finest levels, as the paper's first two residual blocks
 PROBABILITY = 0.5

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from desam_lite.data.manifest import PALETTE, Intensity, Manifest
-from desam_lite.methods.registry import METHODS, find
+from desam_lite.methods.registry import METHODS, find_method
 from desam_lite.methods.run_spec import RunSpec
 from desam_lite.training.method import CARD
 from desam_lite.utils.errors import StudyError
@@ -32,10 +32,10 @@ class ModelCard:
     weights_hash: str = ""
 
     @property
-    def judges(self) -> bool:
+    def predicts_iou(self) -> bool:
         """Whether the model predicts the IoU of its masks, and was trained to."""
         spec = self.spec
-        has_head = METHODS[spec.method].judges and spec.variant in (None, "desam", "no_fusion")
+        has_head = METHODS[spec.method].predicts_iou and spec.variant in (None, "desam", "no_fusion")
         return has_head and spec.prompt_mode == "points"
 
 
@@ -92,7 +92,7 @@ def read_card(directory: Path) -> ModelCard:
 
 def _require_registered(run: Mapping[str, Any], path: Path) -> None:
     method = run["identity"]["settings"]["method"]
-    if find(method) is None:
+    if find_method(method) is None:
         home = run.get("method_module", "its module")
         raise StudyError(
             f"the card '{path}' is of the method '{method}', which nobody has registered here: import {home} first."

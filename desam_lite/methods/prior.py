@@ -1,4 +1,4 @@
-"""The control without which no number means anything: the source's mean label, whatever the picture shows."""
+"""The control without which no number means anything: the source's mean label, whatever the scan."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,22 +13,14 @@ from desam_lite.data.datasets import organ_maps
 from desam_lite.data.embeddings import ReadEmbeddings
 from desam_lite.data.slices import CaseSlices
 from desam_lite.methods.run_spec import RunSpec
-from desam_lite.model.weights import find_weights, read_tensors
-from desam_lite.training.method import (
-    TENSORS,
-    Predictor,
-    SlicePrediction,
-    combine_organs,
-    require_shapes,
-    save_tensors,
-)
+from desam_lite.training.method import Predictor, SlicePrediction, combine_organs, load_tensors, save_tensors
 
-_GRID = (24, 64, 64)
+_GRID = (24, 64, 64)  # of the mean label: a coarse volume, Z x H x W
 _THRESHOLDS = np.arange(0.1, 0.75, 0.05)
 
 
 class Prior(Predictor):
-    """The control that looks at no picture: the source's mean label, the same for every case.
+    """The control that uses no image: the source's mean label, the same for every case.
 
     Args:
         mean: Share of the training cases that have each organ at each place of one grid, ``(Z, K, H, W)`` float32, by
@@ -41,7 +33,7 @@ class Prior(Predictor):
 
     @classmethod
     def build(cls, spec: RunSpec, n_organs: int, cases: Sequence[CaseSlices]) -> Self:
-        """Build it from the training cases; the specification has nothing to say."""
+        """Build it from the training cases; no setting changes it."""
         return cls.fit(cases, n_organs)
 
     @classmethod
@@ -49,7 +41,7 @@ class Prior(Predictor):
         """Average the labels of the training cases of the source, ``n_organs`` of them.
 
         The threshold is the one of the highest mean Dice on those same cases, so the control is as strong as position allows.
-        Without any case it expects nothing anywhere, until `load` tells it more.
+        Without any case its mean is zero, to be replaced by `load`.
         """
         if not cases:
             return cls(np.zeros((_GRID[0], n_organs, *_GRID[1:]), np.float32), [0.5] * n_organs)
@@ -59,23 +51,28 @@ class Prior(Predictor):
         return cls(mean, [_best_threshold(stack[:, :, k] > 0.5, mean[:, k]) for k in range(n_organs)])
 
     def load(self, directory: Path) -> None:
-        """Read what `save` wrote.
+        """Load what `save` wrote.
 
         Raises:
             StudyError: The file is missing, damaged, or of something else.
         """
-        tensors = read_tensors(find_weights(directory / TENSORS))
-        expected = {"mean": torch.Size(self.mean.shape), "thresholds": torch.Size((len(self.thresholds),))}
-        require_shapes(directory, tensors, expected)
+        tensors = load_tensors(directory, self._tensors())
         self.mean, self.thresholds = tensors["mean"].numpy(), tensors["thresholds"].tolist()
+
+    def save(self, directory: Path, card: dict[str, Any]) -> None:
+        """Write the mean label ``(Z, K, H, W)`` and the threshold of each organ."""
+        save_tensors(directory, self._tensors(), card)
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return {"mean": torch.from_numpy(self.mean), "thresholds": torch.tensor(self.thresholds)}
 
     def predict(
         self, images: npt.NDArray[np.uint8], embeddings: ReadEmbeddings | None
     ) -> Iterator[SlicePrediction]:
-        """Draw the thresholded mean label on the grid of the scan."""
-        unjudged = np.full(len(self.thresholds), np.nan, np.float32)
+        """Predict the thresholded mean label on the grid of the scan."""
+        no_iou = np.full(len(self.thresholds), np.nan, np.float32)
         for probability in self.maps(images.shape):
-            yield SlicePrediction(combine_organs(probability - self.cut + 0.5), probability, unjudged)
+            yield SlicePrediction(combine_organs(probability - self.cut + 0.5), probability, no_iou)
 
     def maps(self, grid: tuple[int, ...]) -> npt.NDArray[np.float32]:
         """Return the mean label on the grid ``(Z, H, W)`` of a scan: ``(Z, K, H, W)``."""
@@ -85,11 +82,6 @@ class Prior(Predictor):
     def cut(self) -> npt.NDArray[np.float32]:
         """The threshold of each organ's map, ``(K, 1, 1)``."""
         return np.asarray(self.thresholds, dtype=np.float32)[:, None, None]
-
-    def save(self, directory: Path, card: dict[str, Any]) -> None:
-        """Write the mean label ``(Z, K, H, W)`` and the threshold of each organ."""
-        tensors = {"mean": torch.from_numpy(self.mean), "thresholds": torch.tensor(self.thresholds)}
-        save_tensors(directory, tensors, card)
 
 
 def _resize(maps: npt.NDArray[np.floating], grid: tuple[int, ...]) -> npt.NDArray[np.float32]:
@@ -103,8 +95,8 @@ def _best_threshold(labels: npt.NDArray[np.bool_], mean: npt.NDArray[np.floating
     """Return the threshold of ``mean`` with the highest mean Dice on ``labels`` ``(cases, Z, H, W)``."""
 
     def dice(threshold: float) -> float:
-        drawn = mean > threshold
-        overlap = (labels & drawn).sum((1, 2, 3))
-        return float(np.mean(2 * overlap / np.maximum(labels.sum((1, 2, 3)) + drawn.sum(), 1)))
+        mask = mean > threshold
+        overlap = (labels & mask).sum((1, 2, 3))
+        return float(np.mean(2 * overlap / np.maximum(labels.sum((1, 2, 3)) + mask.sum(), 1)))
 
     return float(max(_THRESHOLDS, key=dice))

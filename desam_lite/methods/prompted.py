@@ -1,11 +1,11 @@
-"""Methods that ask a model on SAM's encoders with a prompt: how it is trained, and how it is asked without a human.
+"""Methods on a prompted model: how its decoder is trained on stored embeddings, and how it predicts without a human.
 
 DeSAM and the coupled SAM share all of this, so that the decoder alone makes the difference between their numbers.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, Self, get_args
+from dataclasses import replace
+from typing import Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,35 +20,16 @@ from desam_lite.model.oracle_prompts import oracle_prompts, tight_box
 from desam_lite.model.predictor import GridSettings, predict_prompted, predict_slice
 from desam_lite.model.prompted_sam import PromptedSAM
 from desam_lite.model.prompts import ImageEmbeddings, Prompts
-from desam_lite.training.method import Method, SlicePrediction, combine_organs, mask_loss
+from desam_lite.training.losses import IoULoss, mask_loss
+from desam_lite.training.method import Method, SlicePrediction, combine_organs
 
-# How far an edge of a training box may lie outside the organ, in parts of the square (MedSAM's public code).
-_SHIFT = 20 / 1024
-
-
-@dataclass(frozen=True)
-class IoULoss:
-    """What the IoU head pays for a wrong judgement.
-
-    The public code takes L1 and has a switch for the square. On a PRIM that starts from random weights L1 can get stuck at a
-    constant: its gradient does not grow with the error.
-
-    Attributes:
-        kind: "l1" or "mse".
-        weight: Its weight beside the mask loss.
-    """
-
-    kind: Literal["l1", "mse"] = "l1"
-    weight: float = 1.0
-
-    def __call__(self, predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Return the weighted mean over ``(B, K)`` judgements, a scalar."""
-        distance = {"l1": nn.functional.l1_loss, "mse": nn.functional.mse_loss}[self.kind]
-        return self.weight * distance(predicted, target)
+BOX_SHIFT = 20 / 1024
+"""How far an edge of a training box may lie outside the organ, as a fraction of the square (MedSAM's public code)."""
+NEEDS_REFERENCE = "an oracle predicts with predict_oracle only: its prompts come from the reference"
 
 
 def grid_settings(spec: RunSpec) -> GridSettings:
-    """Return the point grid of a specification and what is kept of its masks."""
+    """Return the point grid of a specification and the filters of its masks."""
     return GridSettings(
         points_per_side=spec.points_per_side or 1,
         iou_threshold=spec.iou_threshold or 0.0,
@@ -66,9 +47,7 @@ class _Decoder(nn.Module):
 
     def forward(
         self,
-        level0: torch.Tensor,
-        level1: torch.Tensor,
-        level2: torch.Tensor,
+        levels: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
         neck: torch.Tensor,
         xy: torch.Tensor | None,
         labels: torch.Tensor | None,
@@ -76,27 +55,26 @@ class _Decoder(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return mask logits ``(B, K, 4h, 4w)`` and predicted IoU ``(B, K)`` (None without a head).
 
-        Points, their labels and boxes are those of `Prompts`; without any the prompt is the whole image.
+        The first two are those of `ImageEmbeddings`, the last three those of `Prompts`; without any, the whole image.
         """
-        prompts = Prompts(xy, labels, xyxy, len(neck))
-        out = self.model.decode(ImageEmbeddings((level0, level1, level2), neck), prompts)
+        out = self.model.decode(ImageEmbeddings(levels, neck), Prompts(xy, labels, xyxy, len(neck)))
         return out.mask_logits, out.iou
 
 
 class PromptedMethod(Method):
     """A decoder on stored embeddings, with the whole image as box or a grid of points as prompt.
 
-    Training draws one prompt per slice as the public DeSAM code does. A point: with probability 1/2 in the organ (its IoU
+    Training draws one prompt per slice as the public DeSAM code does. A point: with probability 1/2 in an organ (where its IoU
     target is 1), else in the background (0), its label always 1. A box: always the whole image, and no IoU loss. Whatever the
-    prompt, the mask to be learnt is that of the organ. As an oracle ("box_oracle") the box is tight around an organ of the
-    slice, drawn among those there, each edge up to 2 % of the square outside of it; prediction then takes the tight
-    box of each organ's reference.
+    prompt, the target mask is that of the organ. As an oracle ("box_oracle") the box is tight around one organ of the slice,
+    drawn among those present, each edge up to 2 % of the square outside of it; prediction then takes the tight box of each
+    organ's reference.
 
     Args:
         model: The model; only its decoder is trained.
         mode: Which prompt is used, for training and for prediction.
         grid: The point grid and its thresholds at prediction.
-        judge: The loss of the IoU head; the default is that of the public code.
+        iou_loss: The loss of the IoU head; the default is that of the public code.
     """
 
     inputs = "embeddings"
@@ -106,11 +84,11 @@ class PromptedMethod(Method):
         model: PromptedSAM,
         mode: PromptMode,
         grid: GridSettings,
-        judge: IoULoss | None = None,
+        iou_loss: IoULoss | None = None,
     ):
         self.model, self.mode, self.grid = model, mode, grid
         self.encoder = model
-        self.judge = judge or IoULoss()
+        self.iou_loss = iou_loss or IoULoss()
         self.module = _Decoder(model)
         self.input_size, self.mask_size = model.image_size, 4 * model.embedding_size
 
@@ -118,8 +96,8 @@ class PromptedMethod(Method):
     def with_prompts(cls, model: PromptedSAM, spec: RunSpec) -> Self:
         """Build it on a model, with the prompts, thresholds and IoU loss of a specification."""
         assert spec.prompt_mode is not None
-        judge = IoULoss(spec.iou_loss or "l1", spec.iou_weight or 1.0)
-        return cls(model, spec.prompt_mode, grid_settings(spec), judge)
+        iou_loss = IoULoss(spec.iou_loss or "l1", spec.iou_weight or 1.0)
+        return cls(model, spec.prompt_mode, grid_settings(spec), iou_loss)
 
     @property
     def oracle(self) -> bool:  # type: ignore[override]
@@ -127,42 +105,41 @@ class PromptedMethod(Method):
         return self.mode in get_args(OracleMode)
 
     def prepare(self, batch: Batch, generators: Sequence[np.random.Generator], *, augment: bool) -> Batch:
-        """Add one prompt per slice and, for points, what the IoU head should say of it."""
+        """Add one prompt per slice and, for points, the target of the IoU head."""
         side = self.model.image_size
         if self.mode == "box":
             return replace(batch, prompts=Prompts.whole_image(len(batch.cases)))
-        masks = batch.masks.numpy()
+        masks = batch.masks.numpy()  # (B, K, h, w)
         step = side / masks.shape[-1]
         if self.oracle:
-            shift = _SHIFT * side if augment else 0.0
+            shift = BOX_SHIFT * side if augment else 0.0
             boxes = [draw_box(mask, step, shift, rng) for mask, rng in zip(masks, generators, strict=True)]
             return replace(batch, prompts=Prompts.box(torch.from_numpy(np.stack(boxes)).clamp(0, side)))
         inside = [mask[:, :height, :width] for mask, (height, width) in zip(masks, batch.sizes, strict=True)]
-        places = np.stack([draw_point(mask, rng) for mask, rng in zip(inside, generators, strict=True)])
+        points = np.stack([draw_point(mask, rng) for mask, rng in zip(inside, generators, strict=True)])
         rows = np.arange(len(masks))[:, None]
-        targets = masks[rows, np.arange(masks.shape[1]), places[:, 1:], places[:, :1]]
-        xy = torch.from_numpy(places[:, None].astype(np.float32)) * step
+        targets = masks[rows, np.arange(masks.shape[1]), points[:, 1:], points[:, :1]]  # (B, K)
+        xy = torch.from_numpy(points[:, None].astype(np.float32)) * step  # (B, 1, 2)
         prompts = Prompts.points(xy, torch.ones(len(masks), 1))
         return replace(batch, prompts=prompts, iou_targets=torch.from_numpy(targets.astype(np.float32)))
 
     def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
-        """Return the mask loss plus, for points, the distance of the predicted IoU from its target."""
-        logits, iou = self._forward(module, batch)
+        """Return the mask loss plus, for points, the loss of the IoU head."""
+        logits, iou = self._decode(module, batch)
         loss = mask_loss(logits, batch.masks)
         if iou is not None and batch.iou_targets is not None:
-            loss = loss + self.judge(iou, batch.iou_targets)
+            loss = loss + self.iou_loss(iou, batch.iou_targets)
         return loss
 
     def validation_loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
         """Return the mask loss alone, by which the public code selects the epoch."""
-        return mask_loss(self._forward(module, batch)[0], batch.masks)
+        return mask_loss(self._decode(module, batch)[0], batch.masks)
 
-    def _forward(self, module: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
-        assert batch.embeddings is not None
-        assert batch.prompts is not None
-        prompts = batch.prompts
+    def _decode(self, module: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        embeddings, prompts = batch.embeddings, batch.prompts
+        assert embeddings is not None and prompts is not None
         out: tuple[torch.Tensor, torch.Tensor | None] = module(
-            *batch.embeddings.levels, batch.embeddings.neck, prompts.xy, prompts.labels, prompts.xyxy
+            embeddings.levels, embeddings.neck, prompts.xy, prompts.labels, prompts.xyxy
         )
         return out
 
@@ -177,12 +154,12 @@ class PromptedMethod(Method):
         """
         mode = self.mode
         if mode == "box_oracle" or mode == "point_oracle":
-            raise TypeError("an oracle draws by predict_oracle alone: its prompts come from the reference")
+            raise TypeError(NEEDS_REFERENCE)
         self.module.eval()
         size = (images.shape[1], images.shape[2])
-        for emb in each_slice(embeddings, len(images), next(self.module.parameters()).device):
-            found = predict_slice(self.model, emb, mode, size, self.grid)
-            yield SlicePrediction(combine_organs(found.masked), found.probability, found.iou)
+        for emb in each_slice(embeddings, len(images), self.device):
+            masks = predict_slice(self.model, emb, mode, size, self.grid)
+            yield SlicePrediction(combine_organs(masks.masked), masks.probability, masks.iou)
 
     @torch.no_grad()
     def predict_oracle(
@@ -191,20 +168,19 @@ class PromptedMethod(Method):
         embeddings: ReadEmbeddings | None,
         reference: npt.NDArray[np.uint8],
     ) -> Iterator[SlicePrediction]:
-        """Predict slice by slice, each organ with the prompt that its reference gives; none where it is not."""
+        """Predict slice by slice, each organ with the prompt from its reference; empty where the organ is not."""
         self.module.eval()
         size = (images.shape[1], images.shape[2])
-        slices = each_slice(embeddings, len(images), next(self.module.parameters()).device)
-        for emb, labels in zip(slices, reference, strict=True):
+        for emb, labels in zip(each_slice(embeddings, len(images), self.device), reference, strict=True):
             prompts = oracle_prompts(labels, self.model.n_classes, self.model.image_size, self.mode)
-            found = predict_prompted(self.model, emb, prompts, size, self.grid)
-            yield SlicePrediction(combine_organs(found.masked), found.probability, found.iou)
+            masks = predict_prompted(self.model, emb, prompts, size, self.grid)
+            yield SlicePrediction(combine_organs(masks.masked), masks.probability, masks.iou)
 
 
 def each_slice(
     embeddings: ReadEmbeddings | None, count: int, device: torch.device
 ) -> Iterator[ImageEmbeddings]:
-    """Yield the embeddings of ``count`` slices one by one, in float32 on a device; some are read at once."""
+    """Yield the embeddings of ``count`` slices one by one, in float32 on a device; `AT_ONCE` are read together."""
     assert embeddings is not None
     for start in range(0, count, AT_ONCE):
         maps = embeddings(range(start, min(start + AT_ONCE, count)))
@@ -223,8 +199,8 @@ def draw_point(masks: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.
         ``(x, y)`` in pixels of the ``h x w`` grid.
     """
     inside = masks.any(axis=0)
-    wanted = inside if rng.random() < 0.5 else ~inside
-    candidates = np.argwhere(wanted if wanted.any() else ~wanted)
+    region = inside if rng.random() < 0.5 else ~inside
+    candidates = np.argwhere(region if region.any() else ~region)
     y, x = candidates[rng.integers(len(candidates))]
     return np.array([x, y])
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 from desam_lite.data.datasets import Batch
 from desam_lite.methods.consistency import divergence
 from desam_lite.methods.unet import UNetMethod
-from desam_lite.training.method import mask_loss
+from desam_lite.training.losses import mask_loss
 
 KERNEL_SIZES = (1, 3, 5, 7)  # drawn anew for every view (the paper's "1-7")
 VIEWS = 3

@@ -1,29 +1,22 @@
-"""The one table of methods: what each is called, which settings it uses and what builds it; everything else is read from here.
+"""The table of methods: name, settings and class of each. Specifications, profiles, tables, figures and commands read it.
 
-A method is a class (`desam_lite.training.method`) and one call of `register`. Those of the study are registered by
+A method is a class (`desam_lite.training.method`) and one call of `register`. The methods of the study are registered by
 `desam_lite.methods.catalogue`; yours by your own code, in a notebook, in a module or in an installed package, which names its
-module as an entry point of the group ``desam_lite.methods``.
+module as an entry point of the group ``desam_lite.methods``. Neither this module nor the catalogue imports a method or torch.
 """
 
-import dis
 import hashlib
 import importlib
-import importlib.util
 import inspect
 import linecache
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from types import CodeType, FunctionType
-from typing import TYPE_CHECKING, Any
+from types import FunctionType
+from typing import Any
 
 from desam_lite.utils.errors import StudyError
-
-if TYPE_CHECKING:
-    from desam_lite.data.slices import CaseSlices
-    from desam_lite.methods.run_spec import RunSpec
-    from desam_lite.training.method import Predictor
 
 GROUP = "desam_lite.methods"
 """Entry points of an installed package that registers methods when it is imported."""
@@ -34,20 +27,20 @@ ON_UNET = (*TRAINING, "unet_width", "unet_size", "augmentation")
 """Settings of what is trained on slices with the U-Net."""
 ENCODER = ("backbone", "weights")
 """Settings of what has SAM's encoder."""
-PROMPTED = (
-    *(*ENCODER, "prompt_mode", "embedding_format"),
-    *("points_per_side", "iou_threshold", "stability_threshold"),
-)
-"""Settings of what asks a model with a prompt, on stored embeddings."""
+_GRID = ("points_per_side", "iou_threshold", "stability_threshold")
+PROMPTED = (*ENCODER, "prompt_mode", "embedding_format", *_GRID)
+"""Settings of what is prompted, on stored embeddings."""
 DECODER = (*TRAINING, *PROMPTED, "iou_loss", "iou_weight", "min_area")
-"""Settings of what is trained on stored embeddings and asked with a prompt."""
+"""Settings of what is trained on stored embeddings and prompted."""
 SETTINGS = frozenset((*DECODER, *ON_UNET, "variant", "lora_rank"))
 """All settings of a specification that only some methods use."""
+OF_POINTS = ("iou_loss", "iou_weight", *_GRID)
+"""Settings of prompts by points: other prompts use none of them."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A name that runs are asked for by: a method with some settings fixed.
+    """A name by which runs are chosen: a method with some settings fixed.
 
     Attributes:
         name: As the ``methods`` parameter of a notebook takes it.
@@ -66,103 +59,113 @@ class Choice:
 
 @dataclass(frozen=True)
 class MethodEntry:
-    """What is known of a method without importing it; called with a specification, it builds it.
+    """A registered method; called with a specification, it builds it.
 
     Attributes:
         name: As the specification has it.
-        kind: Its class, or where it is: ``module:Class``.
+        implementation: Its class, or where that is: ``module:Class``.
         labels: Its name in tables; for a method with prompts, by prompt mode.
         uses: The optional settings of a specification that change its numbers; the others are left out of its runs' names.
-        judges: Whether it predicts, with points, how good its masks are.
+        predicts_iou: Whether it predicts, with points, the IoU of its masks.
     """
 
     name: str
-    kind: "str | type[Predictor]"
+    implementation: str | type[Any]
     labels: str | Mapping[str, str]
     uses: frozenset[str]
-    judges: bool = False
+    predicts_iou: bool = False
 
-    def __call__(self, spec: "RunSpec", n_organs: int, cases: "Sequence[CaseSlices]") -> "Predictor":
-        """Build it from a specification, the number of organs and the training cases."""
+    def __call__(self, spec: Any, n_organs: int, cases: Sequence[Any]) -> Any:
+        """Build its `Predictor` from a `RunSpec`, the number of organs and the training cases (`CaseSlices`)."""
         return self.load().build(spec, n_organs, cases)
 
-    def load(self) -> "type[Predictor]":
-        """Return its class, imported when it is asked for: it tells the paper, the defaults and what differs."""
-        if not isinstance(self.kind, str):
-            return self.kind
-        module, _, name = self.kind.partition(":")
-        found: type[Predictor] = getattr(importlib.import_module(module), name)
-        return found
+    def load(self) -> type[Any]:
+        """Import and return its class, which has ``paper``, ``defaults_from`` and ``differs``."""
+        if not isinstance(self.implementation, str):
+            return self.implementation
+        module, _, name = self.implementation.partition(":")
+        loaded: type[Any] = getattr(importlib.import_module(module), name)
+        return loaded
 
     @property
     def module(self) -> str:
         """Name of the module that its class is in."""
-        return self.kind.partition(":")[0] if isinstance(self.kind, str) else self.kind.__module__
+        place = self.implementation
+        return place.partition(":")[0] if isinstance(place, str) else place.__module__
 
     @property
     def own(self) -> bool:
-        """Whether it is one of this package, whose meaning `runs.RUN_VERSION` stands for."""
-        return _is_own(self.module)
+        """Whether it is a method of this package."""
+        return self.module.partition(".")[0] == "desam_lite"
 
-    def code(self) -> str | None:
-        """Return what names its code, so that runs of a changed method are not taken for those of the new one.
+    def code_hash(self) -> str | None:
+        """Return what names the code of a method from outside, so that a changed method is trained again.
+
+        It covers the whole text of every file or notebook cell that defines a function of the class, or of a class outside of
+        this package and torch that it derives from, and the plain values (numbers, texts, tuples) that these classes hold.
+        What they call from other files or cells is not covered: keep helpers in the file or cell of the class.
 
         Returns:
-            Hash of what its class and those it is derived from are made of, outside of this package; None for a method of
-            this package.
+            16 hexadecimal digits; None for a method of this package, whose meaning `run_spec.RUN_VERSION` stands for.
         """
         if self.own:
             return None
-        texts = [_source(part) for part in self.load().__mro__ if not _is_library(part.__module__)]
-        return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+        libraries = ("desam_lite", "builtins", "abc", "typing", "torch")
+        content = []
+        for part in self.load().__mro__:
+            if part.__module__.partition(".")[0] in libraries:
+                continue
+            members = {name: inspect.unwrap(value) for name, value in vars(part).items()}
+            functions = [value for value in members.values() if isinstance(value, FunctionType)]
+            files = {function.__code__.co_filename for function in functions}
+            content += sorted("".join(linecache.getlines(file)) for file in files)
+            values = {n: v for n, v in members.items() if n[:2] != "__" and isinstance(v, _PLAIN)}
+            content.append(repr(sorted(values.items())))
+        return hashlib.sha256("\n".join(content).encode()).hexdigest()[:16]
 
-    def place(self) -> str | None:
-        """Return where another process finds its class, as ``module:Class``; None if it lives in this process alone."""
-        if isinstance(self.kind, str):
-            return self.kind
-        module, name = self.kind.__module__, self.kind.__qualname__
-        if module == "__main__" or getattr(sys.modules.get(module), name, None) is not self.kind:
-            return None
-        return f"{module}:{name}" if _can_be_found(module) else None
+    def import_path(self) -> str | None:
+        """Return ``module:Class``, by which another process imports its class; None if only this process has it."""
+        if isinstance(self.implementation, str):
+            return self.implementation
+        module, name = self.implementation.__module__, self.implementation.__qualname__
+        home = sys.modules.get(module)
+        is_file = module != "__main__" and getattr(home, "__spec__", None) is not None
+        return f"{module}:{name}" if is_file and getattr(home, name, None) is self.implementation else None
 
 
 _PLAIN = (bool, int, float, str, tuple)
 
 METHODS: dict[str, MethodEntry] = {}
-"""Name of a method to what builds it."""
-
+"""The registered methods by name."""
 CHOICES: dict[str, Choice] = {}
-"""The names that runs are asked for by."""
-
+"""The names by which runs are chosen."""
 METHOD_CHOICES: dict[str, dict[str, str]] = {}
-"""The same names to what they mean in a specification."""
+"""What these names set in a specification: the method and what is fixed."""
 
 
 def register(
     name: str,
-    kind: "str | type[Predictor]",
+    implementation: str | type[Any],
     labels: str | Mapping[str, str],
     *,
     uses: Sequence[str],
     choices: Sequence[Choice],
-    judges: bool = False,
+    predicts_iou: bool = False,
 ) -> None:
-    """Make a method known: to specifications, profiles, tables, figures and the command line.
-
-    Registering a method of yours again, as running a notebook's cell twice does, replaces it.
+    """Add a method to the table. Registering one of yours again, as running a notebook's cell twice does, replaces it.
 
     Args:
         name: What it is called in a specification.
-        kind: Its class, a `Predictor` or `Method`; or where it is, as ``module:Class``.
+        implementation: Its class, a `Predictor` or `Method`; or where that is, as ``module:Class``.
         labels: Its name in tables; for a method with prompts, by prompt mode.
         uses: The optional settings it uses, as `ON_UNET` or `DECODER`.
-        choices: The names it is asked for by; one with its own name is enough.
-        judges: Whether it predicts, with points, how good its masks are.
+        choices: The names by which it is chosen; one with its own name is enough.
+        predicts_iou: Whether it predicts, with points, the IoU of its masks.
 
     Raises:
         StudyError: A name is taken by another method, or a setting does not exist.
     """
-    entry = MethodEntry(name, kind, labels, frozenset(uses), judges)
+    entry = MethodEntry(name, implementation, labels, frozenset(uses), predicts_iou)
     unknown = sorted(entry.uses - SETTINGS)
     if unknown:
         raise StudyError(
@@ -174,91 +177,32 @@ def register(
     for choice in choices:
         if METHOD_CHOICES.get(choice.name, {}).get("method", name) != name:
             raise StudyError(f"'{choice.name}' already means another method: choose another name.")
+    for old in _choices_of(name):
+        del CHOICES[old.name], METHOD_CHOICES[old.name]
     METHODS[name] = entry
-    for old in [known for known, meant in METHOD_CHOICES.items() if meant["method"] == name]:
-        del CHOICES[old], METHOD_CHOICES[old]
     for choice in choices:
         CHOICES[choice.name] = choice
         METHOD_CHOICES[choice.name] = {"method": name, **choice.fixed}
 
 
-def portable(name: str) -> dict[str, Any]:
-    """Return what `register` takes to make a method known in another process that can import its class."""
-    entry = METHODS[name]
-    choices = [CHOICES[known] for known, meant in METHOD_CHOICES.items() if meant["method"] == name]
-    known = {"labels": entry.labels, "uses": sorted(entry.uses), "judges": entry.judges}
-    return {"name": name, "kind": entry.place(), "choices": choices, **known}
+def export_registration(name: str) -> dict[str, Any]:
+    """Return the arguments with which another process, which can import the class, registers a method."""
+    fields = {**vars(METHODS[name]), "implementation": METHODS[name].import_path()}
+    return {**fields, "choices": _choices_of(name)}
 
 
-def find(name: str | None) -> MethodEntry | None:
-    """Return a method by name, looked for in installed packages if nobody has registered it yet; None if there is none."""
-    if name is None:
-        return None
-    if name not in METHODS:
+def _choices_of(method: str) -> list[Choice]:
+    return [CHOICES[name] for name, fixed in METHOD_CHOICES.items() if fixed["method"] == method]
+
+
+def find_method(name: str | None) -> MethodEntry | None:
+    """Return a method by name, after looking for it in installed packages as well; None if there is none."""
+    if name is not None and name not in METHODS:
         load_installed()
-    return METHODS.get(name)
+    return METHODS.get(name or "")
 
 
 def load_installed() -> None:
     """Import what installed packages name as their methods, which registers them."""
     for point in entry_points(group=GROUP):
         point.load()
-
-
-def _is_own(module: str) -> bool:
-    return module.partition(".")[0] == "desam_lite"
-
-
-def _can_be_found(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ValueError:  # a module that was made by hand
-        return False
-
-
-def _is_library(module: str) -> bool:
-    return _is_own(module) or module.partition(".")[0] in ("builtins", "abc", "typing", "torch")
-
-
-def _source(kind: type) -> str:
-    """Return what a class outside of this package is made of, as text.
-
-    These are the files or notebook cells of its functions and of the functions and classes beside it that they name, and the
-    plain values (numbers, texts) that it holds and they name.
-    """
-    texts: dict[str, None] = {}
-    seen: set[Any] = set()
-    waiting: list[Any] = [kind]
-    while waiting:
-        part = waiting.pop()
-        if part in seen:
-            continue
-        seen.add(part)
-        if isinstance(part, type):
-            inside = dict(vars(part))
-            waiting += [
-                inspect.unwrap(getattr(value, "__func__", value))
-                for value in inside.values()
-                if callable(value)
-            ]
-        elif isinstance(part, FunctionType):
-            texts["".join(linecache.getlines(part.__code__.co_filename))] = None
-            inside = {name: part.__globals__.get(name) for name in _global_names(part.__code__)}
-            waiting += [value for value in inside.values() if _is_beside(value, kind)]
-        else:
-            continue
-        texts[repr([(name, inside[name]) for name in sorted(inside) if isinstance(inside[name], _PLAIN)])] = (
-            None
-        )
-    return "\n".join(sorted(texts))
-
-
-def _global_names(code: CodeType) -> set[str]:
-    """Return the global names that a function reads."""
-    names = {str(step.argval) for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
-    return names.union(*(_global_names(part) for part in code.co_consts if isinstance(part, CodeType)))
-
-
-def _is_beside(value: Any, kind: type) -> bool:
-    home = getattr(value, "__module__", None) if isinstance(value, type | FunctionType) else None
-    return home is not None and home.partition(".")[0] == kind.__module__.partition(".")[0]

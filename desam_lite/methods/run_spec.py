@@ -6,17 +6,16 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-import desam_lite.methods.catalogue  # noqa: F401  it registers the methods of the study
-from desam_lite.methods.registry import METHODS, SETTINGS, find
+from desam_lite.methods.registry import METHODS, OF_POINTS, SETTINGS, find_method
 from desam_lite.model.names import RANDOM_WEIGHTS, PromptMode, Variant
 from desam_lite.utils.errors import StudyError
 
 RUN_VERSION = 2
 """Raised when the meaning of a specification changes, so that older runs are not taken for new ones."""
 RANDOM_ENCODER = "random encoder"
-"""What the label of a method says whose encoder has never been trained."""
+"""Marks the label of a method whose encoder has never been trained."""
 ONE_ORGAN = "one organ"
-"""What the label of a method says that is trained on one organ of several: the runs on the others share it."""
+"""Marks the label of a method that is trained on one organ of several: its runs on the others have the same label."""
 
 _AUGMENTED = {"light": " + light aug.", "nnunet": " + nnU-Net aug."}
 _VARIANTS = {
@@ -25,17 +24,14 @@ _VARIANTS = {
     "no_fusion": "{} without fusion",
     "pdmm_only": "PDMM alone",
 }
-_OF_POINTS = ("iou_loss", "iou_weight", "points_per_side", "iou_threshold", "stability_threshold")
-
-CONVOLUTIONAL = tuple(name for name, entry in METHODS.items() if "unet_width" in entry.uses)
-"""The study's methods on the U-Net; they see slices and share its settings."""
 
 
 class RunSpec(BaseModel):
     """One (task, source, method, seed, settings), trained on the source and scored on every domain.
 
-    Settings a method does not use are set to None, so that two specifications that mean the same are the same.
-    The defaults are those of the public DeSAM code.
+    Settings that a method does not use are set to None, so that two specifications of the same run are equal. All are
+    fields of one class because the name of a run is the hash of all fields, None included. The defaults are those of the public
+    DeSAM code.
 
     Attributes:
         manifest: The task's manifest file.
@@ -58,8 +54,8 @@ class RunSpec(BaseModel):
         lora_rank: Rank of SAMed's changes of the encoder.
         unet_width: Channels of the U-Net's finest level.
         unet_size: Side of the U-Net's input square, in pixels.
-        augmentation: What is done to its training slices at random: nothing, "light" (grey levels only) or as much as nnU-Net.
-        organs: Names of the organs that are learnt, drawn and scored, as if the task had no others; None for all of them.
+        augmentation: What its training slices go through at random: nothing, "light" (intensities only) or as much as in nnU-Net.
+        organs: Names of the organs that are trained, predicted and scored, as if the task had no others; None for all of them.
         seed: Names initial weights, split, order, prompts.
         split: How the source's cases are divided.
         train_slices: Which slices are trained on.
@@ -104,22 +100,19 @@ class RunSpec(BaseModel):
     @field_validator("method")
     @classmethod
     def _is_registered(cls, name: str) -> str:
-        if find(name) is None:
-            raise ValueError(
-                f"nobody has registered such a method; there are {', '.join(map(repr, METHODS))}"
-            )
+        if find_method(name) is None:
+            raise ValueError(f"no such method is registered; there are {', '.join(map(repr, METHODS))}")
         return name
 
     @model_validator(mode="before")
     @classmethod
     def _drop_unused(cls, values: dict[str, Any]) -> dict[str, Any]:
-        return {**values, **dict.fromkeys(_unused(values))}
+        return {**values, **dict.fromkeys(_unused_settings(values))}
 
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> Self:
-        values = dict(self)
-        may_be_none = (*_unused(values), "organs")
-        missing = [name for name, value in values.items() if value is None and name not in may_be_none]
+        optional = _unused_settings(dict(self)) | {"organs"}
+        missing = [name for name, value in self if value is None and name not in optional]
         if missing:
             raise ValueError(f"method '{self.method}' needs a value for {', '.join(missing)}")
         labels = METHODS[self.method].labels
@@ -142,7 +135,7 @@ class RunSpec(BaseModel):
 
 
 def label_of(values: Mapping[str, Any]) -> str:
-    """Return the name in tables and figures of a method with some settings; those that are not given count as usual."""
+    """Return the name in tables and figures of a method with some settings; those that are not given have their defaults."""
     labels = METHODS[values["method"]].labels
     name = labels if isinstance(labels, str) else labels[values.get("prompt_mode") or "points"]
     name += _AUGMENTED.get(values.get("augmentation") or "", "")
@@ -153,14 +146,14 @@ def label_of(values: Mapping[str, Any]) -> str:
     return f"{name}, {RANDOM_ENCODER}" if values.get("weights") == RANDOM_WEIGHTS else name
 
 
-def _unused(values: Mapping[str, Any]) -> list[str]:
-    """Return the settings that a run with these values does not use."""
-    entry = find(values.get("method"))
-    unused = SETTINGS - (entry.uses if entry else frozenset())
+def _unused_settings(values: Mapping[str, Any]) -> set[str]:
+    """Return the optional settings that a run with these values does not use."""
+    entry = find_method(values.get("method"))
+    unused = set(SETTINGS - (entry.uses if entry else frozenset()))
     without_prim = values.get("method") == "desam" and values.get("variant", "desam") == "pdmm_only"
     if without_prim or values.get("prompt_mode", "points") != "points":
-        unused |= set(_OF_POINTS)
-    return sorted(unused)
+        unused.update(OF_POINTS)
+    return unused
 
 
 def make_spec(**fields: Any) -> RunSpec:
@@ -174,8 +167,8 @@ def make_spec(**fields: Any) -> RunSpec:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
-        what = f"run setting '{name}' = {first.get('input')!r}: " if name else ""
+        setting = f"run setting '{name}' = {first.get('input')!r}: " if name else ""
         raise StudyError(
-            f"{what}{first['msg'].removeprefix('Value error, ')}; "
+            f"{setting}{first['msg'].removeprefix('Value error, ')}; "
             "settings and their values are explained in desam_lite/methods/run_spec.py."
         ) from error

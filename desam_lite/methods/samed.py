@@ -19,7 +19,8 @@ from desam_lite.model.lora import add_lora, encode_for_training
 from desam_lite.model.resize import unfit_square
 from desam_lite.model.sam import encode_levels, preprocess
 from desam_lite.model.sam_decoder import SAM
-from desam_lite.training.method import Method, SlicePrediction, mask_loss, unjudged
+from desam_lite.training.losses import mask_loss
+from desam_lite.training.method import Method, SlicePrediction
 
 
 class _Network(nn.Module):
@@ -99,7 +100,7 @@ class SAMed(Method):
             logits = self.module(preprocess(chunk.to(device), self.input_size))
             on_slice = unfit_square(logits.float(), size, self.input_size)
             for probability in on_slice.sigmoid().cpu().numpy():
-                yield unjudged(probability)
+                yield SlicePrediction.from_probability(probability)
 
     def load(self, directory: Path) -> None:
         """Take over what `save` wrote, and the frozen weights that the card names."""

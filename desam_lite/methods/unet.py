@@ -16,7 +16,8 @@ from desam_lite.methods.augmentation import Augmentation
 from desam_lite.methods.augmentation import augment as _augment
 from desam_lite.methods.run_spec import RunSpec
 from desam_lite.model.resize import fit_square, unfit_square
-from desam_lite.training.method import Method, SlicePrediction, mask_loss, unjudged
+from desam_lite.training.losses import mask_loss
+from desam_lite.training.method import Method, SlicePrediction
 from desam_lite.utils.errors import StudyError
 
 Alter = Callable[[int, torch.Tensor], torch.Tensor]
@@ -158,4 +159,4 @@ class UNetMethod(Method):
         for chunk in torch.split(torch.from_numpy(standardise(images))[:, None], 8):
             logits = self.network(fit_square(chunk.to(device), self.input_size))
             for probability in unfit_square(logits, size).sigmoid().cpu().numpy():
-                yield unjudged(probability)
+                yield SlicePrediction.from_probability(probability)

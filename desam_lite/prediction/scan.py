@@ -110,7 +110,7 @@ def require_judgement(card: ModelCard) -> None:
     Raises:
         StudyError: It predicts no IoU, or was not trained to.
     """
-    if not card.judges:
+    if not card.predicts_iou:
         raise StudyError(
             f"{card.spec.label} does not judge its masks: scores are given by models asked with points that have an IoU head."
         )

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from desam_lite.data.tasks import Task, open_task
 from desam_lite.methods.frozen_encoder import open_embeddings
-from desam_lite.methods.registry import METHODS, portable, register
+from desam_lite.methods.registry import METHODS, export_registration, register
 from desam_lite.methods.run_spec import RunSpec
 from desam_lite.study.run import Run, execute_run, find_run
 from desam_lite.study.workflow.records import FAILED, NO_RETRY
@@ -129,7 +129,7 @@ def _failures(runs: Sequence[Run], workspace: Path, jobs: int, progress: bool) -
 
 def _lives_here(spec: RunSpec) -> bool:
     """Whether the method of a run is defined in this process alone, as in a notebook: no other process can do it."""
-    return METHODS[spec.method].place() is None
+    return METHODS[spec.method].import_path() is None
 
 
 def _side_by_side(
@@ -138,7 +138,7 @@ def _side_by_side(
     if not runs:
         return
     methods = dict.fromkeys(run.spec.method for run in runs)
-    from_outside = [portable(name) for name in methods if not METHODS[name].own]
+    from_outside = [export_registration(name) for name in methods if not METHODS[name].own]
     with ProcessPoolExecutor(
         jobs, mp_context=_start_method(), initializer=_begin_worker, initargs=(from_outside,)
     ) as pool:

@@ -26,11 +26,13 @@ from desam_lite.data.embeddings import EmbeddingStore
 from desam_lite.data.slices import split_cases
 from desam_lite.data.tasks import Task, open_task
 from desam_lite.evaluation.scoring import prediction_path, read_prediction, score_domains
-from desam_lite.methods import METHODS, Method, Predictor
+from desam_lite.methods import METHODS
 from desam_lite.methods.frozen_encoder import check_weights, open_embeddings, weights_hash
 from desam_lite.methods.model_card import make_card
 from desam_lite.methods.run_spec import RUN_VERSION, RunSpec
-from desam_lite.training.loop import CHECKPOINT, TrainSettings, make_fabric, train
+from desam_lite.training.devices import make_fabric
+from desam_lite.training.loop import CHECKPOINT, TrainSettings, train
+from desam_lite.training.method import Method, Predictor
 from desam_lite.utils import provenance
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import atomic_path, digest, write_json, write_text
@@ -106,7 +108,7 @@ class Run:
 
 def identify(spec: RunSpec, task: Task) -> dict[str, Any]:
     """Return what names a run: its settings, and manifest, data, frozen weights and a method from outside by content."""
-    code = METHODS[spec.method].code()
+    code = METHODS[spec.method].code_hash()
     return {
         "settings": spec.settings(),
         "manifest": task.manifest.content_hash(),
@@ -270,7 +272,7 @@ def _learn(
     spec, source = run.spec, run.spec.source
     chosen = {part: [c for c, p in split.items() if p == part] for part in ("train", "val")}
     cases = [task.slices.load(source, case) for case in chosen["train"]]
-    predictor = METHODS[spec.method](spec, len(task.manifest.organs), cases)
+    predictor: Predictor = METHODS[spec.method](spec, len(task.manifest.organs), cases)
     if not isinstance(predictor, Method):
         predictor.to(means.fabric.device)
         return predictor

@@ -1,10 +1,10 @@
-"""What every method says of itself, and what they share: the mask loss and how organs are combined."""
+"""What scoring and the training loop need of a method: how it is built, trained, saved, loaded, and how it predicts."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,38 +20,50 @@ from desam_lite.model.weights import find_weights, read_tensors
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import atomic_path, write_json
 
-if TYPE_CHECKING:
-    from desam_lite.methods.run_spec import RunSpec
-
 CARD = "model.json"
 TENSORS = "model.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
 class SlicePrediction:
-    """What a method draws into one slice, on the grid of the slice.
+    """A method's prediction of one slice, on the grid of the slice.
 
     Attributes:
         labels: ``(H, W)`` uint8: 0 background, 1..K the organs.
         probability: ``(K, H, W)`` float32, before the method's own threshold and cleaning.
-        iou: ``(K,)`` float32: how well the method itself thinks it drew each organ; NaN if it does not say.
+        iou: ``(K,)`` float32: the IoU that the method predicts for its own masks; NaN if it predicts none.
     """
 
     labels: npt.NDArray[np.uint8]
     probability: npt.NDArray[np.float32]
     iou: npt.NDArray[np.float32]
 
+    @classmethod
+    def from_probability(
+        cls, probability: npt.NDArray[np.float32], iou: npt.NDArray[np.float32] | None = None
+    ) -> Self:
+        """Build it from probabilities ``(K, H, W)`` and, if the method predicts it, the IoU ``(K,)``."""
+        missing = np.full(len(probability), np.nan, np.float32)
+        return cls(combine_organs(probability), probability, missing if iou is None else iou)
+
+
+def combine_organs(probability: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Turn one probability per organ ``(..., K, H, W)`` into organ ids ``(..., H, W)``: the largest above 0.5, else 0."""
+    best = probability.argmax(axis=-3)
+    above = probability.max(axis=-3) > 0.5
+    return np.where(above, best + 1, 0).astype(np.uint8)
+
 
 class Predictor(ABC):
-    """Anything that draws organs into a scan, trained or not.
+    """Anything that segments the organs of a scan, trained or not.
 
     Attributes:
         paper: Key in ``book/references.bib`` of what it implements; empty for what is of this study.
         defaults_from: Where the values of its settings come from.
         differs: What is not as in the paper or its public code, a sentence each.
-        oracle: Whether its prompts are made from the reference it is scored against: an upper bound, not a competitor. It is
-            then asked by `predict_oracle` and cannot draw into a new scan.
-        encoder: What embeds the slices it is asked about; None for methods that see the slices themselves.
+        oracle: Whether its prompts are made from the reference it is scored against: no competitor. It then predicts by
+            `predict_oracle` and cannot segment a new scan.
+        encoder: The model that computes the embeddings it needs; None for a method on the slices themselves.
     """
 
     paper: ClassVar[str] = ""
@@ -62,13 +74,13 @@ class Predictor(ABC):
     encoder: PromptedSAM | None = None
 
     @classmethod
-    def build(cls, spec: "RunSpec", n_organs: int, cases: Sequence[CaseSlices]) -> Self:
-        """Build it as a specification says.
+    def build(cls, spec: Any, n_organs: int, cases: Sequence[CaseSlices]) -> Self:
+        """Build it for a run.
 
         Args:
-            spec: The run, with the settings the method is registered to use.
+            spec: The settings of the run, those that the method is registered to use: a `desam_lite.methods.run_spec.RunSpec`.
             n_organs: K.
-            cases: The training cases of the source; none when what a run saved is to be read.
+            cases: The training cases of the source; none when a saved model is to be loaded.
         """
         raise NotImplementedError
 
@@ -76,11 +88,11 @@ class Predictor(ABC):
     def predict(
         self, images: npt.NDArray[np.uint8], embeddings: ReadEmbeddings | None
     ) -> Iterator[SlicePrediction]:
-        """Draw the organs, one slice after the other.
+        """Segment the organs, one slice after the other.
 
         Args:
-            images: The prepared slices of one scan ``(Z, H, W)``; no method sees anything else of it.
-            embeddings: Gives their embeddings, for methods on these.
+            images: The prepared slices of one scan ``(Z, H, W)``; no method gets anything else of it.
+            embeddings: Returns their embeddings, for methods on these.
 
         Yields:
             Z predictions, from the lowest slice to the highest.
@@ -92,12 +104,12 @@ class Predictor(ABC):
         embeddings: ReadEmbeddings | None,
         reference: npt.NDArray[np.uint8],
     ) -> Iterator[SlicePrediction]:
-        """Draw the organs as `predict` does, prompted by the reference labels ``(Z, H, W)``; for oracles alone.
+        """Segment the organs as `predict` does, prompted by the reference labels ``(Z, H, W)``; for oracles only.
 
         Raises:
             TypeError: It is none.
         """
-        raise TypeError(f"{type(self).__name__} is no oracle: it sees no reference")
+        raise TypeError(f"{type(self).__name__} is no oracle: it gets no reference")
 
     def to(self, device: torch.device | str) -> None:
         """Move what it computes with to a device."""
@@ -109,7 +121,7 @@ class Predictor(ABC):
         """Write what a later prediction needs as ``model.safetensors`` and ``model.json`` (the card)."""
 
     def load(self, directory: Path) -> None:
-        """Take over what `save` wrote, and the frozen weights that the card names.
+        """Load what `save` wrote, and the frozen weights that the card names.
 
         Raises:
             StudyError: A file is missing, damaged, or of something else.
@@ -132,6 +144,11 @@ class Method(Predictor):
     mask_size: int
     module: nn.Module
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.module.parameters()).device
+
     def to(self, device: torch.device | str) -> None:
         """Move the network to a device."""
         self.module.to(device)
@@ -141,11 +158,11 @@ class Method(Predictor):
         return (p for p in self.module.parameters() if p.requires_grad)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return the trained tensors by name; frozen ones are known by their hash and left out."""
+        """Return the trained tensors by name; frozen ones are named by their hash and left out."""
         return {name: p.data for name, p in self.module.named_parameters() if p.requires_grad}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Take over tensors that `state_dict` gave."""
+        """Copy in the tensors that `state_dict` returned."""
         own = self.state_dict()
         if own.keys() != state.keys():
             raise ValueError(f"the checkpoint holds other tensors: {sorted(own.keys() ^ state.keys())[:3]}")
@@ -153,7 +170,7 @@ class Method(Predictor):
             own[name].copy_(value)
 
     def prepare(self, batch: Batch, generators: Sequence[np.random.Generator], *, augment: bool) -> Batch:
-        """Add what is drawn at random: prompts, augmentation. One generator per slice of the batch."""
+        """Add all that is random: prompts, augmentation. One generator per slice of the batch."""
         return batch
 
     @abstractmethod
@@ -161,7 +178,7 @@ class Method(Predictor):
         """Return the training loss, a scalar: the mean over the slices. ``module`` is `Method.module`, wrapped."""
 
     def validation_loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
-        """Return the loss that selects the epoch; the training loss unless a method says otherwise."""
+        """Return the loss that selects the epoch; the training loss unless a method has another."""
         return self.loss(module, batch)
 
     def save(self, directory: Path, card: dict[str, Any]) -> None:
@@ -169,32 +186,12 @@ class Method(Predictor):
         save_tensors(directory, self.state_dict(), card)
 
     def load(self, directory: Path) -> None:
-        """Take over what `save` wrote.
+        """Load what `save` wrote.
 
         Raises:
             StudyError: The file is missing, damaged, or of another network.
         """
-        tensors = read_tensors(find_weights(directory / TENSORS))
-        require_shapes(directory, tensors, {name: p.shape for name, p in self.state_dict().items()})
-        self.load_state_dict(tensors)
-
-
-def require_shapes(
-    directory: Path, tensors: dict[str, torch.Tensor], expected: dict[str, torch.Size]
-) -> None:
-    """Refuse tensors of a run that are not those its card speaks of.
-
-    Raises:
-        StudyError: A name or shape differs; the sentence has the first.
-    """
-    found = {name: tensor.shape for name, tensor in tensors.items()}
-    for name in sorted(found.keys() | expected.keys()):
-        if found.get(name) != expected.get(name):
-            shapes = [tuple(s[name]) if name in s else "none" for s in (found, expected)]
-            raise StudyError(
-                f"'{directory / TENSORS}' does not fit its card: tensor '{name}' has shape {shapes[0]}, not {shapes[1]}; "
-                "restore both files as the run wrote them."
-            )
+        self.load_state_dict(load_tensors(directory, self.state_dict()))
 
 
 def save_tensors(directory: Path, tensors: dict[str, torch.Tensor], card: dict[str, Any]) -> None:
@@ -204,32 +201,18 @@ def save_tensors(directory: Path, tensors: dict[str, torch.Tensor], card: dict[s
     write_json(directory / CARD, card)
 
 
-def mask_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Return Dice plus cross-entropy of each organ's own map: sigmoid, squared denominator (public DeSAM code).
+def load_tensors(directory: Path, expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Read ``model.safetensors``; its tensors must have the names and shapes of the expected ones.
 
-    Args:
-        logits: ``(B, K, h, w)``.
-        masks: ``(B, K, h, w)`` float, 0 or 1.
-
-    Returns:
-        A scalar: the mean over slices and organs.
+    Raises:
+        StudyError: The file is missing or damaged, or a name or shape differs; the message has the first.
     """
-    probability = logits.sigmoid()
-    overlap = (probability * masks).sum((2, 3))
-    sizes = probability.square().sum((2, 3)) + masks.square().sum((2, 3))
-    dice = 1 - (2 * overlap + 1e-5) / (sizes + 1e-5)
-    return dice.mean() + nn.functional.binary_cross_entropy_with_logits(logits, masks)
-
-
-def unjudged(probability: npt.NDArray[np.float32]) -> SlicePrediction:
-    """Return the prediction of a method that does not say how well it drew, from its probabilities ``(K, H, W)``."""
-    return SlicePrediction(
-        combine_organs(probability), probability, np.full(len(probability), np.nan, np.float32)
-    )
-
-
-def combine_organs(probability: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Turn one probability per organ ``(..., K, H, W)`` into organ ids ``(..., H, W)``: the largest above 0.5, else 0."""
-    best = probability.argmax(axis=-3)
-    above = probability.max(axis=-3) > 0.5
-    return np.where(above, best + 1, 0).astype(np.uint8)
+    tensors = read_tensors(find_weights(directory / TENSORS))
+    for name in sorted(tensors.keys() | expected.keys()):
+        shapes = [tuple(part[name].shape) if name in part else "none" for part in (tensors, expected)]
+        if shapes[0] != shapes[1]:
+            raise StudyError(
+                f"'{directory / TENSORS}' does not fit its card: tensor '{name}' has shape {shapes[0]}, not {shapes[1]}; "
+                "restore both files as the run wrote them."
+            )
+    return tensors

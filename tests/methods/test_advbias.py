@@ -14,7 +14,7 @@ from desam_lite.methods.advbias import (
     shade,
     to_unit,
 )
-from desam_lite.training.method import mask_loss
+from desam_lite.training.losses import mask_loss
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from four_slices import four_slices, streams
 
 from desam_lite.data.datasets import Batch
 from desam_lite.methods.csdg import CHANNELS, CONSISTENCY, CSDG, VIEWS, blending_maps, random_looks
-from desam_lite.training.method import mask_loss
+from desam_lite.training.losses import mask_loss
 
 
 @pytest.fixture(scope="module")

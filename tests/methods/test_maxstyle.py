@@ -6,7 +6,7 @@ from four_slices import four_slices, streams, train_steps
 
 from desam_lite.methods.maxstyle import CODE_SIDE, LAYERS, MaxStyle, Styles, apply_style
 from desam_lite.methods.mixstyle import mix_styles
-from desam_lite.training.method import mask_loss
+from desam_lite.training.losses import mask_loss
 
 
 def styles(mix: float = 0.0, noise: float = 0.0, count: int = 4, channels: int = 8) -> Styles:

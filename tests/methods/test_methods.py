@@ -14,14 +14,16 @@ from desam_lite.data.datasets import Batch, EmbeddingData, SliceData, list_slice
 from desam_lite.data.embeddings import EmbeddingStore
 from desam_lite.data.slices import CaseSlices
 from desam_lite.data.tasks import Task
-from desam_lite.methods import METHODS, Method
-from desam_lite.methods.desam import DeSAMMethod, draw_point
+from desam_lite.methods import METHODS
+from desam_lite.methods.desam import DeSAMMethod
 from desam_lite.methods.prior import Prior
+from desam_lite.methods.prompted import draw_point
 from desam_lite.methods.run_spec import make_spec
 from desam_lite.methods.unet import UNetMethod
 from desam_lite.model.build import build_desam
 from desam_lite.model.predictor import GridSettings, predict_slice
-from desam_lite.training.method import combine_organs, mask_loss
+from desam_lite.training.losses import mask_loss
+from desam_lite.training.method import Method, combine_organs
 
 CPU = torch.device("cpu")
 GRID = GridSettings(points_per_side=2, iou_threshold=0.0, stability_threshold=0.0, min_area=20)

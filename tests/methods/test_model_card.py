@@ -54,7 +54,7 @@ def test_a_card_from_before_colours_gets_those_of_the_palette(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "fields", "judges"),
+    ("name", "fields", "predicted"),
     [
         ("points", {}, True),
         ("points", {"variant": "no_fusion"}, True),
@@ -65,11 +65,11 @@ def test_a_card_from_before_colours_gets_those_of_the_palette(tmp_path: Path) ->
         ("prior", {}, False),
     ],
 )
-def test_only_what_was_trained_to_judges(
-    name: str, fields: dict[str, Any], judges: bool, tmp_path: Path
+def test_only_a_model_trained_on_points_predicts_iou(
+    name: str, fields: dict[str, Any], predicted: bool, tmp_path: Path
 ) -> None:
     write_card(tmp_path, name, **fields)
-    assert read_card(tmp_path).judges == judges
+    assert read_card(tmp_path).predicts_iou == predicted
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "empty", "file"])

@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from four_slices import SIDE, four_slices, streams, train_steps
+from four_slices import CONVOLUTIONAL, SIDE, four_slices, streams, train_steps
 
 from desam_lite.data.datasets import Batch, TrainingData
-from desam_lite.methods import METHODS, method_class
-from desam_lite.methods.run_spec import CONVOLUTIONAL, make_spec
+from desam_lite.methods import METHODS
+from desam_lite.methods.run_spec import make_spec
 from desam_lite.methods.unet import UNetMethod, decode, encode
 from desam_lite.study.profiles import METHOD_CHOICES, get_profile, plan_domain_splits
-from desam_lite.training.loop import TrainSettings, make_fabric, train
-from desam_lite.training.method import mask_loss
+from desam_lite.training.devices import make_fabric
+from desam_lite.training.loop import TrainSettings, train
+from desam_lite.training.losses import mask_loss
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def build(
     name: str, organs: int = 1, width: int = 8, seed: int = 1, augmentation: str = "none"
 ) -> UNetMethod:
-    method: UNetMethod = method_class(name)(organs, width, SIDE, seed, augmentation)
+    method: UNetMethod = METHODS[name].load()(organs, width, SIDE, seed, augmentation)
     return method
 
 
@@ -108,9 +109,9 @@ def test_mixed_precision_gives_nearly_the_same_losses(name: str, tmp_path: Path)
 SCRIPT = """
 import json, sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from test_on_unet import ON_TWO, loss_rows
-from desam_lite.training.loop import make_fabric
+from desam_lite.training.devices import make_fabric
 fabric = make_fabric("cpu", 2)
 rows = {{name: loss_rows(name, Path({folder!r}, name), fabric) for name in ON_TWO}}
 if fabric.is_global_zero:
@@ -128,7 +129,11 @@ def loss_rows(name: str, folder: Path, fabric: Any) -> list[tuple[float, float]]
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     """To the digit where slices do not look at each other; MaxStyle mixes those of one process."""
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path)))
+    script.write_text(
+        SCRIPT.format(
+            tests=[str(Path(__file__).parent), str(Path(__file__).parents[1])], folder=str(tmp_path)
+        )
+    )
     subprocess.run([sys.executable, script], check=True, timeout=480, capture_output=True)
     found = json.loads((tmp_path / "rows.json").read_text())
     for name in ON_TWO:
@@ -211,10 +216,10 @@ def test_a_network_taken_apart_is_the_network() -> None:
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
 def test_each_cites_its_paper_and_says_what_differs(name: str) -> None:
-    kind = method_class(name)
+    kind = METHODS[name].load()
     assert f"{{{kind.paper}," in (ROOT / "book" / "references.bib").read_text()
     assert kind.defaults_from and kind.differs
-    assert len({method_class(other).paper for other in CONVOLUTIONAL}) == len(CONVOLUTIONAL)
+    assert len({METHODS[other].load().paper for other in CONVOLUTIONAL}) == len(CONVOLUTIONAL)
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
@@ -222,7 +227,7 @@ def test_a_specification_builds_it(name: str) -> None:
     fields = {"unet_width": 4, "unet_size": 32, "augmentation": "light", "seed": 3}
     spec = make_spec(manifest=Path("m"), data_root=Path("d"), source="A", method=name, **fields)
     built = METHODS[name](spec, 2, [])
-    assert type(built) is method_class(name)
+    assert type(built) is METHODS[name].load()
     assert isinstance(built, UNetMethod)
     assert (built.input_size, built.augmentation) == (32, "light")
     assert built.network(torch.zeros(1, 1, 32, 32)).shape == (1, 2, 32, 32)

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from desam_lite.data.datasets import Batch
-from desam_lite.methods.desam import DeSAMMethod, IoULoss
+from desam_lite.methods.desam import DeSAMMethod
 from desam_lite.model.build import build_desam
 from desam_lite.model.predictor import GridSettings, predict_slice
 from desam_lite.model.prompts import ImageEmbeddings
 from desam_lite.model.sam import BACKBONES, get_backbone, preprocess
+from desam_lite.training.losses import IoULoss
 
 SIDE = 128
 MOST_STEPS = 900

@@ -1,10 +1,9 @@
 """Every method on the U-Net learns four slices by heart, whatever it does to them while it learns."""
 
 import pytest
-from four_slices import SIDE, four_slices, train_steps, worst_dice
+from four_slices import CONVOLUTIONAL, SIDE, four_slices, train_steps, worst_dice
 
-from desam_lite.methods import method_class
-from desam_lite.methods.run_spec import CONVOLUTIONAL
+from desam_lite.methods import METHODS
 
 MOST_STEPS = 400
 
@@ -12,7 +11,7 @@ MOST_STEPS = 400
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
 def test_four_slices_are_learnt_by_heart(name: str) -> None:
     images, batch = four_slices()
-    method = method_class(name)(1, 8, SIDE, 1)
+    method = METHODS[name].load()(1, 8, SIDE, 1)
     for first in range(0, MOST_STEPS, 20):
         train_steps(method, batch, 20, first=first)
         if worst_dice(method, images, batch) > 0.97:

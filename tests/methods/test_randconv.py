@@ -13,7 +13,7 @@ from desam_lite.methods.randconv import (
     random_kernel,
     random_views,
 )
-from desam_lite.training.method import mask_loss
+from desam_lite.training.losses import mask_loss
 
 
 def pictures(seed: int = 0) -> torch.Tensor:

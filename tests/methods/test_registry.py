@@ -2,18 +2,21 @@
 
 import json
 import linecache
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
+from four_slices import CONVOLUTIONAL
 from small_run import spec_for
 
 from desam_lite.methods import METHODS, Choice, load_predictor, register, registry
 from desam_lite.methods.model_card import read_card
 from desam_lite.methods.registry import CHOICES, ON_UNET, SETTINGS
-from desam_lite.methods.run_spec import CONVOLUTIONAL, RunSpec, make_spec
+from desam_lite.methods.run_spec import RunSpec, make_spec
 from desam_lite.methods.unet import UNetMethod
 from desam_lite.study.parallel import execute_runs
 from desam_lite.study.profiles import METHOD_CHOICES, get_profile, plan_domain_splits
@@ -150,26 +153,63 @@ def test_registering_again_replaces_ones_own_and_nobody_elses(
 def test_only_code_from_outside_names_runs_and_does_by_its_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert {entry.code() for entry in METHODS.values()} == {None}
+    assert {entry.code_hash() for entry in METHODS.values()} == {None}
     codes = []
     for number, factor in enumerate((1, 2)):
         add(f"mine{number}", a_class(tmp_path, monkeypatch, factor, f"module{number}"))
-        codes.append(METHODS[f"mine{number}"].code())
+        codes.append(METHODS[f"mine{number}"].code_hash())
     assert None not in codes and codes[0] != codes[1]
 
 
-def test_functions_and_values_beside_a_class_belong_to_its_code() -> None:
-    codes = []
-    for text, rate in (("1 + 1", 0.5), ("1 + 2", 0.5), ("1 + 1", 0.6)):
-        space: dict[str, Any] = {"UNetMethod": UNetMethod, "__name__": "__main__"}
-        name = f"<cell {text}>"
-        helper = f"def helper():\n    return {text}\n"
-        linecache.cache[name] = (len(helper), None, helper.splitlines(True), name)
-        exec(compile(helper, name, "exec"), space)  # noqa: S102  as a notebook does
-        exec("class Mine(UNetMethod):\n    def draw(self, generator):\n        return helper()\n", space)  # noqa: S102
-        kind = type("Changed", (space["Mine"],), {"rate": rate, "__module__": "__main__"})
-        codes.append(registry.MethodEntry("mine", kind, "Mine", frozenset()).code())
-    assert len(set(codes)) == 3
+CELL = """
+def helper():
+    return {number}
+
+class Mine(UNetMethod):
+    rate = {rate}
+
+    def draw(self, generator):
+        return helper()
+"""
+
+
+def from_notebook(**values: float) -> type:
+    """The class of a notebook's cell, whose text is in linecache as IPython puts it there."""
+    text = CELL.format(**values)
+    name, space = f"<cell {values}>", {"UNetMethod": UNetMethod, "__name__": "__main__"}
+    linecache.cache[name] = (len(text), None, text.splitlines(True), name)
+    exec(compile(text, name, "exec"), space)  # noqa: S102  as a notebook does
+    return space["Mine"]  # type: ignore[return-value]
+
+
+def code_hash(kind: type) -> str | None:
+    return registry.MethodEntry("mine", kind, "Mine", frozenset()).code_hash()
+
+
+def test_the_cell_of_a_class_and_the_values_it_holds_name_its_code() -> None:
+    first = from_notebook(number=1, rate=0.5)
+    assert code_hash(first) == code_hash(from_notebook(number=1, rate=0.5))
+    others = [from_notebook(number=2, rate=0.5), from_notebook(number=1, rate=0.6)]
+    derived = [type("Other", (first,), {"rate": rate, "__module__": "__main__"}) for rate in (0.5, 0.7)]
+    codes = [code_hash(kind) for kind in (first, *others, *derived)]
+    assert len(set(codes)) == 5 and None not in codes
+
+
+LIGHT = (
+    "data.manifest",
+    "methods.catalogue",
+    "methods.registry",
+    "methods.run_spec",
+    "study.plans",
+    "study.profiles",
+    "cli.main",
+)
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_settings_and_plans_are_read_without_torch(module: str) -> None:
+    program = f"import sys, desam_lite.{module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_a_method_of_an_installed_package_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +235,10 @@ def test_a_method_from_outside_trains_in_worker_processes_and_one_of_a_notebook_
     outside = a_class(tmp_path, monkeypatch, 1, "outside_of_the_package")
     add("outside", outside)
     add("local", Local)
-    assert METHODS["outside"].place() == "outside_of_the_package:Mine" and METHODS["local"].place() is None
+    assert (
+        METHODS["outside"].import_path() == "outside_of_the_package:Mine"
+        and METHODS["local"].import_path() is None
+    )
     specs = [spec_for(tiny_task, method=name, seed=s) for name in ("outside", "local") for s in (0, 1)]
     runs = execute_runs(specs, tmp_path / "ws", jobs=2, progress=False)
     assert [run.error for run in runs] == [""] * 4

@@ -16,17 +16,18 @@ from desam_lite.data.embeddings import EmbeddingStore, fill_store
 from desam_lite.data.geometry import Geometry
 from desam_lite.data.slices import CaseSlices
 from desam_lite.data.tasks import Task, open_task
-from desam_lite.methods import METHODS, Method, load_predictor
+from desam_lite.methods import METHODS, load_predictor
 from desam_lite.methods.frozen_encoder import build_sam
 from desam_lite.methods.prior import Prior
-from desam_lite.methods.prompted import IoULoss
 from desam_lite.methods.sam_baselines import SAMFinetuned, SAMZeroShot
 from desam_lite.methods.samed import SAMed
 from desam_lite.model.predictor import GridSettings
 from desam_lite.model.sam import BACKBONES, BackboneSpec, preprocess
 from desam_lite.model.sam_decoder import SAM
-from desam_lite.training.loop import TrainSettings, make_fabric, train
-from desam_lite.training.method import SlicePrediction, mask_loss
+from desam_lite.training.devices import make_fabric
+from desam_lite.training.loop import TrainSettings, train
+from desam_lite.training.losses import IoULoss, mask_loss
+from desam_lite.training.method import Method, SlicePrediction
 
 CPU = torch.device("cpu")
 TRAINED = ["tuned points", "tuned box", "tuned oracle", "samed"]

@@ -10,7 +10,7 @@ from desam_lite.model.build import build_desam
 from desam_lite.model.desam import DeSAM
 from desam_lite.model.names import Variant
 from desam_lite.model.prompts import ImageEmbeddings, Prompts
-from desam_lite.training.method import mask_loss
+from desam_lite.training.losses import mask_loss
 from desam_lite.utils.errors import StudyError
 
 VARIANTS = get_args(Variant)

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from desam_lite.data.datasets import Batch, TrainingData
-from desam_lite.training.loop import CHECKPOINT, TrainSettings, make_fabric, sample_generator, train
+from desam_lite.training.devices import make_fabric
+from desam_lite.training.loop import CHECKPOINT, TrainSettings, sample_generator, train
 from desam_lite.training.method import Method
 from desam_lite.utils.errors import StudyError
 
@@ -166,8 +167,9 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_training import Line, Points
-from desam_lite.training.loop import TrainSettings, make_fabric, train
+from test_training_loop import Line, Points
+from desam_lite.training.devices import make_fabric
+from desam_lite.training.loop import TrainSettings, train
 fabric = make_fabric("cpu", 2)
 settings = TrainSettings(epochs=3, batch_size=4, learning_rate=0.1)
 rows = list(train(Line(), Points(), Points(5), settings, Path({folder!r}), fabric))
@@ -178,7 +180,7 @@ if fabric.is_global_zero:
 
 def test_two_processes_see_the_losses_of_one(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path)))
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), folder=str(tmp_path)))
     subprocess.run([sys.executable, script], check=True, timeout=240, capture_output=True)
     world, rows = json.loads((tmp_path / "rows.json").read_text())
     assert world == 2

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from desam_lite.evaluation.statistics import METRICS
-from desam_lite.methods import method_class
+from desam_lite.methods import METHODS
 from desam_lite.study.report.paper_numbers import out_of_domain_by
 from desam_lite.study.report.style import UNITS, is_oracle
 from desam_lite.study.report.tables import Table, score_table
@@ -319,7 +319,7 @@ def departure_table(specs: "Sequence[RunSpec]") -> Table:
         known += [spec.label] if spec.label not in known else []
     rows = []
     for name, shown in labels.items():
-        kind = method_class(name)
+        kind = METHODS[name].load()
         differs = ". ".join(sentence[:1].upper() + sentence[1:] for sentence in kind.differs)
         rows.append(
             {

@@ -70,7 +70,7 @@ def open_model(run: Run) -> LoadedModel:
     if not isinstance(trained.predictor, PromptedMethod | SAMZeroShot):
         raise StudyError(f"{run.spec.label} takes no prompt: choose a method with prompt_mode.")
     trained.predictor.model.eval()
-    return LoadedModel(run, trained.predictor, trained.card.judges)
+    return LoadedModel(run, trained.predictor, trained.card.predicts_iou)
 
 
 def tested_cases(run: Run, per_domain: int) -> list[tuple[str, str]]:

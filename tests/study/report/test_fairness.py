@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from desam_lite.methods import method_class
+from desam_lite.methods import METHODS
 from desam_lite.methods.run_spec import make_spec
 from desam_lite.study.profiles import METHOD_CHOICES
 from desam_lite.study.report.comparison import cost_table, departure_table
@@ -43,7 +43,7 @@ def test_a_run_records_how_many_numbers_were_trained(tiny_task: tuple[Path, Path
     small = {"unet_width": 4, "unet_size": 32, "epochs": 1, "split": "70_10_20", "train_slices": "all"}
     done = execute_run(make_spec(**where, method="maxstyle", **small), tmp_path, progress=False)
     assert done.info["trained_parameters"] == sum(
-        p.numel() for p in method_class("maxstyle")(1, 4, 32, 0).parameters()
+        p.numel() for p in METHODS["maxstyle"].load()(1, 4, 32, 0).parameters()
     )
     prior = execute_run(make_spec(**where, method="prior", split="70_10_20"), tmp_path, progress=False)
     assert prior.info["trained_parameters"] == 0

@@ -1,0 +1,47 @@
+"""The losses that the compared methods share."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch.nn import functional
+
+_SMOOTH = 1e-5  # keeps the Dice of an empty mask defined (public DeSAM code)
+
+
+def mask_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Return Dice plus cross-entropy of each organ's own map: sigmoid, squared denominator (public DeSAM code).
+
+    Args:
+        logits: ``(B, K, h, w)``.
+        masks: ``(B, K, h, w)`` float, 0 or 1.
+
+    Returns:
+        A scalar: the mean over slices and organs.
+    """
+    probability = logits.sigmoid()
+    overlap = (probability * masks).sum((2, 3))  # (B, K)
+    sizes = probability.square().sum((2, 3)) + masks.square().sum((2, 3))
+    dice = 1 - (2 * overlap + _SMOOTH) / (sizes + _SMOOTH)
+    return dice.mean() + functional.binary_cross_entropy_with_logits(logits, masks)
+
+
+@dataclass(frozen=True)
+class IoULoss:
+    """The loss of an IoU head: the distance of each predicted IoU from its target.
+
+    The public DeSAM code takes L1 and has a switch for the square. On a PRIM that starts from random weights L1 can get stuck
+    at a constant: its gradient does not grow with the error.
+
+    Attributes:
+        kind: "l1" or "mse".
+        weight: Its weight beside the mask loss.
+    """
+
+    kind: Literal["l1", "mse"] = "l1"
+    weight: float = 1.0
+
+    def __call__(self, predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the weighted mean over predictions and targets, both ``(B, K)``: a scalar."""
+        distance = functional.l1_loss if self.kind == "l1" else functional.mse_loss
+        return self.weight * distance(predicted, target)
