@@ -1,8 +1,19 @@
-"""From the scores of single cases to tables: averages with intervals, paired differences, cases chosen by rule.
+"""From the scores of single cases to tables and verdicts: averages with intervals, paired differences, one decision rule.
 
 Everything starts from the rows of ``metrics.csv`` (one per run, case, organ and protocol) and nothing else. What is averaged over
-what is always said: first organs within a case, then cases within a target, then seeds, then targets and sources by one of
+what is always stated: first organs within a case, then cases within a target, then seeds, then targets and sources by one of
 `RULES`. A run that is missing leaves its cells empty (NaN); it never makes a table fail.
+
+**The decision rule.** Every verdict comes from `decide`, every interval from `seed_aware_interval`: seeds and patients are
+random, hospitals fixed. There are two sources of chance, which models the seeds gave and which patients were scanned. Their
+variances are estimated apart and combined as Cochran and Cox combine two means of unequal variance, each with the t quantile of
+its own degrees of freedom:
+
+    half width ** 2 = max(t(seeds) ** 2 * max(V_seeds - V_both, 0) + t(patients) ** 2 * V_patients, t(seeds) ** 2 * V_seeds)
+
+``V_seeds`` is the variance that seeds give the mean, ``V_patients`` that of patients; the interaction of a seed with a patient
+is in both, so its part ``V_both`` is taken off once. With one seed nothing is known about others: the interval is NaN and the
+verdict "cannot tell". Chosen by simulation (``benchmarks/decision_rule.py``): coverage is 95 % or more with 2, 3 and 5 seeds.
 """
 
 from collections.abc import Sequence
@@ -11,6 +22,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.stats import t as student_t
 from scipy.stats import wilcoxon
 
 from desam_lite.utils.errors import StudyError
@@ -29,11 +41,24 @@ RULES: dict[Rule, str] = {
 METRICS = {"dice": True, "hd95": False, "hd": False, "assd": False}
 """The metrics a table can be made of, and whether more is better."""
 
+MARGINS = {"dice": 0.02, "hd95": 1.0, "hd": 2.0, "assd": 0.5}
+"""Differences that matter in practice: 2 points of Dice, and in mm what is below the in-plane resolution of most scans."""
+LEVEL = 0.95
+"""Coverage of every interval."""
+
+Verdict = Literal[
+    *("better", "worse", "equivalent"),
+    *("better by less than the margin", "worse by less than the margin", "cannot tell"),
+]
+
 COLUMNS = ["label", "source", "target", "in_domain", "seed", "case", "metric", "value"]
 """The columns of the frame that `scores` returns and every other function here takes."""
 
 _ESTIMATES = ["mean", "low", "high", "seed_sd", "case_sd", "sources", "targets", "seeds", "cases"]
-_DIFFERENCES = ["first", "second", "in_domain", "mean", "low", "high", "won", "cases", "p", "p_holm"]
+_DIFFERENCES = [
+    *("first", "second", "in_domain", "mean", "low", "high", "verdict"),
+    *("seeds", "won", "cases", "p", "p_holm"),
+]
 
 
 def scores(
@@ -82,27 +107,21 @@ def summarise(
     by: Sequence[str] = ("label", "in_domain"),
     *,
     rule: Rule = "sources",
-    draws: int = 2000,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Average the scores of each group, with spread and a 95 % interval.
 
-    The interval is a percentile bootstrap in two levels: the seeds of each source are drawn with replacement, and the cases of
-    each target are (the same draw for all sources and seeds, because they are the same patients). Sources and targets stay
-    as they are: the interval speaks about other patients and other seeds, not about hospitals that are not in the study.
+    The interval (`seed_aware_interval`) is about other patients and other seeds, not about hospitals that are not in the study.
 
     Args:
         scores: As `scores` returns them.
         by: Columns that make the groups; ("label", "source", "target") gives one row per cell of the matrix.
         rule: How sources and targets are averaged (`RULES`).
-        draws: Bootstrap samples.
-        seed: Of the bootstrap.
 
     Returns:
-        One row per group, in order of appearance: ``mean``; ``low`` and ``high`` (NaN if no target has two
-        cases, for then nothing is known about others); ``seed_sd``, the standard deviation over seeds of the
-        average of one seed (NaN with one seed); ``case_sd``, that over cases of the mean of a case over its
-        sources and seeds; and how many ``sources``, ``targets``, ``seeds`` and ``cases`` there are.
+        One row per group, in order of appearance: ``mean``; ``low`` and ``high`` (NaN where a source has one seed or a target
+        one case, for then nothing is known about others); ``seed_sd``, the standard deviation over seeds of the average of one
+        seed (NaN with one seed); ``case_sd``, that over cases of the mean of a case over its sources and seeds; and how many
+        ``sources``, ``targets``, ``seeds`` and ``cases`` there are.
 
     Raises:
         StudyError: There is no such averaging rule.
@@ -110,7 +129,7 @@ def summarise(
     _check_rule(rule)
     rows = []
     for names, group in scores.groupby(list(by), sort=False):
-        estimate = _estimate(group, rule, draws, seed)
+        estimate = _estimate(group, rule)
         rows.append({**dict(zip(by, names, strict=True)), **estimate})
     return pd.DataFrame(rows, columns=[*by, *_ESTIMATES])
 
@@ -141,41 +160,69 @@ def compare(
     pairs: Sequence[tuple[str, str]],
     *,
     rule: Rule = "sources",
-    draws: int = 2000,
-    seed: int = 0,
+    margin: float | None = None,
 ) -> pd.DataFrame:
     """Compare pairs of methods case by case: the same source, seed and case scored by both.
 
-    The mean and its interval are those of `summarise`, taken over the differences. The p value is Wilcoxon's signed-rank
-    test on one number per case (the mean difference over its sources and seeds), because the runs on one patient are not
-    independent; ``p_holm`` corrects it for the number of comparisons in the table (Holm).
+    The mean and its interval are those of `summarise`, taken over the differences, and the verdict is that of `decide`. The p
+    value decides nothing: it is Wilcoxon's signed-rank test on one number per case (the mean difference over its sources and
+    seeds) and is conditional on the trained models, so other seeds are outside of it; ``p_holm`` corrects it for the number of
+    comparisons in the table (Holm).
 
     Args:
         scores: As `scores` returns them.
         pairs: (first, second) labels; the difference is first minus second.
         rule: How sources and targets are averaged (`RULES`).
-        draws: Bootstrap samples.
-        seed: Of the bootstrap.
+        margin: Smallest difference that matters, in units of the metric; None for that of `MARGINS`.
 
     Returns:
-        One row per pair, in and out of domain: the labels ``first`` and ``second``, ``mean``, ``low``,
-        ``high``, the share of cases ``won`` by the first, the number of ``cases``, ``p``, ``p_holm``. Pairs
-        without common cases give NaN.
+        One row per pair, in and out of domain: the labels ``first`` and ``second``, ``mean``, ``low``, ``high``, the ``verdict``
+        on the first, the number of ``seeds``, the share of cases ``won`` by the first, the number of ``cases``, ``p``,
+        ``p_holm``. Pairs without common cases give NaN and "cannot tell".
 
     Raises:
         StudyError: There is no such averaging rule.
     """
     _check_rule(rule)
+    metric = str(scores["metric"].iloc[0]) if len(scores) else "dice"
+    margin = MARGINS[metric] if margin is None else margin
     rows = []
     for first, second in pairs:
         both = paired_differences(scores, first, second)
         for in_domain in (True, False):
             group = both[both["in_domain"] == in_domain]
-            estimate = _estimate(group, rule, draws, seed)
-            row = {"first": first, "second": second, "in_domain": in_domain, **estimate, **_sign_test(group)}
-            rows.append(row)
+            estimate = _estimate(group, rule)
+            verdict = decide(estimate["low"], estimate["high"], margin, more_is_better=METRICS[metric])
+            row = {"first": first, "second": second, "in_domain": in_domain, **estimate, "verdict": verdict}
+            rows.append(row | _sign_test(group))
     table = pd.DataFrame(rows, columns=[name for name in _DIFFERENCES if name != "p_holm"])
     return table.assign(p_holm=holm(table["p"].to_numpy(float)))
+
+
+def decide(low: float, high: float, margin: float, *, more_is_better: bool = True) -> Verdict:
+    """Return the verdict on the first of two methods, from the interval of its difference to the second.
+
+    Args:
+        low: Lower end of the interval; NaN where there is none.
+        high: Its upper end.
+        margin: Smallest difference that matters, above 0.
+        more_is_better: Whether a positive difference speaks for the first.
+
+    >>> decide(0.01, 0.05, 0.02), decide(-0.01, 0.015, 0.02), decide(-0.01, 0.05, 0.02)
+    ('better', 'equivalent', 'cannot tell')
+    >>> decide(0.004, 0.015, 0.02), decide(0.01, 0.05, 0.02, more_is_better=False)
+    ('better by less than the margin', 'worse')
+    """
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return "cannot tell"
+    if not more_is_better:
+        low, high = -high, -low
+    small = -margin <= low and high <= margin
+    if low > 0:
+        return "better by less than the margin" if small else "better"
+    if high < 0:
+        return "worse by less than the margin" if small else "worse"
+    return "equivalent" if small else "cannot tell"
 
 
 def paired_differences(scores: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
@@ -293,33 +340,102 @@ def _ones(cube: Cube) -> tuple[Floats, Floats]:
     return np.ones((1, targets, cases)), np.ones((1, sources, seeds))
 
 
-def _drawn(cube: Cube, draws: int, seed: int) -> tuple[Floats, Floats]:
-    """Draw how often each case of a target ``(B, T, C)`` and each seed of a source ``(B, S, R)`` is in a bootstrap sample."""
-    random = np.random.default_rng(seed)
-    sources, targets, seeds, cases = cube.values.shape
-    case_weights, seed_weights = np.zeros((draws, targets, cases)), np.zeros((draws, sources, seeds))
-    for target, count in enumerate(cube.cases):
-        case_weights[:, target, :count] = random.multinomial(count, np.full(count, 1 / count), draws)
-    for source, there in enumerate(cube.seeds):
-        count = int(there.sum())
-        seed_weights[:, source, there] = random.multinomial(count, np.full(count, 1 / count), draws)
-    return case_weights, seed_weights
+class Interval(NamedTuple):
+    """A mean and its 95 % interval; ``low`` and ``high`` are NaN where seeds or cases are too few for one."""
+
+    mean: float
+    low: float
+    high: float
 
 
-def _estimate(group: pd.DataFrame, rule: Rule, draws: int, seed: int) -> dict[str, float]:
+def seed_aware_interval(cube: Cube, rule: Rule) -> Interval:
+    """Return the average by a rule and the interval in which it would lie with other seeds and other patients.
+
+    Args:
+        cube: Scores of one method, or differences of two.
+        rule: How sources and targets are averaged (`RULES`); they are fixed.
+    """
+    weights = _cell_weights(cube, rule)  # (S, T)
+    by_run = _weighted_mean(cube.values, 1.0, axis=3)  # (S, T, R)
+    by_case = _weighted_mean(cube.values, 1.0, axis=2)  # (S, T, C)
+    mean = float(np.nansum(weights * _weighted_mean(by_run, 1.0, axis=2)))
+    complete = (np.isfinite(by_run) | (weights == 0)[..., None]).all(axis=1)  # (S, R): runs scored everywhere
+    runs = np.nansum(weights[..., None] * by_run, axis=1)  # (S, R)
+    patients = np.nansum(weights[..., None] * by_case, axis=0)  # (T, C)
+    of_seeds = _pooled_variance(
+        [runs[s, there] for s, there in enumerate(complete & cube.seeds) if weights[s].any()]
+    )
+    of_patients = _pooled_variance(
+        [patients[t, :count] for t, count in enumerate(cube.cases) if weights[:, t].any()]
+    )
+    if of_seeds is None or of_patients is None:
+        return Interval(mean, np.nan, np.nan)
+    of_both = sum(
+        weights[s, t] ** 2 * _interaction_variance(cube.values[s, t][cube.seeds[s], : cube.cases[t]])
+        for s, t in np.argwhere(weights > 0)
+    )
+    t_seeds, t_patients = _quantile(of_seeds[1]), _quantile(of_patients[1])
+    both = t_seeds**2 * max(of_seeds[0] - of_both, 0.0) + t_patients**2 * of_patients[0]
+    half = np.sqrt(max(both, t_seeds**2 * of_seeds[0]))
+    return Interval(mean, mean - half, mean + half)
+
+
+def _cell_weights(cube: Cube, rule: Rule) -> Floats:
+    """Return the weight of each source x target cell in the average by a rule ``(S, T)``; they sum to 1."""
+    present = np.isfinite(cube.values)
+    counts = present.any(axis=2).sum(axis=2).astype(float)
+    if rule == "cases":
+        return counts / counts.sum()
+    cells = (counts > 0).astype(float)
+    axis = 1 if rule == "sources" else 0
+    weights = cells / np.maximum(cells.sum(axis=axis, keepdims=True), 1)
+    total: Floats = weights / weights.sum()
+    return total
+
+
+def _pooled_variance(groups: Sequence[Floats]) -> tuple[float, float] | None:
+    """Return the variance of the sum of the groups' means, and its degrees of freedom by Satterthwaite.
+
+    Returns:
+        None where a group has one value, which says nothing about others.
+    """
+    if any(len(values) < 2 for values in groups):
+        return None
+    variances = np.array([values.var(ddof=1) / len(values) for values in groups])
+    freedoms = np.array([len(values) - 1 for values in groups], float)
+    total = float(variances.sum())
+    return total, float(total**2 / (variances**2 / freedoms).sum()) if total > 0 else float(freedoms.sum())
+
+
+def _interaction_variance(values: Floats) -> float:
+    """Return the variance that the interaction of seeds and cases ``(R, C)`` gives their mean; 0 where it cannot be seen."""
+    present = np.isfinite(values)
+    values = values[present.any(axis=1)][:, present.any(axis=0)]
+    n_seeds, n_cases = values.shape
+    freedom = int(np.isfinite(values).sum()) - n_seeds - n_cases + 1
+    if freedom < 1:
+        return 0.0
+    of_seed, of_case = np.nanmean(values, axis=1, keepdims=True), np.nanmean(values, axis=0)
+    residual = values - of_seed - of_case + np.nanmean(values)
+    return float(np.nansum(residual**2) / freedom / np.isfinite(values).sum())
+
+
+def _quantile(freedom: float) -> float:
+    return float(student_t.ppf((1 + LEVEL) / 2, freedom))
+
+
+def _estimate(group: pd.DataFrame, rule: Rule) -> dict[str, float]:
     scored = group.dropna(subset="value")
     if scored.empty:
         return {**dict.fromkeys(_ESTIMATES[:5], np.nan), **dict.fromkeys(_ESTIMATES[5:], 0)}
     cube = cube_of(scored)
     per_case = _per_case(scored)
-    low, high = np.nan, np.nan
-    if cube.cases.max() > 1:
-        low, high = np.nanpercentile(average(cube, rule, *_drawn(cube, draws, seed)), [2.5, 97.5])
+    interval = seed_aware_interval(cube, rule)
     counts = {f"{name}s": scored[name].nunique() for name in ("source", "target", "seed")}
     return {
-        "mean": float(average(cube, rule, *_ones(cube))[0]),
-        "low": float(low),
-        "high": float(high),
+        "mean": interval.mean,
+        "low": interval.low,
+        "high": interval.high,
         "seed_sd": _spread(_per_seed(cube, rule)),
         "case_sd": _spread(per_case),
         **counts,

@@ -151,7 +151,7 @@ def ladder(rescored: pd.DataFrame, *, rule: results.Rule = "sources") -> pd.Data
     steps = []
     for name in LADDER:
         scores = results.scores(rescored, protocol=name)
-        steps.append(results.summarise(scores, rule=rule, draws=500).assign(protocol=name))
+        steps.append(results.summarise(scores, rule=rule).assign(protocol=name))
     return pd.concat(steps, ignore_index=True)
 
 
@@ -167,7 +167,7 @@ def quirk_effects(rescored: pd.DataFrame, *, rule: results.Rule = "sources") -> 
     rows = []
     for label, own in rescored.groupby("label", sort=False):
         renamed = [results.scores(own, protocol=name).assign(label=name) for name in (*names, *ALONE)]
-        table = results.compare(pd.concat(renamed, ignore_index=True), pairs, rule=rule, draws=500)
+        table = results.compare(pd.concat(renamed, ignore_index=True), pairs, rule=rule)
         rows.append(table[~table["in_domain"].astype(bool)].assign(label=label))
     wanted = ["label", "first", "second", "mean", "low", "high", "cases"]
     return pd.concat(rows, ignore_index=True)[wanted]
@@ -185,7 +185,7 @@ def every_way(rescored: pd.DataFrame) -> pd.DataFrame:
         for pooling in POOLINGS:
             scores = results.scores(pooled_by(outside, pooling), protocol=protocol)
             for rule in results.RULES:
-                means = results.summarise(scores, ["label"], rule=rule, draws=2)[["label", "mean"]]
+                means = results.summarise(scores, ["label"], rule=rule)[["label", "mean"]]
                 tables.append(means.assign(protocol=protocol, pooling=pooling, rule=rule))
     return pd.concat(tables, ignore_index=True)
 

@@ -45,8 +45,8 @@ def out_of_domain_by(
     """
     _, factor = UNITS[metric]
     away = scores[~scores["in_domain"].astype(bool)]
-    each = results.summarise(away, ["label", column], rule=rule, draws=2)
-    whole = results.summarise(away, ["label"], rule=rule, draws=2).set_index("label")["mean"]
+    each = results.summarise(away, ["label", column], rule=rule)
+    whole = results.summarise(away, ["label"], rule=rule).set_index("label")["mean"]
     wide = each.pivot_table("mean", "label", column, sort=False).reindex(list(whole.index))
     wide = wide[sorted(wide.columns)].assign(all=whole) * factor
     texts = wide.map(lambda value: "" if pd.isna(value) else f"{value:.1f}")
