@@ -37,7 +37,7 @@ def organ_cells(
     """
     tables = [
         results.summarise(
-            results.scores(metrics, metric=metric, protocol=protocol, organ=organ), _CELL, draws=1000
+            results.scores(metrics, metric=metric, protocol=protocol, organ=organ), _CELL
         ).assign(organ=organ)
         for organ in organs
         if len(metrics) and organ in set(metrics["organ"])

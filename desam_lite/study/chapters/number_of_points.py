@@ -186,6 +186,13 @@ def say_points(enough: pd.DataFrame, seconds: pd.DataFrame, *, label: str) -> st
     rows = enough[enough["label"] == label]
     if rows.empty:
         return "There is no answer yet: no method with points has been scored out of domain."
+    if rows["high"].isna().all():
+        ends = rows.sort_values("points").iloc[[0, -1]]
+        few, many = (f"{row['value'] * 100:.0f} with {row['points']:.0f}" for _, row in ends.iterrows())
+        return (
+            f"**One seed cannot tell** how many points are enough for {label}: mean Dice out of domain goes from {few} "
+            f"to {many}."
+        )
     close = rows[(rows["points"] == rows["best"]) | (rows["high"] >= 0)]
     least, best = close.sort_values("points").iloc[0], rows[rows["points"] == rows["best"]].iloc[0]
     cost = seconds[seconds["label"] == label].set_index("points")["seconds"]

@@ -66,13 +66,14 @@ def test_enough_is_said_by_paired_differences_to_the_best_grid() -> None:
         {
             "label": "DeSAM-P",
             "source": "A",
-            "seed": 0,
+            "seed": seed,
             "target": t,
             "in_domain": False,
             "case": f"C{c}",
             "points": p,
         }
         | {"metric": "dice", "value": base + 0.1 * c}
+        for seed in range(2)
         for t in "BC"
         for c in range(3)
         for p, base in ((1, 0.2), (4, 0.5), (9, 0.5))
@@ -93,6 +94,14 @@ def test_enough_points_are_the_fewest_that_are_not_worse_beyond_chance() -> None
         and "58 with 9, and 60 with the best grid tried (81)" in said
     )
     assert "no answer yet" in number_of_points.say_points(table, cost, label="other")
+
+
+def test_one_seed_does_not_say_how_many_points_are_enough() -> None:
+    columns = {"value": [0.3, 0.6], "best": 81, "mean": [-0.3, 0], "low": np.nan, "high": np.nan}
+    table = pd.DataFrame({"label": "DeSAM-P", "points": [1, 81], **columns})
+    cost = pd.DataFrame({"label": "DeSAM-P", "points": [1, 81], "seconds": [0.05, 0.2]})
+    said = number_of_points.say_points(table, cost, label="DeSAM-P")
+    assert said.startswith("**One seed cannot tell**") and "30 with 1 to 60 with 81" in said
 
 
 def test_the_sentence_on_ranking_says_what_cannot_be_computed() -> None:

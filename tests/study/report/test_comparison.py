@@ -67,9 +67,10 @@ def test_no_time_is_no_budget(minutes: float) -> None:
 
 def scores(values: dict[str, list[float]]) -> pd.DataFrame:
     rows = [
-        ("A", "B", False, 0, f"case{n}", "dice", value, label)
+        ("A", "B", False, seed, f"case{n}", "dice", value, label)
         for label, column in values.items()
         for n, value in enumerate(column)
+        for seed in range(3)
     ]
     names = ["source", "target", "in_domain", "seed", "case", "metric", "value", "label"]
     return pd.DataFrame(rows, columns=names)
@@ -133,7 +134,7 @@ def test_the_budget_is_said_with_the_epochs_it_gave() -> None:
 
 
 def test_methods_are_set_beside_a_control_target_by_target() -> None:
-    moved = SCORED.assign(target=["B" if n % 2 else "C" for n in range(len(SCORED))])
+    moved = SCORED.assign(target=["B" if n // 3 % 2 else "C" for n in range(len(SCORED))])
     moved = moved.assign(
         value=moved["value"].where((moved["label"] != "CSDG") | (moved["target"] != "B"), 0.0)
     )
