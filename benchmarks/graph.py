@@ -1,8 +1,8 @@
-"""The graph against a plain loop over the same runs, its time when nothing is to do, and what the start of a job costs.
+"""The study's jobs against a plain loop over the same runs, the time when nothing is to do, and what a job costs.
 
     python benchmarks/graph.py              # some minutes; --quick: half a minute
 
-The study is the smoke profile's on a tiny synthetic task, so that what is measured is the graph and not the training.
+The study is the smoke profile's on a tiny synthetic task, so that what is measured is the engine and not the training.
 """
 
 import json
@@ -16,15 +16,15 @@ from typing import Any
 
 from common import Options, read_options, write_result
 
-from desam_lite.study.workflow.records import Job, page_stamp, run_sizes, write_record
+from desam_lite.study.workflow.records import StudyJob, run_sizes, stamp_file, stamp_folder, write_record
 from desam_lite.utils.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 NOTE = (
     "seconds: wall clock of whole commands. loop: one process that does the same runs one after the other, imports included. "
-    "nothing_to_do: a plan whose runs and page are all recorded as done. start: seconds until a "
-    "job's own work begins, in a new process and in a copy of a warm one."
+    "nothing_to_do: a plan whose runs and page are all recorded as done. job: a "
+    "page without a notebook, which fails at once: what a process and its records cost."
 )
 
 
@@ -34,7 +34,7 @@ def main() -> None:
         rows = [
             _graph_and_loop(Path(folder), options),
             _nothing_to_do(Path(folder), options),
-            *_starts(options),
+            _job_cost(options),
         ]
     write_result("graph", options, rows, note=NOTE)
 
@@ -75,8 +75,7 @@ def _nothing_to_do(folder: Path, options: Options) -> dict[str, Any]:
     """Ask for a study whose runs are all done: records and run directories as the graph leaves them."""
     from small_study import write_study
 
-    from desam_lite.study.workflow.plan import Wishes, make_plan
-    from desam_lite.study.workflow.records import listing
+    from desam_lite.study.workflow.plan import StudyOptions, make_plan
 
     study, count = folder / "finished", 20 if options.quick else 500
     study.mkdir()
@@ -89,18 +88,24 @@ def _nothing_to_do(folder: Path, options: Options) -> dict[str, Any]:
         notebook = json.loads(Path("notebooks/domain_splits.ipynb").read_text())
         notebook["cells"][0]["source"] += "seeds: list[int] = []\n"
         Path("notebooks/domain_splits.ipynb").write_text(json.dumps(notebook))
-        plan = make_plan(Wishes("smoke", parameters=parameters, book=False, pages=Path("pages")))
+        plan = make_plan(StudyOptions("smoke", parameters=parameters, book=False, pages=Path("pages")))
         graph = Path("results/graph").resolve()
         for key in plan["data"]:
-            write_record(graph, Job("data", key), "ok", stamp=listing(Path("data")))
+            write_record(graph, StudyJob("data", key), "ok", stamp=stamp_folder(Path("data")))
         for key, run in plan["runs"].items():
             directory = _finished_run(Path("results/runs").resolve() / key, run["spec"])
-            write_record(graph, Job("run", key), "ok", directory=str(directory), bytes=run_sizes(directory))
+            write_record(
+                graph, StudyJob("run", key), "ok", directory=str(directory), bytes=run_sizes(directory)
+            )
         page = plan["pages"]["domain_splits"]
         Path("pages").mkdir()
         Path(page["page"]).write_text("page")
         write_record(
-            graph, Job("page", "domain_splits"), "ok", key=page["key"], stamp=page_stamp(Path(page["page"]))
+            graph,
+            StudyJob("page", "domain_splits"),
+            "ok",
+            key=page["key"],
+            stamp=stamp_file(Path(page["page"])),
         )
     finally:
         os.chdir(before)
@@ -128,34 +133,35 @@ def _finished_run(directory: Path, settings: dict[str, Any]) -> Path:
     return directory
 
 
-def _starts(options: Options) -> list[dict[str, Any]]:
-    """Measure what a job costs before it does anything: a new process that imports, and a copy of a warm one."""
-    code = "import desam_lite.study.workflow.warm as w; w._import_all()"
-    new = [_seconds(ROOT, [sys.executable, "-c", code]) for _ in range(1 if options.quick else 3)]
-    return [
-        {"case": "start of a new process", "seconds": min(new)},
-        {"case": "start in a copy of the warm process", "seconds": _warm_start(3 if options.quick else 10)},
-    ]
+def _job_cost(options: Options) -> dict[str, Any]:
+    """Measure what a job costs beside its own work: the start of its process, its mark, record and log."""
+    few, many = (1, 5) if options.quick else (1, 21)
+    seconds = {}
+    for count in (few, many):
+        with tempfile.TemporaryDirectory() as place:
+            page = {
+                "title": "none",
+                "source": "none.ipynb",
+                "page": "p.ipynb",
+                "parameters": {},
+                "data": [],
+                "runs": [],
+            }
+            pages = {f"page{number}": page for number in range(count)}
+            plan = {"root": place, "data": {}, "embeddings": {}, "runs": {}, "pages": pages, "book": False}
+            write_json(Path(place) / "plan.json", plan)
+            seconds[count] = _seconds(ROOT, [sys.executable, "-c", JOBS, place])
+    return {"case": "job", "seconds": (seconds[many] - seconds[few]) / (many - few)}
 
 
-def _warm_start(repeats: int) -> float:
-    """Return the median seconds of a whole job that has nothing to do (there is no plan), done by a warm process."""
-    with tempfile.TemporaryDirectory() as place:
-        path = f"{place}/warm"
-        process = subprocess.Popen(
-            [sys.executable, "-m", "desam_lite.study.workflow.warm", path],
-            stdin=subprocess.PIPE,
-            env=_environment(),
-        )
-        while not Path(path).exists():
-            time.sleep(0.02)
-        job = [sys.executable, "-m", "desam_lite.study.workflow.job", place, "run", "none"]
-        environment = {"DESAM_LITE_WARM": path}
-        times = [_seconds(ROOT, job, fails=True, **environment) for _ in range(repeats + 1)][1:]
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait()
-    return sorted(times)[len(times) // 2]
+JOBS = """
+import sys
+from pathlib import Path
+from desam_lite.study.workflow.local import do_jobs
+from desam_lite.study.workflow.plan import read_plan
+if __name__ == "__main__":
+    do_jobs(read_plan(sys.argv[1]), Path(sys.argv[1]), 1, gpu=False)
+"""
 
 
 def _reproduce(*words: str) -> list[str]:
@@ -166,10 +172,10 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def _seconds(folder: Path, command: list[str], *, fails: bool = False, **more: str) -> float:
+def _seconds(folder: Path, command: list[str]) -> float:
     start = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, env={**_environment(), **more}, capture_output=True, text=True)
-    if done.returncode and not fails:
+    done = subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True)
+    if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)
     return time.perf_counter() - start
 

@@ -50,20 +50,18 @@ def reproduce(
 
     Example: desam-lite reproduce domain_splits --profile smoke --plan
     """
-    from desam_lite.study.workflow import status as graph_report
-    from desam_lite.study.workflow.plan import Wishes, graph_folder, make_plan, read_plan
+    from desam_lite.study.workflow.plan import StudyOptions, graph_folder, make_plan, read_plan
     from desam_lite.study.workflow.records import list_jobs
-    from desam_lite.study.workflow.reproduce import Executor, summary, usual_jobs
-    from desam_lite.study.workflow.reproduce import reproduce as start
+    from desam_lite.study.workflow.reproduce import Executor, reproduce_study, say_outcome, usual_jobs
+    from desam_lite.study.workflow.status import say_plan, say_status
 
     if executor not in get_args(Executor):
         raise StudyError(f"there is no executor '{executor}': use {' or '.join(get_args(Executor))}.")
-    folder = graph_folder(workspace)
+    folder, chosen = graph_folder(workspace), cast(Executor, executor)
     if status:
-        typer.echo(graph_report.say_status(read_plan(folder), folder))
+        typer.echo(say_status(read_plan(folder), folder))
         return
-    all_pages = not experiments and pages == Path("book/executed")
-    wishes = Wishes(
+    options = StudyOptions(
         profile=profile,
         manifests=tuple(manifest or ()),
         data=tuple(data or ()),
@@ -72,14 +70,13 @@ def reproduce(
         experiments=tuple(experiments or ()),
         workspace=workspace,
         pages=pages,
-        book=book and all_pages,
+        book=book and not experiments and pages == Path("book/executed"),
     )
-    chosen = cast(Executor, executor)
     if plan:
-        planned = make_plan(wishes)
-        typer.echo(graph_report.say_plan(planned, folder, jobs or usual_jobs(chosen)))
+        typer.echo(say_plan(make_plan(options), folder, jobs or usual_jobs(chosen)))
         return
-    failed = start(wishes, chosen, jobs)
+    failed = reproduce_study(options, chosen, jobs)
+    made = read_plan(folder)
     if failed:
-        raise StudyError(summary(read_plan(folder), folder))
-    typer.echo(f"all {len(list_jobs(read_plan(folder)))} jobs are done")
+        raise StudyError(say_outcome(made, folder))
+    typer.echo(f"all {len(list_jobs(made))} jobs are done")

@@ -3,9 +3,7 @@
 On two cores two processes with one thread each finish such small trainings sooner than one process with two threads.
 """
 
-import multiprocessing
 import os
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -20,24 +18,11 @@ from desam_lite.data.tasks import Task, open_task
 from desam_lite.methods.frozen_encoder import open_embeddings
 from desam_lite.methods.registry import METHODS, export_registration, register
 from desam_lite.methods.run_spec import RunSpec
+from desam_lite.study.plans import FAILED, NO_RETRY
+from desam_lite.study.processes import end_with_parent, process_context
 from desam_lite.study.run import Run, execute_run, find_run
-from desam_lite.study.workflow.records import FAILED, NO_RETRY
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.progress import track
-
-IMPORTED_ONCE = [
-    "desam_lite.study.parallel",
-    "desam_lite.methods.desam",
-    "desam_lite.methods.samed",
-    "desam_lite.methods.unet",
-    "desam_lite.methods.maxstyle",
-    "desam_lite.methods.csdg",
-    "lightning_fabric",
-    "monai.metrics.utils",
-    "monai.networks.nets.dynunet",
-    "monai.transforms",
-]
-"""What a run imports, some of it on its way."""
 
 
 def execute_runs(
@@ -140,7 +125,10 @@ def _side_by_side(
     methods = dict.fromkeys(run.spec.method for run in runs)
     from_outside = [export_registration(name) for name in methods if not METHODS[name].own]
     with ProcessPoolExecutor(
-        jobs, mp_context=_start_method(), initializer=_begin_worker, initargs=(from_outside,)
+        jobs,
+        mp_context=process_context(gpu=torch.cuda.is_available()),
+        initializer=_begin_worker,
+        initargs=(from_outside,),
     ) as pool:
         futures = {pool.submit(_attempt, run.spec, workspace, False): run for run in runs}
         for future in track(as_completed(futures), "runs", total=len(futures), enabled=progress):
@@ -167,30 +155,9 @@ def _reason(future: "Future[str]") -> str:
         return "its process was killed (out of memory?): run again with fewer jobs, finished runs are kept."
 
 
-def _start_method() -> Any:
-    """Return how processes are started: forked from one that has imported everything, where that is possible.
-
-    So the imports (seconds, hundreds of MiB) are paid once and not by every process. Where CUDA is at hand each process
-    is a new one: it cannot be used in a fork of a process that has looked at it.
-    """
-    if torch.cuda.is_available() or "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(IMPORTED_ONCE)
-    return context
-
-
 def _begin_worker(methods: Sequence[dict[str, Any]] = ()) -> None:
     """Begin a process that does runs: one thread, and the methods from outside of the package known as they are here."""
     torch.set_num_threads(1)
     for method in methods:
         register(**method)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End this process when the one that started it is killed: what it was doing continues from its checkpoint next time."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    end_with_parent(lambda: os._exit(1))

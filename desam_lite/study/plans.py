@@ -89,6 +89,22 @@ EXPERIMENTS: dict[str, Experiment] = {
 MADE_TO_ORDER = "phantom_prostate"
 """The task of an experiment on scans made to order, where the task given is real."""
 
+FAILED = "failed"
+"""File in a run directory that says why the run could not be finished."""
+NO_RETRY = "DESAM_LITE_NO_RETRY"
+"""Environment variable: a run that failed is not tried again in a notebook, which says so instead."""
+_ROOT_MARK = "data_manifests"
+
+
+def project_root(start: Path | str) -> Path:
+    """Return the nearest folder at or above a file or folder that holds ``data_manifests``; else the folder itself.
+
+    Relative paths in notebooks start there, whether they are run by hand in ``notebooks/`` or by papermill.
+    """
+    path = Path(start).resolve()
+    folder = path.parent if path.is_file() else path
+    return next((place for place in (folder, *folder.parents) if (place / _ROOT_MARK).is_dir()), folder)
+
 
 def study_root(manifest: Path | str, data_root: str, profile: Profile) -> Path:
     """Return the folder with a study's data.

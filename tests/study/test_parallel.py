@@ -15,6 +15,7 @@ from small_run import spec_for
 from desam_lite.methods.run_spec import RunSpec
 from desam_lite.study import parallel
 from desam_lite.study.parallel import default_jobs, execute_runs
+from desam_lite.study.processes import process_context
 from desam_lite.study.run import Run, execute_run
 from desam_lite.utils.errors import StudyError
 
@@ -104,7 +105,7 @@ def start_idle_worker(told: Path) -> None:
 
 def test_a_worker_does_not_outlive_the_process_that_started_it(tmp_path: Path) -> None:
     told = tmp_path / "pid"
-    starter = parallel._start_method().Process(target=start_idle_worker, args=(told,))
+    starter = process_context().Process(target=start_idle_worker, args=(told,))
     starter.start()
     wait_until(lambda: told.exists() and told.read_text() != "")
     starter.kill()
@@ -141,6 +142,6 @@ def test_faulty_data_stop_everything_before_it_begins(tiny_task: Place, tmp_path
 def test_a_gpu_is_used_by_one_run_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert default_jobs() == 1
-    assert parallel._start_method().get_start_method() == "spawn"
+    assert process_context(gpu=True).get_start_method() == "spawn"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert default_jobs() == len(os.sched_getaffinity(0))

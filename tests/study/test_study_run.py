@@ -1,6 +1,5 @@
 """A run is done once, survives being killed at any moment, and says where its numbers come from."""
 
-import multiprocessing
 import re
 import signal
 import threading
@@ -19,7 +18,7 @@ from small_run import spec_for
 
 from desam_lite.data.tasks import open_task
 from desam_lite.methods.run_spec import RunSpec
-from desam_lite.study.parallel import IMPORTED_ONCE
+from desam_lite.study.processes import process_context
 from desam_lite.study.run import Run, execute_run, find_run
 from desam_lite.utils.errors import StudyError
 
@@ -130,8 +129,7 @@ def work(fields: dict[str, Any], workspace: str) -> None:
 
 def start(spec: RunSpec, workspace: Path) -> BaseProcess:
     """Start a run in a process of its own, forked from one that has imported what runs import."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(IMPORTED_ONCE)
+    context = process_context()
     fields = spec.model_dump(mode="json", exclude_none=True)
     process = context.Process(target=work, args=(fields, str(workspace)))
     process.start()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from desam_lite.data.manifest import load_manifest
-from desam_lite.study.plans import study_root
+from desam_lite.study.plans import project_root, study_root
 from desam_lite.utils.errors import StudyError
 
 if TYPE_CHECKING:
@@ -17,18 +17,6 @@ if TYPE_CHECKING:
 
     from desam_lite.data.tasks import Task
     from desam_lite.study.profiles import Profile
-
-_ROOT_MARK = "data_manifests"
-
-
-def project_root(start: Path | str) -> Path:
-    """Return the nearest folder at or above a file or folder that holds ``data_manifests``; else the folder itself.
-
-    Relative paths in notebooks start there, whether they are run by hand in ``notebooks/`` or by papermill.
-    """
-    path = Path(start).resolve()
-    folder = path.parent if path.is_file() else path
-    return next((place for place in (folder, *folder.parents) if (place / _ROOT_MARK).is_dir()), folder)
 
 
 def start() -> None:

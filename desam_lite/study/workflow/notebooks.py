@@ -6,7 +6,6 @@ parameter the notebook does not have, a value of another type.
 
 import ast
 import difflib
-import os
 import re
 import shutil
 import sys
@@ -18,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 import nbformat
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from desam_lite.study.report.notebook import project_root
-from desam_lite.study.workflow.job import WARM
+from desam_lite.study.plans import project_root
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import sha256_file, write_text
 
@@ -206,11 +204,6 @@ def _check_parameters(source: Path, passed: Mapping[str, Any]) -> None:
 def _run(source: Path, copy: Path, parameters: dict[str, Any], progress: bool) -> None:
     import papermill
 
-    warm = {}
-    if os.environ.get(WARM):  # the graph has a warm process at hand: the kernel is a copy of it
-        from desam_lite.study.workflow.kernel import WarmKernelManager
-
-        warm["kernel_manager_class"] = WarmKernelManager
     papermill.execute_notebook(
         str(source),
         str(copy),
@@ -220,7 +213,6 @@ def _run(source: Path, copy: Path, parameters: dict[str, Any], progress: bool) -
         cwd=str(project_root(source)),
         progress_bar=progress,
         stderr_file=sys.stderr if progress else None,
-        **warm,
     )
 
 

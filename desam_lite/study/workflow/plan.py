@@ -7,7 +7,7 @@ the graph.
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -18,18 +18,19 @@ from desam_lite.methods.run_spec import RUN_VERSION, RunSpec
 from desam_lite.model.names import SHIPPED_WEIGHTS
 from desam_lite.study.plans import EXPERIMENTS, plan_experiment, study_root
 from desam_lite.study.profiles import get_profile
+from desam_lite.study.workflow.imports import code_hash
+from desam_lite.study.workflow.records import StudyJob, entry_of
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import digest, sha256_file, write_json
 
 Plan = dict[str, Any]
 """``data``, ``embeddings``, ``runs`` and ``pages``, each name -> what there is to do; and ``book``, whether to build it."""
 FALLBACK = "teach"
-_PACKAGE = Path(__file__).resolve().parents[2]
 _GIB = 1024
 
 
 @dataclass(frozen=True)
-class Wishes:
+class StudyOptions:
     """What the user asked for; empty where they chose nothing.
 
     Attributes:
@@ -62,22 +63,21 @@ def graph_folder(workspace: Path | str) -> Path:
     return Path(workspace).resolve() / "graph"
 
 
-def make_plan(wishes: Wishes) -> Plan:
+def make_plan(options: StudyOptions) -> Plan:
     """Plan the study; nothing is computed and no data are read.
 
     Raises:
         StudyError: A notebook, manifest, parameter or setting is at fault.
     """
-    _task.cache_clear()
-    sources = _choose_notebooks(wishes)
-    declared = _read_declared(sources, graph_folder(wishes.workspace))
-    chosen = choose_parameters(wishes, declared)
+    _manifest.cache_clear()
+    sources = _choose_notebooks(options)
+    declared = _read_declared(sources, graph_folder(options.workspace))
+    chosen = choose_parameters(options, declared)
     plan: Plan = {"data": {}, "embeddings": {}, "runs": {}, "pages": {}, "root": str(Path.cwd())}
-    plan |= {"workspace": str(Path(wishes.workspace).resolve()), "book": wishes.book}
-    plan["book_sources"] = _book_sources(wishes.pages) if wishes.book else []
-    code = _code_hash()
+    plan |= {"workspace": str(Path(options.workspace).resolve()), "book": options.book}
+    plan["book_sources"] = _book_sources(options.pages) if options.book else []
     for name, path in sources.items():
-        _add_page(plan, name, path, wishes.pages, chosen[name], declared[name], code)
+        _add_page(plan, name, path, options.pages, chosen[name], declared[name])
     return plan
 
 
@@ -102,7 +102,7 @@ def read_plan(folder: Path | str) -> Plan:
 
 
 def choose_parameters(
-    wishes: Wishes, declared: Mapping[str, Mapping[str, tuple[str, Any]]]
+    options: StudyOptions, declared: Mapping[str, Mapping[str, tuple[str, Any]]]
 ) -> dict[str, dict[str, Any]]:
     """Say which parameters each notebook is given.
 
@@ -112,7 +112,7 @@ def choose_parameters(
     profile asked for is meant for real data. Data without a manifest are those of the main task.
 
     Args:
-        wishes: What the user asked for.
+        options: What the user asked for.
         declared: Notebook -> parameter -> (type, default).
 
     Raises:
@@ -121,10 +121,10 @@ def choose_parameters(
     own = {
         name: str(has["manifest"][1]) for name, has in declared.items() if has.get("manifest", ("", ""))[1]
     }
-    places = _match_tasks(wishes, own)
+    places = _match_tasks(options, own)
     unused = [
         key
-        for key in wishes.parameters
+        for key in options.parameters
         if not any(key in has for has in declared.values()) or key in ("manifest", "data_root", "profile")
     ]
     if unused:
@@ -132,35 +132,35 @@ def choose_parameters(
         raise StudyError(
             f"no notebook takes '{unused[0]}' as -p: choose from {known}; --profile, --manifest and --data set theirs."
         )
-    return {name: _for_notebook(wishes, has, places.get(name)) for name, has in declared.items()}
+    return {name: _for_notebook(options, has, places.get(name)) for name, has in declared.items()}
 
 
 def _for_notebook(
-    wishes: Wishes, has: Mapping[str, tuple[str, Any]], place: tuple[str, str] | None
+    options: StudyOptions, has: Mapping[str, tuple[str, Any]], place: tuple[str, str] | None
 ) -> dict[str, Any]:
-    at_hand = place is not None or not wishes.manifests or not get_profile(wishes.profile).needs_weights
+    at_hand = place is not None or not options.manifests or not get_profile(options.profile).needs_weights
     manifest, data = place or ("", "")
-    given = {"profile": wishes.profile if at_hand else FALLBACK, "manifest": manifest, "data_root": data}
-    given["weights"] = wishes.weights if at_hand else ""
-    given["workspace"] = str(wishes.workspace)
-    given |= wishes.parameters
+    given = {"profile": options.profile if at_hand else FALLBACK, "manifest": manifest, "data_root": data}
+    given["weights"] = options.weights if at_hand else ""
+    given["workspace"] = str(options.workspace)
+    given |= options.parameters
     return {
         key: value for key, value in given.items() if key in has and value != has[key][1] and value != ""
     } | ({"profile": given["profile"]} if "profile" in has else {})
 
 
-def _match_tasks(wishes: Wishes, own: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+def _match_tasks(options: StudyOptions, own: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """Return notebook -> (manifest, data folder) for those that get one of the user's."""
     main = Counter(own.values()).most_common(1)[0][0] if own else ""
-    manifests = wishes.manifests or (("",) if wishes.data else ())
-    if len(wishes.data) > len(manifests):
+    manifests = options.manifests or (("",) if options.data else ())
+    if len(options.data) > len(manifests):
         raise StudyError(
-            f"{len(wishes.data)} data folders for {len(manifests)} manifests: name a manifest for each."
+            f"{len(options.data)} data folders for {len(manifests)} manifests: name a manifest for each."
         )
     organs = {name: _organs(manifest) for name, manifest in own.items()}
     found: dict[str, tuple[str, str]] = {}
     for number, manifest in enumerate(manifests):
-        data = wishes.data[number] if number < len(wishes.data) else ""
+        data = options.data[number] if number < len(options.data) else ""
         path = str(find_manifest(manifest)) if "/" in manifest or manifest.endswith(".yaml") else manifest
         same = [name for name in own if organs[name] == _organs(manifest or main)]
         meant = same if same and manifest else [name for name in own if own[name] == main]
@@ -169,24 +169,24 @@ def _match_tasks(wishes: Wishes, own: Mapping[str, str]) -> dict[str, tuple[str,
 
 
 def _organs(manifest: str) -> frozenset[str]:
-    return frozenset(organ.name for organ in _task(manifest).organs)
+    return frozenset(organ.name for organ in _manifest(manifest).organs)
 
 
 @lru_cache(maxsize=64)
-def _task(manifest: str) -> Manifest:
+def _manifest(manifest: str) -> Manifest:
     """Read a manifest once per plan, not once per run."""
     return load_manifest(manifest)
 
 
-def _choose_notebooks(wishes: Wishes) -> dict[str, Path]:
-    found = {path.stem: path for path in sorted(Path(wishes.notebooks).glob("*.ipynb"))}
+def _choose_notebooks(options: StudyOptions) -> dict[str, Path]:
+    found = {path.stem: path for path in sorted(Path(options.notebooks).glob("*.ipynb"))}
     if not found:
-        raise StudyError(f"there is no notebook in {wishes.notebooks}: start in the root of the repository.")
-    unknown = [name for name in wishes.experiments if name not in found]
+        raise StudyError(f"there is no notebook in {options.notebooks}: start in the root of the repository.")
+    unknown = [name for name in options.experiments if name not in found]
     if unknown:
         raise StudyError(f"there is no experiment '{unknown[0]}': choose from {', '.join(found)}.")
     return {
-        name: path for name, path in found.items() if not wishes.experiments or name in wishes.experiments
+        name: path for name, path in found.items() if not options.experiments or name in options.experiments
     }
 
 
@@ -218,7 +218,6 @@ def _add_page(
     pages: Path,
     given: Mapping[str, Any],
     declared: Mapping[str, tuple[str, Any]],
-    code: str,
 ) -> None:
     full = {key: default for key, (_, default) in declared.items()} | dict(given)
     page: dict[str, Any] = {
@@ -227,6 +226,7 @@ def _add_page(
         "parameters": dict(given),
     }
     page |= {"data": [], "runs": [], "title": f"page {name}"}
+    page["work"] = f"page {name} {given.get('profile', '')}"
     if name in EXPERIMENTS:
         for spec in _specs(
             name, full
@@ -236,7 +236,9 @@ def _add_page(
             page["data"] = [data]
     elif full.get("manifest") and "profile" in full:  # a notebook without one makes its data itself
         page["data"] = [_add_data(plan, full)]
-    page["key"] = digest([sha256_file(source), page["parameters"], page["page"], code, sorted(page["runs"])])
+    page["key"] = digest(
+        [sha256_file(source), page["parameters"], page["page"], code_hash(source), sorted(page["runs"])]
+    )
     plan["pages"][name] = page
 
 
@@ -249,12 +251,12 @@ def _specs(name: str, full: Mapping[str, Any]) -> list[RunSpec]:
 def _add_data(plan: Plan, full: Mapping[str, Any]) -> str:
     profile = get_profile(str(full["profile"]))
     root = study_root(full["manifest"], full.get("data_root", ""), profile)
-    task = _task(full["manifest"])
+    task = _manifest(full["manifest"])
     key = digest([task.content_hash(), str(root.resolve())])
-    cases = profile.cases if task.synthetic else None
+    cases, title = profile.cases if task.synthetic else None, f"data of {task.name}"
     plan["data"].setdefault(
         key,
-        {"manifest": full["manifest"], "root": str(root), "cases": cases, "title": f"data of {task.name}"},
+        {"manifest": full["manifest"], "root": str(root), "cases": cases, "title": title, "work": key},
     )
     return key
 
@@ -262,7 +264,7 @@ def _add_data(plan: Plan, full: Mapping[str, Any]) -> str:
 def _add_run(plan: Plan, spec: RunSpec, data: str, full: Mapping[str, Any], experiment: str) -> str:
     fields = spec.model_dump(mode="json")
     weights = _file_stamp(spec.weights)
-    key = digest([RUN_VERSION, spec.settings(), _task(str(spec.manifest)).content_hash(), data, weights])
+    key = digest([RUN_VERSION, spec.settings(), _manifest(str(spec.manifest)).content_hash(), data, weights])
     title = f"{spec.label} from {spec.source}, seed {spec.seed}"
     run: dict[str, Any] = {
         "spec": fields,
@@ -271,7 +273,8 @@ def _add_run(plan: Plan, spec: RunSpec, data: str, full: Mapping[str, Any], expe
         "title": title,
         "experiments": [],
     }
-    run |= {"resources": needs(spec, str(full["profile"]))}
+    run["work"] = f"{spec.label}, {spec.epochs} epochs, {spec.backbone}"
+    run |= {"resources": run_resources(spec, str(full["profile"]))}
     run = plan["runs"].setdefault(key, run)
     run["experiments"].append(experiment)
     if spec.embedding_format is not None:
@@ -281,9 +284,9 @@ def _add_run(plan: Plan, spec: RunSpec, data: str, full: Mapping[str, Any], expe
 
 def _add_embeddings(plan: Plan, spec: RunSpec, data: str, weights: Any, run: str) -> str:
     key = digest([data, spec.backbone, weights, spec.embedding_format])
-    title = f"embeddings of {_task(str(spec.manifest)).name} by {spec.backbone} ({spec.weights})"
+    title = f"embeddings of {_manifest(str(spec.manifest)).name} by {spec.backbone} ({spec.weights})"
     store = plan["embeddings"].setdefault(
-        key, {"data": data, "spec": spec.model_dump(mode="json"), "runs": [], "title": title}
+        key, {"data": data, "spec": spec.model_dump(mode="json"), "runs": [], "title": title, "work": key}
     )
     asked = plan["runs"][run][
         "resources"
@@ -301,7 +304,13 @@ def _file_stamp(weights: str | None) -> list[Any]:
     return [weights] if known else [weights, path.stat().st_size, path.stat().st_mtime_ns]
 
 
-def needs(spec: RunSpec, profile: str) -> dict[str, int]:
+def resources_of(plan: Plan, job: StudyJob) -> dict[str, int]:
+    """Return the processors and GPUs that a job takes, and for a run or embeddings what else it asks of a cluster."""
+    resources: dict[str, int] = entry_of(plan, job).get("resources", {"cpus": 1, "gpu": 0})
+    return resources
+
+
+def run_resources(spec: RunSpec, profile: str) -> dict[str, int]:
     """Return what a run asks of a cluster: memory in MiB, minutes, processors, GPUs.
 
     Upper bounds, for a scheduler to plan with. On the profile for real data a method that trains gets a GPU, and memory by
@@ -323,9 +332,3 @@ def _book_sources(pages: Path) -> list[str]:
         for path in files
         if path.is_file() and made not in path.resolve().parents and "__pycache__" not in path.parts
     )
-
-
-def _code_hash() -> str:
-    """Return what names the package's code: a page is made again when it changes."""
-    files: Sequence[Path] = sorted(_PACKAGE.rglob("*.py"))
-    return digest([[str(path.relative_to(_PACKAGE)), sha256_file(path)] for path in files])

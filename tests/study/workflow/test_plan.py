@@ -12,9 +12,8 @@ from small_study import PARAMETERS, write_notebook
 
 from desam_lite.study.plans import EXPERIMENTS, plan_experiment
 from desam_lite.study.profiles import get_profile
-from desam_lite.study.workflow import plan as graph
 from desam_lite.study.workflow.notebooks import read_parameters
-from desam_lite.study.workflow.plan import Wishes, choose_parameters, make_plan
+from desam_lite.study.workflow.plan import StudyOptions, choose_parameters, make_plan, run_resources
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import write_json
 
@@ -41,7 +40,7 @@ def test_every_notebook_of_the_repository_is_in_the_plan_with_the_runs_it_asks_f
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    plan = make_plan(Wishes(profile="smoke", workspace=tmp_path))
+    plan = make_plan(StudyOptions(profile="smoke", workspace=tmp_path))
     sources = {path.stem: path for path in (ROOT / "notebooks").glob("*.ipynb")}
     assert plan["pages"].keys() == sources.keys()
     for name in sources.keys() & EXPERIMENTS.keys():
@@ -56,8 +55,10 @@ def test_a_run_that_two_experiments_need_is_planned_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    wishes = Wishes(profile="smoke", workspace=tmp_path, experiments=("domain_splits", "decoder_ablation"))
-    plan = make_plan(wishes)
+    options = StudyOptions(
+        profile="smoke", workspace=tmp_path, experiments=("domain_splits", "decoder_ablation")
+    )
+    plan = make_plan(options)
     shared = [run for run in plan["runs"].values() if len(run["experiments"]) == 2]
     assert {run["title"] for run in shared} == {"DeSAM-B from A, seed 0", "DeSAM-P from A, seed 0"}
     (store,) = plan["embeddings"].values()
@@ -66,35 +67,36 @@ def test_a_run_that_two_experiments_need_is_planned_once(
 
 
 def test_a_notebook_that_trains_nothing_is_a_page_only(study: Path) -> None:
-    plan = make_plan(Wishes(profile="smoke"))
+    plan = make_plan(StudyOptions(profile="smoke"))
     assert plan["pages"]["look"]["runs"] == []
     assert plan["pages"]["look"]["parameters"] == {"profile": "smoke"}
     assert len(plan["pages"]["domain_splits"]["runs"]) == 2
 
 
-def test_a_page_is_another_one_when_its_notebook_parameters_or_the_code_change(
-    study: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def key(**wishes: Any) -> str:
-        return str(make_plan(Wishes(**{"profile": "smoke", **wishes}))["pages"]["domain_splits"]["key"])
+def test_a_page_is_another_one_when_its_notebook_or_its_parameters_change(study: Path) -> None:
+    def key(**options: Any) -> str:
+        return str(
+            make_plan(StudyOptions(**{"profile": "smoke", **options}))["pages"]["domain_splits"]["key"]
+        )
 
     first = key()
     assert key() == first
     assert key(parameters={"methods": ["prior"]}) != first
     write_notebook(study / "notebooks" / "look.ipynb", 'profile: str = "smoke"\n')
     assert key() == first
-    monkeypatch.setattr(graph, "_code_hash", lambda: "other")
+    source = study / "notebooks" / "domain_splits.ipynb"
+    source.write_text(source.read_text().replace("say_failures", "say_sources"))
     assert key() != first
 
 
 def test_a_parameter_goes_to_the_notebooks_that_have_it(study: Path) -> None:
-    pages = make_plan(Wishes(profile="smoke", parameters={"methods": ["prior"]}))["pages"]
+    pages = make_plan(StudyOptions(profile="smoke", parameters={"methods": ["prior"]}))["pages"]
     assert pages["domain_splits"]["parameters"]["methods"] == ["prior"]
     assert "methods" not in pages["look"]["parameters"]
 
 
 @pytest.mark.parametrize(
-    ("wishes", "sentence"),
+    ("options", "sentence"),
     [
         ({"parameters": {"sedes": [1]}}, "no notebook takes 'sedes'"),
         ({"parameters": {"manifest": "x"}}, "no notebook takes 'manifest' as -p"),
@@ -106,21 +108,21 @@ def test_a_parameter_goes_to_the_notebooks_that_have_it(study: Path) -> None:
         ({"profile": "paper", "parameters": {"methods": ["desam_b"]}}, "needs SAM's own weights"),
     ],
 )
-def test_what_cannot_be_planned_is_one_sentence(study: Path, wishes: dict[str, Any], sentence: str) -> None:
+def test_what_cannot_be_planned_is_one_sentence(study: Path, options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(StudyError, match=sentence):
-        make_plan(Wishes(**wishes))
+        make_plan(StudyOptions(**options))
 
 
 def test_a_manifest_goes_to_the_notebooks_with_its_organs_and_the_others_keep_their_own() -> None:
-    wishes = Wishes(profile="paper", manifests=("prostate",), data=("/d",), weights="w.pth")
-    given = choose_parameters(wishes, declared(**TASKS))
+    options = StudyOptions(profile="paper", manifests=("prostate",), data=("/d",), weights="w.pth")
+    given = choose_parameters(options, declared(**TASKS))
     real = {"profile": "paper", "manifest": "prostate", "data_root": "/d"}
     assert given == {"domain_splits": real, "one": real, "organs": {"profile": "teach"}}
 
 
 def test_several_manifests_each_find_their_notebooks() -> None:
-    wishes = Wishes(profile="paper", manifests=("abdomen", "prostate"), data=("/abdomen", "/prostate"))
-    given = choose_parameters(wishes, declared(**TASKS))
+    options = StudyOptions(profile="paper", manifests=("abdomen", "prostate"), data=("/abdomen", "/prostate"))
+    given = choose_parameters(options, declared(**TASKS))
     assert given["one"]["data_root"] == "/prostate"
     assert given["organs"] == {"profile": "paper", "manifest": "abdomen", "data_root": "/abdomen"}
 
@@ -128,14 +130,14 @@ def test_several_manifests_each_find_their_notebooks() -> None:
 def test_a_task_with_organs_of_no_notebook_goes_to_those_on_the_main_task(tmp_path: Path) -> None:
     own = {"name": "heart", "title": "Heart", "organs": [{"name": "ventricle", "label": 1}]}
     (tmp_path / "heart.yaml").write_text(yaml.safe_dump({**own, "domains": {"A": {"title": "A"}}}))
-    wishes = Wishes(profile="smoke", manifests=(str(tmp_path / "heart.yaml"),), data=("/d",))
-    given = choose_parameters(wishes, declared(**TASKS))
+    options = StudyOptions(profile="smoke", manifests=(str(tmp_path / "heart.yaml"),), data=("/d",))
+    given = choose_parameters(options, declared(**TASKS))
     assert [name for name, values in given.items() if "manifest" in values] == ["domain_splits", "one"]
     assert given["organs"] == {"profile": "smoke"}
 
 
 def test_data_without_a_manifest_are_those_of_the_main_task() -> None:
-    given = choose_parameters(Wishes(data=("/d",)), declared(**TASKS))
+    given = choose_parameters(StudyOptions(data=("/d",)), declared(**TASKS))
     assert given["one"] == {"profile": "teach", "data_root": "/d"}
     assert given["organs"] == {"profile": "teach"}
 
@@ -151,7 +153,7 @@ def test_a_paper_run_asks_for_a_gpu_and_a_small_one_for_none(tmp_path: Path) -> 
             seeds=[0],
             weights="random",
         )
-        return graph.needs(spec, profile)
+        return run_resources(spec, profile)
 
     assert asked("paper", "desam_p")["gpu"] == 1
     assert asked("paper", "desam_p")["mem_mb"] > asked("paper", "unet")["mem_mb"]

@@ -1,32 +1,47 @@
 """Records of the graph hold as long as what they speak of is there; logs and marks say how it goes."""
 
-import json
 import os
+import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from desam_lite.study.plans import FAILED
+from desam_lite.study.workflow.jobs import do_job
+from desam_lite.study.workflow.plan import graph_folder, write_plan
 from desam_lite.study.workflow.records import (
-    FAILED,
     SILENT,
-    Job,
-    begin,
+    StudyJob,
     drop_stale,
-    fail,
-    listing,
+    list_running,
     mark_path,
-    page_stamp,
-    read_record,
+    record_failure,
     run_sizes,
-    running,
+    stamp_file,
+    stamp_folder,
+    status_of,
+    write_mark,
     write_record,
 )
-from desam_lite.study.workflow.status import Estimate, Progress, open_jobs, say_failures, say_plan, say_status
+from desam_lite.study.workflow.status import (
+    Estimate,
+    ProgressLine,
+    open_jobs,
+    say_failed_jobs,
+    say_plan,
+    say_status,
+)
 from desam_lite.utils.files import write_json
 
-RUN, DATA, PAGE, STORE = Job("run", "r"), Job("data", "d"), Job("page", "p"), Job("embeddings", "e")
+RUN, DATA, PAGE, STORE = (
+    StudyJob("run", "r"),
+    StudyJob("data", "d"),
+    StudyJob("page", "p"),
+    StudyJob("embeddings", "e"),
+)
 SETTINGS: dict[str, Any] = {"method": "unet", "backbone": None, "epochs": 2, "source": "A", "seed": 0}
 
 
@@ -40,7 +55,7 @@ def plan(tmp_path: Path) -> dict[str, Any]:
     page["parameters"] = {"profile": "smoke"}
     made: dict[str, Any] = {
         "data": {"d": {"root": str(tmp_path / "scans"), "title": "data of x"}},
-        "embeddings": {"e": {"title": "embeddings of x"}},
+        "embeddings": {"e": {"data": "d", "title": "embeddings of x"}},
         "runs": {"r": run},
         "pages": {"p": page},
         "book": False,
@@ -49,8 +64,8 @@ def plan(tmp_path: Path) -> dict[str, Any]:
     directory = make_run(tmp_path / "runs" / "name")
     write_record(tmp_path, RUN, "ok", directory=str(directory), bytes=run_sizes(directory))
     (tmp_path / "p.ipynb").write_text("page")
-    write_record(tmp_path, PAGE, "ok", key="k", stamp=page_stamp(tmp_path / "p.ipynb"), seconds=30.0)
-    write_record(tmp_path, DATA, "ok", stamp=listing(tmp_path / "scans"))
+    write_record(tmp_path, PAGE, "ok", key="k", stamp=stamp_file(tmp_path / "p.ipynb"), seconds=30.0)
+    write_record(tmp_path, DATA, "ok", stamp=stamp_folder(tmp_path / "scans"))
     write_record(tmp_path, STORE, "ok")
     return made
 
@@ -88,7 +103,7 @@ def test_a_damaged_run_is_done_again(damage: Any, plan: dict[str, Any], tmp_path
     directory = tmp_path / "runs" / "name"
     damage(directory)
     drop_stale(tmp_path, plan)
-    assert open_jobs(plan, tmp_path) == [RUN]
+    assert open_jobs(plan, tmp_path) == [RUN, PAGE]
     assert not (directory / "done").exists()
 
 
@@ -97,10 +112,33 @@ def test_a_damaged_record_is_no_record(plan: dict[str, Any], tmp_path: Path) -> 
     assert open_jobs(plan, tmp_path) == [RUN]
 
 
-def test_changed_data_are_checked_again(plan: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "scans" / "b.nii.gz").write_text("one more")
+def test_changed_data_are_checked_again_with_all_that_was_made_of_them(
+    plan: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "scans" / "b.nii.gz").write_text("another")
     drop_stale(tmp_path, plan)
-    assert read_record(tmp_path, DATA) is None
+    assert open_jobs(plan, tmp_path) == [DATA, STORE, RUN, PAGE]
+    assert (tmp_path / "runs" / "name" / "done").exists()
+
+
+def test_data_deleted_after_use_are_not_made_again(plan: dict[str, Any], tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "scans")
+    drop_stale(tmp_path, plan)
+    assert open_jobs(plan, tmp_path) == []
+
+
+def test_a_book_older_than_its_sources_is_built_again(plan: dict[str, Any], tmp_path: Path) -> None:
+    source, index, book = tmp_path / "intro.md", tmp_path / "index.html", StudyJob("book", "book")
+    for path in (source, index):
+        path.write_text("text")
+    plan |= {"book": True, "book_sources": [str(source)]}
+    write_record(tmp_path, book, "ok", index=str(index))
+    drop_stale(tmp_path, plan)
+    assert open_jobs(plan, tmp_path) == []
+    future = time.time() + 10
+    os.utime(source, (future, future))
+    drop_stale(tmp_path, plan)
+    assert open_jobs(plan, tmp_path) == [book]
 
 
 def test_a_page_that_was_made_otherwise_since_is_made_again(plan: dict[str, Any], tmp_path: Path) -> None:
@@ -121,62 +159,65 @@ def test_a_failure_is_in_the_run_directory_and_forgotten_at_the_next_start(
 ) -> None:
     directory = tmp_path / "runs" / "name"
     (directory / "done").unlink()
-    begin(tmp_path, RUN, directory=str(directory))
-    assert fail(tmp_path, RUN, "no memory") == 0
+    write_mark(tmp_path, RUN, directory=str(directory))
+    record_failure(tmp_path, RUN, "no memory")
     assert (directory / FAILED).read_text() == "no memory\n"
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "run-r.log").write_text("step 1\n 10%\r 20%\nTraceback\n")
-    said = "\n".join(say_failures(plan, tmp_path))
+    said = "\n".join(say_failed_jobs(plan, tmp_path))
     assert "U-Net from A: no memory" in said and "     20%\n    Traceback" in said and "10%" not in said
     mark_path(tmp_path, RUN).unlink()
     assert "1 failed" in say_status(plan, tmp_path)
     drop_stale(tmp_path, plan)
-    assert read_record(tmp_path, RUN) is None and not (directory / FAILED).exists()
+    assert status_of(tmp_path, RUN) == "" and not (directory / FAILED).exists()
 
 
-def test_failed_data_stop_what_needs_them_and_are_seen(plan: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "data" / "d.json").unlink()
-    assert fail(tmp_path, DATA, "a case is cut") == 1
-    assert not (tmp_path / "data" / "d.json").exists()
-    assert any("data of x: a case is cut" in line for line in say_failures(plan, tmp_path))
-    drop_stale(tmp_path, plan)
-    assert say_failures(plan, tmp_path) == []
+def test_a_job_whose_data_failed_is_left_out(plan: dict[str, Any], tmp_path: Path) -> None:
+    write_plan({**plan, "root": str(Path.cwd())}, tmp_path)
+    folder = graph_folder(tmp_path)
+    record_failure(folder, DATA, "a case is cut")
+    do_job(folder, RUN)
+    lines = "\n".join(say_failed_jobs(plan, folder))
+    assert "data of x: a case is cut" in lines and "U-Net from A: left out" in lines
+    drop_stale(folder, plan)
+    assert say_failed_jobs(plan, folder) == []
 
 
 def test_what_runs_is_told_by_its_signs_of_life(plan: dict[str, Any], tmp_path: Path) -> None:
-    mark = begin(tmp_path, RUN)
-    assert list(running(tmp_path, plan)) == [RUN]
+    mark = write_mark(tmp_path, RUN)
+    assert list(list_running(tmp_path, plan)) == [RUN]
     assert "running    U-Net from A (0 s" in say_status(plan, tmp_path)
     past = time.time() - SILENT - 1
     os.utime(mark, (past, past))
-    assert running(tmp_path, plan) == {}
+    assert list_running(tmp_path, plan) == {}
 
 
-def test_a_mark_whose_process_has_died_counts_for_nothing(plan: dict[str, Any], tmp_path: Path) -> None:
-    mark = begin(tmp_path, RUN)
-    write_json(mark, {**json.loads(mark.read_text()), "pid": 2**22 + 1})
-    assert running(tmp_path, plan) == {}
-    assert mark == mark_path(tmp_path, RUN)
-
-
-def test_time_is_estimated_from_the_minutes_of_earlier_runs(plan: dict[str, Any], tmp_path: Path) -> None:
-    make_run(tmp_path / "runs" / "other", minutes=5.0)
-    assert Estimate(plan, tmp_path).minutes(RUN) == (4.0, True)
-    plan["runs"]["r"]["spec"] = {**SETTINGS, "epochs": 20, "learning_rate": 1.0}
-    assert Estimate(plan, tmp_path).minutes(RUN) == (40.0, True)
-    plan["runs"]["r"]["spec"] = {**SETTINGS, "method": "desam"}
-    assert Estimate(plan, tmp_path).minutes(RUN)[1] is False
+def test_time_is_estimated_from_what_jobs_took(plan: dict[str, Any], tmp_path: Path) -> None:
+    plan["runs"]["r"]["work"] = "U-Net, 2 epochs"
+    for number, (work, seconds) in enumerate(
+        [("U-Net, 2 epochs", 3.0), ("U-Net, 2 epochs", 5.0), ("x", 60.0)]
+    ):
+        write_record(tmp_path, StudyJob("run", f"r{number}"), "ok", work=work, seconds=seconds)
+    assert Estimate(plan, tmp_path).seconds(RUN) == (4.0, True)
+    plan["runs"]["r"]["work"] = "U-Net, 20 epochs"
+    assert Estimate(plan, tmp_path).seconds(RUN) == (5.0, False)  # the median of all runs
+    assert Estimate(plan, tmp_path).seconds(PAGE) == (30.0, False)
     (tmp_path / "runs" / "r.json").unlink()
-    assert "(a guess)" in say_plan(plan, tmp_path, 2)
+    assert "5 s (a guess)" in say_plan(plan, tmp_path, 2)
 
 
-def test_progress_speaks_only_when_something_has_changed(plan: dict[str, Any], tmp_path: Path) -> None:
+def test_progress_is_shown_when_a_job_has_ended(
+    plan: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def shown() -> str:
+        progress.show()
+        return capsys.readouterr().err
+
     (tmp_path / "runs" / "r.json").unlink()
-    progress = Progress(plan, tmp_path, 2)
-    assert "[0/1]" in str(progress.line())
-    assert progress.line() is None
-    begin(tmp_path, RUN)
-    assert "now: U-Net from A" in str(progress.line())
+    write_mark(tmp_path, RUN)
+    progress = ProgressLine(plan, tmp_path, [RUN], 2)
+    assert re.fullmatch(r"\[0/1\] 0 s, about \d+ s left; now: U-Net from A \(0 s\)\n", shown())
+    assert shown() == ""
     mark_path(tmp_path, RUN).unlink()
     write_record(tmp_path, RUN, "ok")
-    assert "[1/1]" in str(progress.line())
+    assert shown() == "[1/1] 0 s\n"

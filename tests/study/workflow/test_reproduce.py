@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from small_study import reproduce, write_study
 
-from desam_lite.study.workflow.reproduce import reproduce as start
+from desam_lite.study.workflow.reproduce import reproduce_study
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +90,13 @@ def test_a_second_start_repeats_what_failed_and_nothing_else(study: Path) -> Non
 
 
 def test_two_at_once_in_one_workspace_are_refused(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from desam_lite.study.workflow.plan import Wishes, graph_folder
-    from desam_lite.study.workflow.reproduce import _alone
+    from desam_lite.study.workflow.plan import StudyOptions, graph_folder
+    from desam_lite.study.workflow.reproduce import _study_lock
     from desam_lite.utils.errors import StudyError
 
     monkeypatch.chdir(study)
-    with _alone(graph_folder("results")), pytest.raises(StudyError, match="is being done already"):
-        start(Wishes(profile="smoke", book=False))
+    with _study_lock(graph_folder("results")), pytest.raises(StudyError, match="is being done already"):
+        reproduce_study(StudyOptions(profile="smoke", book=False))
 
 
 def test_stopping_it_leaves_no_process_behind(study: Path) -> None:
