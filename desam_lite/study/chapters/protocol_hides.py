@@ -3,26 +3,36 @@
 ``metrics.csv`` holds the two ends, `whole_volume` and `published`. Here is the way from one to the other.
 """
 
+import textwrap
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
 
-from desam_lite.evaluation import statistics as results
-from desam_lite.evaluation.metrics import QUIRKS, Mask, Quirks, as_scored
+from desam_lite.data.slices import select_slices
+from desam_lite.data.tasks import Task
+from desam_lite.evaluation import statistics
+from desam_lite.evaluation.metrics import PUBLISHED_BORDER, PUBLISHED_SIZE, QUIRKS, Mask, Quirks, as_scored
+from desam_lite.study.report.cache import cached_table
+from desam_lite.study.report.slice_examples import Example, largest_slice
+from desam_lite.study.report.slice_figures import draw_slice, draw_slices_alt
+from desam_lite.study.report.style import WIDTH, add_legend, method_color, method_marker, styled
+from desam_lite.study.run import Run
 from desam_lite.utils.errors import StudyError
-from desam_lite.utils.files import atomic_path, digest, sha256_file
+from desam_lite.utils.files import sha256_file
 from desam_lite.utils.progress import track
-
-if TYPE_CHECKING:
-    from desam_lite.data.slices import CaseSlices
-    from desam_lite.data.tasks import Task
-    from desam_lite.study.run import Run
 
 RESCORING_VERSION = 1
 Pooling = Literal["patient", "slice"]
+POOLINGS: tuple[Pooling, ...] = ("patient", "slice")
+"""One Dice per patient, its slices pooled (as the public code does), or the mean of the Dice of its slices."""
 
 LADDER: dict[str, Quirks] = {
     "whole_volume": QUIRKS["whole_volume"],
@@ -46,28 +56,14 @@ STEPS: dict[str, str] = {
 }
 """What each protocol adds to the one before it, in words."""
 
-POOLINGS: dict[Pooling, str] = {
-    "patient": "one Dice per patient, its slices pooled",
-    "slice": "one Dice per slice, averaged over the slices of a patient",
-}
-"""How the slices of a patient become one number; the public code pools."""
+_NOT_SCORED, _REFERENCE, _BORDER = "#e8e8e8", "#444444", "#f0e442"
 
 
-def rescore(
-    runs: "Sequence[Run]", task: "Task", workspace: Path | str, *, progress: bool = True
-) -> pd.DataFrame:
-    """Score the stored predictions of finished runs under every protocol of `LADDER` and `ALONE`.
-
-    What was scored before is read from ``workspace/rescored``, one file per run, named by the run, its scores and the protocols.
-
-    Args:
-        runs: Those that are not finished are left out.
-        task: What they are on.
-        workspace: Folder for results and caches.
-        progress: Whether to show a bar (one step per run).
+def rescore(runs: Sequence[Run], task: Task, workspace: Path | str, *, progress: bool = True) -> pd.DataFrame:
+    """Score the stored predictions of finished runs under every protocol of `LADDER` and `ALONE`; tables on disk are read.
 
     Returns:
-        One row per run, case, organ and protocol: the columns that say which run it is, ``target``, ``case``, ``organ``,
+        One row per run, case, organ and protocol: the columns that name the run, ``target``, ``case``, ``organ``,
         ``protocol``, ``dice`` (the slices of the patient pooled) and ``slice_dice`` (the mean over its slices); NaN where a
         protocol leaves nothing to score.
 
@@ -75,51 +71,37 @@ def rescore(
         StudyError: A stored prediction is missing or damaged.
     """
     finished = [run for run in runs if run.finished]
-    frames = []
-    for run in track(finished, "scoring again", enabled=progress):
-        path = Path(workspace) / "rescored" / f"{_key(run)}.csv"
-        if not path.exists():
-            rows = _rescored(run, task)
-            with atomic_path(path) as temporary:
-                rows.to_csv(temporary, index=False)
-        names = {"target": str, "case": str, "organ": str}
-        frames.append(run.identified(pd.read_csv(path, dtype=names)))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-
-
-def _key(run: "Run") -> str:
     protocols = {name: quirks._asdict() for name, quirks in {**LADDER, **ALONE}.items()}
-    return digest([run.name, sha256_file(run.directory / "metrics.csv"), protocols, RESCORING_VERSION])
+    tables = []
+    for run in track(finished, "scoring again", enabled=progress):
+        scores = sha256_file(run.directory / "metrics.csv")
+        made_from = {"what": ["rescored", RESCORING_VERSION, run.name, scores], "how": protocols}
+        table = cached_table(Path(workspace) / "rescored", made_from, partial(_rescore_run, run, task))
+        tables.append(run.identified(table))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def _rescored(run: "Run", task: "Task") -> pd.DataFrame:
+def _rescore_run(run: Run, task: Task) -> pd.DataFrame:
     scored = run.metrics()[["target", "case", "organ"]].drop_duplicates()
     organs = list(dict.fromkeys(scored["organ"]))  # in the order of the ids
-    rows: list[dict[str, object]] = []
     task = task.only(run.spec.organs)
+    rows: list[dict[str, object]] = []
     for target, case in scored[["target", "case"]].drop_duplicates().itertuples(index=False):
         slices, prediction = task.slices.load(target, case), run.prediction(target, case)
         for number, organ in enumerate(organs, start=1):
-            place = {"target": target, "case": case, "organ": organ}
-            rows += [{**place, **row} for row in _protocols(slices, prediction == number, number)]
+            for name, quirks in {**LADDER, **ALONE}.items():
+                masks = as_scored(prediction == number, slices.labels == number, slices.spacing, quirks)
+                pooled, by_slice = dice_both_ways(masks.predicted, masks.true)
+                place = {"target": target, "case": case, "organ": organ, "protocol": name}
+                rows.append({**place, "dice": pooled, "slice_dice": by_slice})
     return pd.DataFrame(rows)
-
-
-def _protocols(slices: "CaseSlices", predicted: Mask, organ: int) -> list[dict[str, object]]:
-    true = slices.labels == organ
-    rows: list[dict[str, object]] = []
-    for name, quirks in {**LADDER, **ALONE}.items():
-        seen = as_scored(predicted, true, slices.spacing, quirks)
-        pooled, by_slice = dice_both_ways(seen.predicted, seen.true)
-        rows.append({"protocol": name, "dice": pooled, "slice_dice": by_slice})
-    return rows
 
 
 def dice_both_ways(predicted: Mask, true: Mask) -> tuple[float, float]:
     """Return Dice of all slices ``(Z, H, W)`` pooled, and the mean of the Dice of each slice.
 
-    Slices in which both masks are empty say nothing and are left out of the mean. Both empty throughout is perfect agreement, as
-    in `metrics.score_volume`; no slice at all gives NaN.
+    Slices in which both masks are empty are left out of the mean. Both empty throughout is perfect agreement, as in
+    `metrics.score_volume`; no slice at all gives NaN.
 
     >>> import numpy as np
     >>> true = np.zeros((2, 4, 4), bool); true[0] = True; true[1, 0, 0] = True
@@ -137,106 +119,79 @@ def dice_both_ways(predicted: Mask, true: Mask) -> tuple[float, float]:
     return float(2 * overlap.sum() / sizes.sum()), float(np.mean(2 * overlap[filled] / sizes[filled]))
 
 
-def pooled_by(rescored: pd.DataFrame, pooling: Pooling) -> pd.DataFrame:
-    """Return the rows of `rescore` with ``dice`` as this pooling has it."""
-    return rescored if pooling == "patient" else rescored.assign(dice=rescored["slice_dice"])
-
-
-def ladder(rescored: pd.DataFrame, *, rule: results.Rule = "sources") -> pd.DataFrame:
-    """Return the mean of every method at every step of `LADDER`, with its interval.
-
-    Returns:
-        One row per protocol, label and in_domain, as `results.summarise` gives them, with ``protocol``.
-    """
+def ladder(rescored: pd.DataFrame, *, rule: statistics.Rule = "sources") -> pd.DataFrame:
+    """Return the mean of every method at every step of `LADDER`, with its interval: `statistics.summarise` by ``protocol``."""
     steps = []
     for name in LADDER:
-        scores = results.scores(rescored, protocol=name)
-        steps.append(results.summarise(scores, rule=rule).assign(protocol=name))
+        scores = statistics.scores(rescored, protocol=name)
+        steps.append(statistics.summarise(scores, rule=rule).assign(protocol=name))
     return pd.concat(steps, ignore_index=True)
 
 
-def quirk_effects(rescored: pd.DataFrame, *, rule: results.Rule = "sources") -> pd.DataFrame:
+def quirk_effects(rescored: pd.DataFrame, *, rule: statistics.Rule = "sources") -> pd.DataFrame:
     """Return what each quirk does to each method out of domain, case by case: the protocol with it minus the one without.
 
     Returns:
-        One row per label and protocol: ``mean``, ``low``, ``high`` of the change, and ``cases``.
+        One row per label and pair of protocols: ``first``, ``second``, ``mean``, ``low``, ``high`` of the change, ``cases``.
     """
     names = list(LADDER)
     pairs = [*zip(names[1:], names[:-1], strict=True), ("border_alone", "whole_volume")]
     pairs.append(("published", "whole_volume"))
-    rows = []
+    tables = []
     for label, own in rescored.groupby("label", sort=False):
-        renamed = [results.scores(own, protocol=name).assign(label=name) for name in (*names, *ALONE)]
-        table = results.compare(pd.concat(renamed, ignore_index=True), pairs, rule=rule)
-        rows.append(table[~table["in_domain"].astype(bool)].assign(label=label))
-    wanted = ["label", "first", "second", "mean", "low", "high", "cases"]
-    return pd.concat(rows, ignore_index=True)[wanted]
+        renamed = [statistics.scores(own, protocol=name).assign(label=name) for name in (*names, *ALONE)]
+        table = statistics.compare(pd.concat(renamed, ignore_index=True), pairs, rule=rule)
+        tables.append(table[~table["in_domain"].astype(bool)].assign(label=label))
+    columns = ["label", "first", "second", "mean", "low", "high", "cases"]
+    return pd.concat(tables, ignore_index=True)[columns]
 
 
-def every_way(rescored: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean out of domain of every method in every way of counting: protocol, pooling and averaging rule.
-
-    Returns:
-        ``label``, ``protocol``, ``pooling``, ``rule``, ``mean``.
-    """
-    outside = rescored[~rescored["in_domain"].astype(bool)]
+def all_scorings(rescored: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean out of domain of every method by every scoring: ``protocol``, ``pooling`` and averaging ``rule``."""
+    away = rescored[~rescored["in_domain"].astype(bool)]
     tables = []
     for protocol in LADDER:
         for pooling in POOLINGS:
-            scores = results.scores(pooled_by(outside, pooling), protocol=protocol)
-            for rule in results.RULES:
-                means = results.summarise(scores, ["label"], rule=rule)[["label", "mean"]]
+            pooled = away if pooling == "patient" else away.assign(dice=away["slice_dice"])
+            scores = statistics.scores(pooled, protocol=protocol)
+            for rule in statistics.RULES:
+                means = statistics.summarise(scores, ["label"], rule=rule)[["label", "mean"]]
                 tables.append(means.assign(protocol=protocol, pooling=pooling, rule=rule))
     return pd.concat(tables, ignore_index=True)
 
 
-def orders(ways: pd.DataFrame) -> pd.DataFrame:
-    """Return the orders of the methods that `every_way` gives, best first, and in how many ways of counting each is seen.
-
-    Returns:
-        ``order`` (labels joined by " > ") and ``ways``, the most frequent first.
-    """
-    ranked = ways.sort_values("mean", ascending=False, kind="stable")
+def orders(scorings: pd.DataFrame) -> pd.DataFrame:
+    """Return the orders of the methods by `all_scorings`, best first, and in how many ways of counting each occurs."""
+    ranked = scorings.sort_values("mean", ascending=False, kind="stable")
     joined = ranked.groupby(["protocol", "pooling", "rule"], sort=False)["label"].agg(" > ".join)
     counted = joined.value_counts()
     return pd.DataFrame({"order": counted.index, "ways": counted.to_numpy()})
 
 
-def say_protocol(effects: pd.DataFrame, ways: pd.DataFrame, *, control: str = "Prior") -> str:
-    """Answer in one sentence what the published protocol hides.
-
-    Args:
-        effects: Of `quirk_effects`.
-        ways: Of `every_way`.
-        control: The method that is not trained, named apart.
-
-    Returns:
-        A sentence in Markdown.
-    """
+def say_protocol(effects: pd.DataFrame, scorings: pd.DataFrame, *, control: str = "Prior") -> str:
+    """Say what the published protocol changes, from `quirk_effects` and `all_scorings`; the control is not trained."""
     whole = effects[(effects["first"] == "published") & (effects["second"] == "whole_volume")]
-    learnt = whole[whole["label"] != control].dropna(subset="mean")
-    if learnt.empty:
+    trained = whole[whole["label"] != control].dropna(subset="mean")
+    if trained.empty:
         return "There is no answer yet: no trained method has been scored out of domain."
-    seen, moves = orders(ways), learnt.set_index("label")["mean"] * 100
-    winners = ways.loc[ways.groupby(["protocol", "pooling", "rule"])["mean"].idxmax(), "label"].value_counts()
-    apart = len(seen) > 1
-    verdict = (
-        "Enough to change the order of the methods" if apart else "Points, but not the order of the methods"
+    count = len(orders(scorings))
+    best = scorings.loc[scorings.groupby(["protocol", "pooling", "rule"])["mean"].idxmax(), "label"]
+    winners = best.value_counts()
+    verdict, order = (
+        ("Enough to change the order of the methods", f"{count} orders of the methods")
+        if count > 1
+        else ("Points, but not the order of the methods", "one order of the methods")
     )
-    said = ", ".join(f"{label} {move:+.1f}" for label, move in moves.items())
-    order = f"{len(seen)} orders of the methods" if apart else "one order of the methods"
+    moves = ", ".join(f"{row['label']} {row['mean'] * 100:+.1f}" for row in trained.to_dict("records"))
     return (
         f"**{verdict}**: the same predictions, scored by the published protocol instead of on every slice, move by this many "
-        f"points of Dice out of domain: {said}. {len(ways) // ways['label'].nunique()} ways of counting give {order}, and "
-        f"{winners.index[0]} is first in {winners.iloc[0]} of them."
+        f"points of Dice out of domain: {moves}. {len(scorings) // scorings['label'].nunique()} ways of counting give {order}, "
+        f"and {winners.index[0]} is first in {winners.iloc[0]} of them."
     )
 
 
 def most_moved(rescored: pd.DataFrame) -> pd.Series:
     """Choose the case out of domain that the published protocol lifts most above its score on every slice.
-
-    Args:
-        rescored: Of `rescore`, of the methods to choose from.
 
     Returns:
         Its ``label``, ``source``, ``seed``, ``target``, ``case``, and its Dice under ``whole_volume`` and ``published``.
@@ -250,3 +205,132 @@ def most_moved(rescored: pd.DataFrame) -> pd.Series:
     keys = ["label", "source", "seed", "target", "case"]
     means = away.groupby([*keys, "protocol"], sort=False)["dice"].mean().unstack("protocol").reset_index()
     return means.iloc[int((means["published"] - means["whole_volume"]).to_numpy().argmax())]
+
+
+def hidden_slice(labels: npt.NDArray[np.uint8], predicted: npt.NDArray[np.uint8]) -> int:
+    """Return the slice with the most prediction of those the published protocol leaves out; if it has none, the largest."""
+    pixels = (predicted > 0).sum(axis=(1, 2))
+    pixels[select_slices(labels, "published")] = 0
+    return int(pixels.argmax()) if pixels.any() else largest_slice(labels)
+
+
+class OrganPixels(NamedTuple):
+    """Pixels of an organ in each slice ``(Z,)`` of reference and prediction, and the slices that are scored when published."""
+
+    true: npt.NDArray[np.int64]
+    predicted: npt.NDArray[np.int64]
+    counted: tuple[int, ...]
+
+
+def count_pixels(predicted: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]) -> OrganPixels:
+    """Count the pixels of organ 1 in each slice; both masks ``(Z, H, W)`` hold organ ids."""
+    true = labels == 1
+    counted = tuple(select_slices(true.astype(np.uint8), "published"))
+    return OrganPixels(true.sum(axis=(1, 2)), (predicted == 1).sum(axis=(1, 2)), counted)
+
+
+def draw_case(example: Example, pixels: OrganPixels, colors: Sequence[str]) -> Figure:
+    """Draw one slice with the border of the published protocol, and beside it how much organ there is in every slice."""
+    lines: list[tuple[Any, dict[str, Any]]] = [
+        (pixels.predicted, {"color": colors[0], "ls": "-", "label": "prediction"}),
+        (pixels.true, {"color": _REFERENCE, "ls": "--", "label": "reference"}),
+    ]
+    with styled():
+        figure = Figure((WIDTH, 3.5), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
+        draw_slice(left, example, colors)
+        height, width = np.array(example.image.shape) * np.array(example.spacing)
+        share = PUBLISHED_BORDER / PUBLISHED_SIZE
+        corner, size = (width * share, height * share), 1 - 2 * share
+        frame = Rectangle(corner, width * size, height * size, fill=False, ec=_BORDER, lw=1.5)
+        left.add_patch(frame)
+        count = len(pixels.true)
+        for row in sorted(set(range(count)) - set(pixels.counted)):
+            right.axvspan(row - 0.5, row + 0.5, color=_NOT_SCORED, lw=0)
+        for heights, line in lines:
+            right.step(np.arange(count), heights, where="mid", lw=1.8, **line)
+        right.set(xlim=(-0.5, count - 0.5), xlabel="slice, from foot to head", ylabel="pixels of organ")
+        right.set_ylim(bottom=0)
+        handles = [Line2D([], [], lw=2, **line) for _, line in lines]
+        handles.append(Patch(color=_NOT_SCORED, label="not scored when published"))  # type: ignore[arg-type]
+        figure.legend(handles=handles, loc="outside upper center", ncols=3, handlelength=1.8)
+    return figure
+
+
+def draw_case_alt(example: Example, pixels: OrganPixels) -> str:
+    """Say what `draw_case` shows, in numbers."""
+    outside = np.ones(len(pixels.true), bool)
+    outside[list(pixels.counted)] = False
+    return (
+        f"{draw_slices_alt([example], {'organ': ''})} The published protocol scores {len(pixels.counted)} of "
+        f"{len(pixels.true)} slices; in the others the prediction has {pixels.predicted[outside].sum()} pixels and the "
+        f"reference {pixels.true[outside].sum()}."
+    )
+
+
+def draw_ladder(steps: pd.DataFrame) -> Figure:
+    """Draw the mean Dice of each method out of domain at every step of `ladder`, with 95 % intervals."""
+    away = steps[~steps["in_domain"].astype(bool)]
+    labels = list(dict.fromkeys(away["label"]))
+    with styled():
+        figure = Figure((WIDTH, 4.2), layout="constrained")
+        ax = figure.subplots()
+        handles = []
+        for number, label in enumerate(labels):
+            own = away[away["label"] == label].set_index("protocol").reindex(list(LADDER))
+            x = np.arange(len(LADDER)) + 0.06 * (number - (len(labels) - 1) / 2)
+            color = method_color(label)
+            look = {"color": color, "marker": method_marker(label), "ms": 5.5, "label": label}
+            handles += ax.plot(x, own["mean"] * 100, lw=1.6, **look)
+            ax.vlines(x, own["low"] * 100, own["high"] * 100, color=color, lw=1.2, alpha=0.55)
+        words = [f"{name}\n{textwrap.fill(STEPS[name], 15)}" for name in LADDER]
+        ax.set_xticks(range(len(LADDER)), words, fontsize=8)
+        ax.set(ylabel="Dice (%), out of domain", ylim=(0, 100))
+        ax.grid(axis="y")
+        columns = min(3, len(handles))
+        figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=2.2)
+    return figure
+
+
+def draw_ladder_alt(steps: pd.DataFrame) -> str:
+    """Say what `draw_ladder` shows: the means of each method along the steps."""
+    away = steps[~steps["in_domain"].astype(bool)]
+    parts = [
+        f"{label} {', '.join(f'{mean * 100:.0f}' for mean in rows['mean'])}"
+        for label, rows in away.groupby("label", sort=False)
+    ]
+    return f"Mean Dice (%) out of domain under {', '.join(LADDER)}, in this order: {'; '.join(parts)}."
+
+
+def draw_scorings(scorings: pd.DataFrame) -> Figure:
+    """Draw for each method its mean out of domain by every one of `all_scorings`: a dot each, filled where slices are pooled."""
+    labels = list(dict.fromkeys(scorings["label"]))
+    with styled():
+        figure = Figure((WIDTH, 1.3 + 0.5 * len(labels)), layout="constrained")
+        ax = figure.subplots()
+        for row, label in enumerate(labels):
+            own = scorings[scorings["label"] == label]
+            color = method_color(label)
+            ax.plot([own["mean"].min() * 100, own["mean"].max() * 100], [row, row], color=color, lw=1)
+            for pooling, height, face in (("patient", row - 0.1, color), ("slice", row + 0.1, "white")):
+                values = own[own["pooling"] == pooling]["mean"] * 100
+                ax.plot(values, np.full(len(values), height), "o", ms=5, color=color, mfc=face, mew=1.2)
+        ax.set_yticks(range(len(labels)), [textwrap.fill(label, 16) for label in labels])
+        for tick, label in zip(ax.get_yticklabels(), labels, strict=True):
+            tick.set(color=method_color(label), fontweight="bold")
+        ax.set(ylim=(len(labels) - 0.5, -0.5), xlim=(0, 100))
+        ax.set_xlabel("Dice (%), out of domain: one dot per protocol and averaging rule")
+        ax.grid(axis="x")
+        ax.tick_params(axis="y", length=0)
+        dot = {"color": _REFERENCE, "marker": "o", "ms": 5, "ls": "none"}
+        faces = (("slices pooled per patient", _REFERENCE), ("mean of slices", "white"))
+        add_legend(figure, [Line2D([], [], mfc=face, label=name, **dot) for name, face in faces])
+    return figure
+
+
+def draw_scorings_alt(scorings: pd.DataFrame) -> str:
+    """Say what `draw_scorings` shows: the lowest and highest mean of each method."""
+    ranges = scorings.groupby("label", sort=False)["mean"].agg(["min", "max"]) * 100
+    parts = [f"{label} {row['min']:.0f} to {row['max']:.0f}" for label, row in ranges.iterrows()]
+    count = len(scorings) // scorings["label"].nunique()
+    return f"Range of the mean Dice (%) out of domain over {count} ways of counting: {'; '.join(parts)}."

@@ -14,7 +14,7 @@ from desam_lite.data.tasks import Task, open_task
 from desam_lite.evaluation import statistics as results
 from desam_lite.methods.model_card import read_card
 from desam_lite.study.chapters import modality_splits as organs
-from desam_lite.study.chapters import protocol_hides as rescoring
+from desam_lite.study.chapters import protocol_hides
 from desam_lite.study.plans import EXPERIMENTS, plan_experiment
 from desam_lite.study.profiles import get_profile
 from desam_lite.study.report import slice_examples
@@ -91,7 +91,7 @@ def test_scores_of_one_organ_are_those_of_the_reference_of_that_organ(runs: list
     true, drawn = task.slices.load("B", "B0").labels == 2, upper.prediction("B", "B0") == 1
     row = upper.metrics().query("case == 'B0' and protocol == 'whole_volume'")
     assert row["dice"].item() == pytest.approx(2 * (true & drawn).sum() / (true.sum() + drawn.sum()))
-    again = rescoring.rescore([upper], task, upper.directory.parents[1], progress=False)
+    again = protocol_hides.rescore([upper], task, upper.directory.parents[1], progress=False)
     assert again.query("case == 'B0' and protocol == 'whole_volume'")["dice"].item() == pytest.approx(
         row["dice"].item()
     )

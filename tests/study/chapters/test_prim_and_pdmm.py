@@ -1,17 +1,19 @@
-"""Diagrams say what the built model is: its parts, shapes and sizes, whatever the variant."""
+"""The table says what the built model is: its parts, shapes and sizes, whatever the variant; the drawings name the same parts."""
 
+from pathlib import Path
 from typing import get_args
+from xml.etree import ElementTree
 
 import pytest
 import torch
 
 from desam_lite.model.desam import DeSAM, Variant
 from desam_lite.study.chapters.prim_and_pdmm import (
-    decoder_diagrams,
-    decoder_diagrams_alt,
     decoder_parts,
     prompt_reach,
 )
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def build(variant: Variant, backbone: str = "sam_tiny", organs: int = 1) -> DeSAM:
@@ -23,8 +25,8 @@ def build(variant: Variant, backbone: str = "sam_tiny", organs: int = 1) -> DeSA
 def test_parts_hold_every_trained_parameter_once(variant: Variant) -> None:
     model = build(variant)
     counted = sum(part.parameters for part in decoder_parts(model).values())
-    not_drawn = ("pdmm.head", "prim.iou_token", "prim.mask_tokens")
-    counted += sum(p.numel() for name, p in model.named_parameters() if name.startswith(not_drawn))
+    other_parts = ("pdmm.head", "prim.iou_token", "prim.mask_tokens")
+    counted += sum(p.numel() for name, p in model.named_parameters() if name.startswith(other_parts))
     assert counted == sum(p.numel() for p in model.trainable_parameters())
 
 
@@ -57,22 +59,8 @@ def test_no_hook_stays_on_the_model() -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_the_arrow_of_the_mask_embedding_is_there_only_with_fusion() -> None:
-    arrows = {}
-    for variant in ("desam", "no_fusion"):
-        (ax,) = decoder_diagrams({variant: build(variant)}).axes
-        arrows[variant] = sum(1 for text in ax.texts if not text.get_text())
-    assert arrows["desam"] == arrows["no_fusion"] + 1
-
-
-def test_words_name_what_is_missing() -> None:
-    said = decoder_diagrams_alt({"PDMM alone": build("pdmm_only")})
-    assert "PDMM alone has level 0" in said
-    assert "lacks prompt, neck, IoU, two-way transformer, IoU head" in said
-
-
 @pytest.mark.parametrize(
-    ("variant", "mask", "judgement"),
+    ("variant", "mask", "iou"),
     [
         ("desam", True, True),
         ("no_iou_head", True, False),
@@ -80,5 +68,21 @@ def test_words_name_what_is_missing() -> None:
         ("pdmm_only", False, False),
     ],
 )
-def test_a_prompt_reaches_what_the_wiring_lets_it(variant: Variant, mask: bool, judgement: bool) -> None:
-    assert prompt_reach(DeSAM("sam_tiny", variant)) == (mask, judgement)
+def test_a_prompt_reaches_what_the_wiring_lets_it(variant: Variant, mask: bool, iou: bool) -> None:
+    assert prompt_reach(DeSAM("sam_tiny", variant)) == (mask, iou)
+
+
+@pytest.mark.parametrize("name", ["decoder", "decoder_variants"])
+def test_the_drawing_names_every_part_and_describes_itself(name: str) -> None:
+    root = ElementTree.parse(ROOT / "book" / "static" / f"{name}.svg").getroot()
+    texts = {text.text for text in root.iter("{http://www.w3.org/2000/svg}text")}
+    drawn = {
+        "prompt": "prompt tokens",
+        "level 0": "level 0 (shallow)",
+        "level 2": "level 2 (deep)",
+        "IoU": "predicted IoU",
+    }
+    for part in decoder_parts(build("desam")).values():
+        assert drawn.get(part.name, part.name) in texts
+    described = [root.findtext(f"{{http://www.w3.org/2000/svg}}{tag}") for tag in ("title", "desc")]
+    assert root.get("role") == "img" and all(described)

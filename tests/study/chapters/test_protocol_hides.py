@@ -10,8 +10,7 @@ from small_run import spec_for
 
 from desam_lite.data.tasks import Task, open_task
 from desam_lite.evaluation.metrics import QUIRKS, Quirks, as_scored
-from desam_lite.study.chapters import protocol_hides as rescoring
-from desam_lite.study.chapters import protocol_views
+from desam_lite.study.chapters import protocol_hides
 from desam_lite.study.report.slice_examples import Example
 from desam_lite.study.run import Run, execute_run
 from desam_lite.utils.errors import StudyError
@@ -28,37 +27,37 @@ def organ() -> np.ndarray:
 
 def dice(predicted: np.ndarray, quirks: Quirks) -> float:
     seen = as_scored(predicted, organ(), SPACING, quirks)
-    return rescoring.dice_both_ways(seen.predicted, seen.true)[0]
+    return protocol_hides.dice_both_ways(seen.predicted, seen.true)[0]
 
 
 def test_each_step_of_the_ladder_adds_one_quirk_and_the_ends_are_those_of_every_run() -> None:
-    steps = list(rescoring.LADDER.values())
-    changed = [sum(a != b for a, b in zip(one, other, strict=True)) for one, other in pairwise(steps)]
+    steps = list(protocol_hides.LADDER.values())
+    changed = [sum(a != b for a, b in zip(before, after, strict=True)) for before, after in pairwise(steps)]
     assert changed == [1, 1, 1, 1]
     assert (steps[0], steps[-1]) == (QUIRKS["whole_volume"], QUIRKS["published"])
-    assert set(rescoring.STEPS) == {*rescoring.LADDER, *rescoring.ALONE}
+    assert set(protocol_hides.STEPS) == {*protocol_hides.LADDER, *protocol_hides.ALONE}
 
 
 def test_false_slices_cost_until_only_slices_with_the_organ_count() -> None:
     predicted = organ()
     predicted[0, 24:40, 24:40] = True
-    assert dice(predicted, rescoring.LADDER["whole_volume"]) < 1
-    assert dice(predicted, rescoring.LADDER["organ_slices"]) == 1
+    assert dice(predicted, protocol_hides.LADDER["whole_volume"]) < 1
+    assert dice(predicted, protocol_hides.LADDER["organ_slices"]) == 1
 
 
 def test_a_missed_last_slice_costs_until_it_is_dropped() -> None:
     predicted = organ()
     predicted[4] = False
-    assert dice(predicted, rescoring.LADDER["organ_slices"]) < 1
-    assert dice(predicted, rescoring.LADDER["last_dropped"]) == 1
+    assert dice(predicted, protocol_hides.LADDER["organ_slices"]) < 1
+    assert dice(predicted, protocol_hides.LADDER["last_dropped"]) == 1
 
 
 def test_what_is_drawn_in_the_border_costs_until_it_is_emptied_on_any_grid() -> None:
     predicted = organ()
     predicted[:, :12] = True  # rows 0..11 of 64 are within 50 of 256
-    assert dice(predicted, rescoring.LADDER["on_square"]) < 1
-    assert dice(predicted, rescoring.LADDER["published"]) == 1
-    assert dice(predicted, rescoring.ALONE["border_alone"]) == 1
+    assert dice(predicted, protocol_hides.LADDER["on_square"]) < 1
+    assert dice(predicted, protocol_hides.LADDER["published"]) == 1
+    assert dice(predicted, protocol_hides.ALONE["border_alone"]) == 1
 
 
 def test_small_slices_weigh_more_when_each_slice_has_its_own_dice() -> None:
@@ -67,7 +66,7 @@ def test_small_slices_weigh_more_when_each_slice_has_its_own_dice() -> None:
     true[4, 30, 30] = True
     missed = true.copy()
     missed[4] = False
-    pooled, by_slice = rescoring.dice_both_ways(missed, true)
+    pooled, by_slice = protocol_hides.dice_both_ways(missed, true)
     assert pooled > 0.99
     assert by_slice == pytest.approx(3 / 4)
 
@@ -87,32 +86,32 @@ def runs(tiny_task: Place, task: Task) -> list[Run]:
 def test_the_ends_of_the_ladder_are_what_the_runs_have_scored(
     runs: list[Run], task: Task, tmp_path: Path
 ) -> None:
-    rescored = rescoring.rescore(runs, task, tmp_path, progress=False)
-    known = pd.concat([run.metrics() for run in runs])
+    rescored = protocol_hides.rescore(runs, task, tmp_path, progress=False)
+    stored = pd.concat([run.metrics() for run in runs])
     keys = ["label", "target", "case", "protocol"]
-    both = rescored.merge(known[[*keys, "dice"]], on=keys, suffixes=("", "_known"))
-    assert len(both) == len(known)
-    np.testing.assert_allclose(both["dice"], both["dice_known"])
+    both = rescored.merge(stored[[*keys, "dice"]], on=keys, suffixes=("", "_stored"))
+    assert len(both) == len(stored)
+    np.testing.assert_allclose(both["dice"], both["dice_stored"])
 
 
 def test_what_was_scored_again_is_read_the_next_time(
     runs: list[Run], task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = rescoring.rescore(runs, task, tmp_path, progress=False)
-    monkeypatch.setattr(rescoring, "_rescored", lambda *_: pytest.fail("scored twice"))
-    pd.testing.assert_frame_equal(rescoring.rescore(runs, task, tmp_path, progress=False), first)
-    monkeypatch.setitem(rescoring.ALONE, "border_alone", Quirks(slices="foreground", border=True))
+    first = protocol_hides.rescore(runs, task, tmp_path, progress=False)
+    monkeypatch.setattr(protocol_hides, "_rescore_run", lambda *_: pytest.fail("scored twice"))
+    pd.testing.assert_frame_equal(protocol_hides.rescore(runs, task, tmp_path, progress=False), first)
+    monkeypatch.setitem(protocol_hides.ALONE, "border_alone", Quirks(slices="foreground", border=True))
     with pytest.raises(pytest.fail.Exception):
-        rescoring.rescore(runs, task, tmp_path, progress=False)
+        protocol_hides.rescore(runs, task, tmp_path, progress=False)
 
 
 def test_effects_add_up_from_the_first_step_to_the_last(runs: list[Run], task: Task, tmp_path: Path) -> None:
-    rescored = rescoring.rescore(runs, task, tmp_path, progress=False)
-    effects = rescoring.quirk_effects(rescored)
-    steps = rescoring.ladder(rescored)
+    rescored = protocol_hides.rescore(runs, task, tmp_path, progress=False)
+    effects = protocol_hides.quirk_effects(rescored)
+    steps = protocol_hides.ladder(rescored)
     for label, own in effects.groupby("label"):
         whole = own[(own["first"] == "published") & (own["second"] == "whole_volume")]["mean"].item()
-        climbed = own[own["second"].isin(list(rescoring.LADDER)[1:-1])]["mean"].sum()
+        climbed = own[own["second"].isin(list(protocol_hides.LADDER)[1:-1])]["mean"].sum()
         climbed += own[own["first"] == "organ_slices"]["mean"].item()
         assert climbed == pytest.approx(whole)
         ends = steps[(steps["label"] == label) & ~steps["in_domain"]].set_index("protocol")["mean"]
@@ -120,11 +119,11 @@ def test_effects_add_up_from_the_first_step_to_the_last(runs: list[Run], task: T
 
 
 def test_every_way_of_counting_is_counted_once(runs: list[Run], task: Task, tmp_path: Path) -> None:
-    rescored = rescoring.rescore(runs, task, tmp_path, progress=False)
-    ways = rescoring.every_way(rescored)
-    assert len(ways) == 2 * len(rescoring.LADDER) * 2 * 3
-    assert rescoring.orders(ways)["ways"].sum() == len(ways) // 2
-    said = rescoring.say_protocol(rescoring.quirk_effects(rescored), ways)
+    rescored = protocol_hides.rescore(runs, task, tmp_path, progress=False)
+    ways = protocol_hides.all_scorings(rescored)
+    assert len(ways) == 2 * len(protocol_hides.LADDER) * 2 * 3
+    assert protocol_hides.orders(ways)["ways"].sum() == len(ways) // 2
+    said = protocol_hides.say_protocol(protocol_hides.quirk_effects(rescored), ways)
     assert "30 ways of counting" in said and "U-Net" in said and "Prior +" not in said
 
 
@@ -135,9 +134,9 @@ def test_two_orders_are_said_to_be_two() -> None:
     effects = pd.DataFrame(
         {"label": ["DeSAM-B"], "first": "published", "second": "whole_volume", "mean": [0.2]}
     )
-    assert set(rescoring.orders(ways)["order"]) == {"U-Net > DeSAM-B", "DeSAM-B > U-Net"}
-    assert rescoring.say_protocol(effects, ways).startswith("**Enough to change the order")
-    assert "DeSAM-B +20.0" in rescoring.say_protocol(effects, ways)
+    assert set(protocol_hides.orders(ways)["order"]) == {"U-Net > DeSAM-B", "DeSAM-B > U-Net"}
+    assert protocol_hides.say_protocol(effects, ways).startswith("**Enough to change the order")
+    assert "DeSAM-B +20.0" in protocol_hides.say_protocol(effects, ways)
 
 
 def test_the_case_that_moves_most_is_chosen_out_of_domain() -> None:
@@ -158,32 +157,30 @@ def test_the_case_that_moves_most_is_chosen_out_of_domain() -> None:
             for p, d in (("whole_volume", whole), ("published", published))
         ]
     )
-    assert rescoring.most_moved(frame)["target"] == "B"
+    assert protocol_hides.most_moved(frame)["target"] == "B"
     with pytest.raises(StudyError, match="out of domain"):
-        rescoring.most_moved(frame[frame["in_domain"]])
+        protocol_hides.most_moved(frame[frame["in_domain"]])
 
 
 def test_figures_say_what_they_draw() -> None:
-    rows = [("U-Net", False, p, 0.5 + n / 10) for n, p in enumerate(rescoring.LADDER)]
+    rows = [("U-Net", False, p, 0.5 + n / 10) for n, p in enumerate(protocol_hides.LADDER)]
     steps = pd.DataFrame(rows, columns=["label", "in_domain", "protocol", "mean"]).assign(low=0.4, high=0.9)
-    assert len(protocol_views.ladder_figure(steps).axes[0].lines) == 1
-    assert "U-Net 50, 60, 70, 80, 90" in protocol_views.ladder_alt(steps)
+    assert len(protocol_hides.draw_ladder(steps).axes[0].lines) == 1
+    assert "U-Net 50, 60, 70, 80, 90" in protocol_hides.draw_ladder_alt(steps)
     ways = pd.DataFrame({"label": ["U-Net"] * 2, "mean": [0.3, 0.5], "pooling": ["patient", "slice"]})
-    assert "U-Net 30 to 50" in protocol_views.spread_alt(ways)
-    protocol_views.spread_figure(ways)
-    for empty in (protocol_views.ladder_alt(steps.iloc[:0]), protocol_views.spread_alt(ways.iloc[:0])):
-        assert empty.startswith("Empty figure")
+    assert "U-Net 30 to 50" in protocol_hides.draw_scorings_alt(ways)
+    protocol_hides.draw_scorings(ways)
 
 
-def test_the_profile_shades_what_is_not_scored() -> None:
+def test_the_figure_shades_what_is_not_scored() -> None:
     labels = organ().astype(np.uint8)
     predicted = np.roll(labels, 1, axis=0)  # a slice too high
-    profile = protocol_views.profile_of(predicted, labels)
-    assert profile.counted == (1, 2, 3)
-    assert protocol_views.telling_slice(labels, predicted) == 4
+    pixels = protocol_hides.count_pixels(predicted, labels)
+    assert pixels.counted == (1, 2, 3)
+    assert protocol_hides.hidden_slice(labels, predicted) == 4
     example = Example("U-Net", "", labels[0] * 9, labels[4], predicted[4], (1.0, 1.0))
-    figure = protocol_views.case_under_protocol(example, profile, ["#e69f00"])
+    figure = protocol_hides.draw_case(example, pixels, ["#e69f00"])
     assert len(figure.axes[1].patches) == 3  # slices 0, 4 and 5
     assert "scores 3 of 6 slices; in the others the prediction has 512 pixels and the reference 256" in (
-        protocol_views.case_alt(example, profile)
+        protocol_hides.draw_case_alt(example, pixels)
     )
