@@ -14,7 +14,7 @@ FolderOption = Annotated[Path, typer.Option(help="Folder of the weights files.")
 
 @app.command("list")
 def list_(folder: FolderOption = Path("weights")) -> None:
-    """List SAM's public weights: file, size, address, hashes, and which of them are here.
+    """List SAM's public weights: file, size, address, hash, and which of them are here.
 
     Example: desam-lite weights list
     """
@@ -23,7 +23,7 @@ def list_(folder: FolderOption = Path("weights")) -> None:
     for public in PUBLIC.values():
         there = "here" if (folder / public.name).exists() else "not here"
         typer.echo(f"{public.backbone}  {folder / public.name}  {public.size / 1e6:.0f} MB, {there}")
-        typer.echo(f"       {public.url}\n       MD5 {public.md5}\n       SHA-256 {public.sha256}")
+        typer.echo(f"       {public.url}\n       SHA-256 {public.sha256}")
 
 
 @app.command()
@@ -56,7 +56,8 @@ def check(
 
     Example: desam-lite weights check weights/sam_vit_b_01ec64.pth
     """
-    from desam_lite.model.download import PUBLIC, identify_weights
+    from desam_lite.model.download import PUBLIC
+    from desam_lite.model.weights import identify_weights
 
     paths = files or [folder / public.name for public in PUBLIC.values() if (folder / public.name).exists()]
     if not paths:

@@ -8,13 +8,7 @@ from desam_lite.data.embeddings import EmbeddingStore, fill_store
 from desam_lite.data.slices import SliceStore
 from desam_lite.methods.run_spec import RunSpec
 from desam_lite.model.build import build_desam
-from desam_lite.model.checkpoints import (
-    check_checkpoint,
-    check_sam,
-    load_checkpoint,
-    load_sam,
-    random_weights,
-)
+from desam_lite.model.checkpoints import load_checkpoint, load_sam, random_weights
 from desam_lite.model.desam import DeSAM
 from desam_lite.model.names import RANDOM_WEIGHTS
 from desam_lite.model.prompted_sam import FROZEN_SEED
@@ -46,9 +40,9 @@ def check_weights(spec: RunSpec, n_organs: int) -> None:
             model = DeSAM(spec.backbone, spec.variant, n_organs) if spec.variant else None
             sam = SAM(spec.backbone, n_organs) if model is None else None
         if model is not None:
-            check_checkpoint(model, weights)
+            load_checkpoint(model, weights, encoder=True)
         if sam is not None:
-            check_sam(sam, weights)
+            load_sam(sam, weights)
 
 
 def build_model(spec: RunSpec, n_organs: int) -> DeSAM:

@@ -1,74 +1,51 @@
-"""Filling a model from weights that others or we have trained: SAM's checkpoint, the published DeSAM's, or our own.
+"""Filling a model from weights that others or we have trained: SAM's checkpoint, the published DeSAM's, or a run's own.
 
-Every tensor of the model that a file should fill must be in it, under the name that such files give it and in the right shape,
-and every tensor of the file must be used or be known to have no use here. Nothing is filled before everything fits.
+Every tensor that such a file should hold must be in it, under its name there and in the right shape, and every tensor of the file
+must be used or be one that has no use here. Nothing is filled before everything fits.
 """
 
 import json
 import re
-import sys
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
+from desam_lite.model.decoder import PRIM
 from desam_lite.model.desam import DeSAM
 from desam_lite.model.names import RANDOM_WEIGHTS
 from desam_lite.model.prompted_sam import FROZEN_SEED, PromptedSAM
 from desam_lite.model.sam import BACKBONES, get_backbone
-from desam_lite.model.sam_decoder import SAM
-from desam_lite.model.shipped import SHIPPED
+from desam_lite.model.sam_decoder import SAM, SAM_MASKS
 from desam_lite.model.weights import find_weights, parse_weights, read_tensors, weights_sha256
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import digest
 
-_FROZEN = ("image_encoder", "prompt_encoder")
-_TRAINED = ("prim", "pdmm")
+_FROZEN = ("image_encoder.", "prompt_encoder.")
 _OURS = "model."  # what methods put before the names of the tensors they train
 _PDMM = "mask_decoder.pimm."  # the published name of PDMM
-
-# From our names of tensors to the published ones; every rule that fits is applied, in this order.
-_NAMES = tuple(
-    (re.compile(ours), theirs)
-    for ours, theirs in (
-        (r"^prim\.iou_head\.", "mask_decoder.iou_prediction_head."),
-        (r"^prim\.", "mask_decoder."),
-        (r"^pdmm\.fusion\.", f"{_PDMM}mask_embedding_fusion."),
-        (r"^pdmm\.context\.(\d)\.first\.", rf"{_PDMM}conv_blocks_context.\1.block_init."),
-        (
-            r"^pdmm\.context\.(\d)\.doubles\.(\d)\.",
-            rf"{_PDMM}conv_blocks_context.\1.residual_block.\2.0.conv.",
-        ),
-        (r"^pdmm\.context\.(\d)\.blocks\.(\d)\.", rf"{_PDMM}conv_blocks_context.\1.residual_block.\2.1."),
-        (r"^pdmm\.up\.(\d)\.upsample\.", rf"{_PDMM}conv_blocks_localization.\1.transp_conv.conv."),
-        (r"^pdmm\.up\.(\d)\.block\.", rf"{_PDMM}conv_blocks_localization.\1.res_block."),
-        (r"^pdmm\.head\.", f"{_PDMM}seg_outputs.1."),
-        (r"\.(conv[12])\.weight$", r".\1.conv.weight"),
-        (r"\.shortcut\.weight$", ".conv3.conv.weight"),
-        (r"\.squeeze\.weight$", ".se.fc.0.weight"),
-        (r"\.excite\.weight$", ".se.fc.2.weight"),
-    )
-)
-# Tensors of SAM's mask decoder and of the published one that no forward pass of DeSAM uses: SAM's way to masks, the head for
-# deep supervision, and the shortcut of blocks whose width does not change.
+_NAMES = {
+    r"^prim\.iou_head\.": "mask_decoder.iou_prediction_head.",
+    r"^prim\.": "mask_decoder.",
+    r"^pdmm\.fusion\.": f"{_PDMM}mask_embedding_fusion.",
+    r"^pdmm\.context\.(\d)\.first\.": rf"{_PDMM}conv_blocks_context.\1.block_init.",
+    r"^pdmm\.context\.(\d)\.doubles\.(\d)\.": rf"{_PDMM}conv_blocks_context.\1.residual_block.\2.0.conv.",
+    r"^pdmm\.context\.(\d)\.blocks\.(\d)\.": rf"{_PDMM}conv_blocks_context.\1.residual_block.\2.1.",
+    r"^pdmm\.up\.(\d)\.upsample\.": rf"{_PDMM}conv_blocks_localization.\1.transp_conv.conv.",
+    r"^pdmm\.up\.(\d)\.block\.": rf"{_PDMM}conv_blocks_localization.\1.res_block.",
+    r"^pdmm\.head\.": f"{_PDMM}seg_outputs.1.",
+    r"\.(conv[12])\.weight$": r".\1.conv.weight",
+    r"\.shortcut\.weight$": ".conv3.conv.weight",
+    r"\.squeeze\.weight$": ".se.fc.0.weight",
+    r"\.excite\.weight$": ".se.fc.2.weight",
+}
+"""From our names of tensors to the published ones; every rule that fits is applied, in this order."""
 _UNUSED = r"mask_decoder\.(output_upscaling|output_hypernetworks_mlps|pimm\.seg_outputs\.0)\..+|.+\.conv3\.conv\.weight"
-_IOU_HEAD = r"mask_decoder\.iou_prediction_head\..+"
-_PRIM = rf"mask_decoder\.(transformer|iou_token|mask_tokens)\..+|{_IOU_HEAD}"
-# SAM's head judges four masks, ours K organs: where K is larger, SAM's rows are the first four.
-_SAM_MASKS = 4
-_IOU_ROWS = ("prim.iou_head.layers.2.weight", "prim.iou_head.layers.2.bias")
-_MASK_ROWS = tuple(
-    f"mask_decoder.{name}"
-    for name in (
-        "mask_tokens.weight",
-        "iou_prediction_head.layers.2.weight",
-        "iou_prediction_head.layers.2.bias",
-    )
-)
-_NOT_IN_SAM = rf"\.lora_|output_hypernetworks_mlps\.([{_SAM_MASKS}-9]|\d\d)"
+"""Published names that no forward pass of DeSAM uses: SAM's way to masks, deep supervision, shortcuts of equal width."""
+_ROW_PER_MASK = r".+(mask_tokens|iou_(prediction_)?head\.layers\.2)\.(weight|bias)"
+"""Our tensors of which SAM fills the first rows, one for each of its masks, where a model has more organs."""
+_NOT_IN_SAM = rf"\.lora_|output_hypernetworks_mlps\.([{SAM_MASKS}-9]|\d\d)"
 
 
 def load_checkpoint(model: DeSAM, path: Path | str, *, encoder: bool = False) -> None:
@@ -76,7 +53,7 @@ def load_checkpoint(model: DeSAM, path: Path | str, *, encoder: bool = False) ->
 
     SAM's checkpoint fills the frozen encoders and is where PRIM starts from; PDMM stays as it was. The published DeSAM fills all;
     if it holds no image encoder, the model's is left alone. A ``model.safetensors`` of one of our runs fills the decoder; its
-    card, ``model.json`` beside it, names the frozen weights, which are loaded too.
+    card, ``model.json`` beside it, names the frozen weights, which are loaded too. On the device "meta" a file is checked alone.
 
     Args:
         model: As built, on any device.
@@ -86,54 +63,52 @@ def load_checkpoint(model: DeSAM, path: Path | str, *, encoder: bool = False) ->
     Raises:
         StudyError: The file is missing, damaged, could run code, or does not fit; the sentence names the first tensor at fault.
     """
-    own = model.state_dict()
-    for name, value in _plan(model, path, encoder, ()).items():
-        own[name][: len(value)].copy_(value)
-
-
-def check_checkpoint(model: DeSAM, path: Path | str) -> None:
-    """Check that a file holds an image encoder and fits a model, which may be on the device "meta"; nothing is filled.
-
-    Raises:
-        StudyError: As `load_checkpoint`.
-    """
-    _plan(model, path, True, ())
+    _fill(model, _match_file(model, path, encoder))
 
 
 def load_sam(model: SAM, path: Path | str) -> None:
-    """Fill SAM with its own decoder from SAM's checkpoint: both encoders and the mask decoder; what LoRA adds stays as it is.
+    """Fill SAM from SAM's checkpoint: both encoders and the mask decoder; what LoRA adds stays as it is.
 
     Where K is larger than SAM's four masks, the further tokens and their networks stay as they were.
 
     Raises:
         StudyError: As `load_checkpoint`.
     """
+    file = find_weights(path)
+    names = {name: name for name in model.state_dict() if not re.search(_NOT_IN_SAM, name)}
+    _fill(model, _match(model, file, read_tensors(file), names))
+
+
+def _fill(model: PromptedSAM, tensors: Mapping[str, torch.Tensor]) -> None:
     own = model.state_dict()
-    for name, value in _plan_sam(model, path).items():
+    for name, value in tensors.items():
         own[name][: len(value)].copy_(value)
 
 
-def check_sam(model: SAM, path: Path | str) -> None:
-    """Check that a file holds SAM with its mask decoder and fits a model, as `check_checkpoint` does.
-
-    Raises:
-        StudyError: As `load_checkpoint`.
-    """
-    _plan_sam(model, path)
-
-
-def _plan_sam(model: SAM, text: Path | str) -> dict[str, torch.Tensor]:
+def _match_file(model: DeSAM, text: Path | str, encoder: bool) -> dict[str, torch.Tensor]:
     path = find_weights(text)
-    own = {name: name for name in model.state_dict() if not re.search(_NOT_IN_SAM, name)}
-    return _fit(model, path, read_tensors(path), own, fewer_rows=_MASK_ROWS)
+    tensors = read_tensors(path)
+    if not all(name.startswith(_OURS) for name in tensors):
+        return match_published(model, path, tensors, encoder=encoder)
+    card = _read_card(path)
+    for setting, expected in (("backbone", model.backbone), ("variant", model.variant)):
+        if card[setting] != expected:
+            raise StudyError(
+                f"the weights file '{path}' was trained with {setting} {card[setting]}, the run asks for {expected}: "
+                f"set {setting}={card[setting]}."
+            )
+    decoder = {name: _OURS + name for name in model.state_dict() if not name.startswith(_FROZEN)}
+    frozen: dict[str, torch.Tensor] = {}
+    place = frozen_file(path, model.backbone, card["weights"], card["weights_hash"])
+    if place is not None:
+        frozen = _match_file(model, place, encoder=True)
+    return {
+        **{name: value for name, value in frozen.items() if name.startswith(_FROZEN)},
+        **_match(model, path, tensors, decoder),
+    }
 
 
-def random_weights(backbone: str) -> str:
-    """Return what names the frozen random weights of a backbone: 16 hexadecimal digits."""
-    return digest({"random": asdict(get_backbone(backbone)), "seed": FROZEN_SEED})
-
-
-def fit_tensors(
+def match_published(
     model: DeSAM, path: Path, tensors: Mapping[str, torch.Tensor], *, encoder: bool = False
 ) -> dict[str, torch.Tensor]:
     """Find the place of every tensor of SAM's checkpoint or the published DeSAM's.
@@ -148,7 +123,7 @@ def fit_tensors(
         Tensors by our names.
 
     Raises:
-        StudyError: A tensor is missing, has another shape, or is unknown.
+        StudyError: A tensor is missing, has another shape, or has no place.
     """
     if not any(name.startswith(("mask_decoder.", "image_encoder.")) for name in tensors):
         raise StudyError(
@@ -156,50 +131,74 @@ def fit_tensors(
             "give another file."
         )
     published = any(name.startswith(_PDMM) for name in tensors)
-    parts = {"prompt_encoder", "prim", "pdmm" if published else "image_encoder"}
-    if encoder or any(name.startswith("image_encoder.") for name in tensors):
-        parts.add("image_encoder")
-    names = {ours: _published_name(ours) for ours in _names_of(model, parts)}
-    plan = _fit(model, path, tensors, names, _unused(model), () if published else _IOU_ROWS)
-    _tell_unused(path, len(tensors.keys() - set(names.values())))
-    return plan
+    encoder = encoder or not published or any(name.startswith("image_encoder.") for name in tensors)
+    absent = (*(() if published else ("pdmm.",)), *(() if encoder else ("image_encoder.",)))
+    names = {name: _published_name(name) for name in model.state_dict() if not name.startswith(absent)}
+    with torch.device("meta"):  # a variant may lack PRIM, or its IoU head, which the file has
+        prim = PRIM(model.spec, model.n_classes, iou_head=True).state_dict()
+    unused = [re.escape(_published_name(f"prim.{name}")) for name in prim]
+    return _match(model, path, tensors, names, "|".join([_UNUSED, *unused]))
 
 
-def _plan(model: DeSAM, text: Path | str, encoder: bool, outer: tuple[Path, ...]) -> dict[str, torch.Tensor]:
-    """Return what goes where, by our names; ``outer`` are files whose cards have led here."""
-    path = find_weights(text)
-    tensors = read_tensors(path)
-    if all(name.startswith(_OURS) for name in tensors):
-        return _plan_own(model, path, tensors, outer)
-    return fit_tensors(model, path, tensors, encoder=encoder)
+def _published_name(ours: str) -> str:
+    """Return what the published state dict calls a tensor; the names of the encoders are the same."""
+    name = ours
+    for pattern, theirs in _NAMES.items() if not ours.startswith(_FROZEN) else ():
+        name = re.sub(pattern, theirs, name)
+    return name
 
 
-def _plan_own(
-    model: DeSAM, path: Path, tensors: Mapping[str, torch.Tensor], outer: tuple[Path, ...]
+def _match(
+    model: PromptedSAM,
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    names: Mapping[str, str],
+    unused: str = "",
 ) -> dict[str, torch.Tensor]:
-    card = _read_card(path)
-    for setting, asked in (("backbone", model.backbone), ("variant", model.variant)):
-        trained = getattr(card, setting)
-        if trained != asked:
-            raise StudyError(
-                f"the weights file '{path}' was trained with {setting} {trained}, the run asks for {asked}: "
-                f"set {setting}={trained}."
-            )
-    names = {ours: _OURS + ours for ours in _names_of(model, _TRAINED)}
-    return {**_frozen(model, path, card, outer), **_fit(model, path, tensors, names)}
+    """Return the tensors of ``names`` (ours to the file's) by our names, once all are right; others may be ``unused`` alone."""
+    own = model.state_dict()
+    for ours, theirs in names.items():
+        expected = tuple(own[ours].shape)
+        if theirs not in tensors:
+            raise _misfit(model, path, tensors, f"lacks tensor '{theirs}' of shape {expected}")
+        shape = tuple(tensors[theirs].shape)
+        of_sam = (SAM_MASKS, *expected[1:]) if re.fullmatch(_ROW_PER_MASK, ours) else expected
+        if shape not in (expected, of_sam):
+            fault = f"holds tensor '{theirs}' of shape {shape} where {expected} is expected"
+            raise _misfit(model, path, tensors, fault)
+    used = set(names.values())
+    for theirs, value in tensors.items():
+        if theirs not in used and not re.fullmatch(unused, theirs):
+            fault = f"holds tensor '{theirs}' of shape {tuple(value.shape)}, for which there is no place"
+            raise _misfit(model, path, tensors, fault)
+    return {ours: tensors[theirs] for ours, theirs in names.items()}
 
 
-def _frozen(model: DeSAM, path: Path, card: "_Card", outer: tuple[Path, ...]) -> dict[str, torch.Tensor]:
-    """Return the frozen tensors that a card names; none for the random ones, which every model is built with."""
-    place = frozen_file(path, model.backbone, card.weights, card.weights_hash)
-    if place is None:
-        return {}
-    if path.resolve() in outer:
-        raise StudyError(
-            f"the card of '{path}' names the file itself as its frozen weights: restore the card."
-        )
-    plan = _plan(model, place, True, (*outer, path.resolve()))
-    return {name: value for name, value in plan.items() if name.split(".")[0] in _FROZEN}
+def _misfit(model: PromptedSAM, path: Path, tensors: Mapping[str, torch.Tensor], fault: str) -> StudyError:
+    """Return the error that says what does not fit and, where it shows, which backbone the file is of."""
+    actual = _recognise(tensors)
+    advice = f"a {model.title} is asked for"
+    if actual not in (None, model.backbone):
+        advice = f"that is a {actual}, the run asks for {model.backbone}: set backbone={actual}"
+    return StudyError(f"the weights file '{path}' {fault}: {advice}.")
+
+
+def _recognise(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """Return the backbone whose sizes a file has; None if it has none's."""
+    for name, spec in BACKBONES.items():
+        telling = {
+            "image_encoder.pos_embed": (1, spec.grid, spec.grid, spec.width),
+            _published_name("pdmm.context.0.first.conv1.weight"): (spec.pdmm[0], spec.width, 3, 3),
+        }
+        shapes = {key: tuple(tensors[key].shape) for key in telling if key in tensors}
+        if shapes and all(telling[key] == shape for key, shape in shapes.items()):
+            return name
+    return None
+
+
+def random_weights(backbone: str) -> str:
+    """Return what names the frozen random weights of a backbone: 16 hexadecimal digits."""
+    return digest({"random": asdict(get_backbone(backbone)), "seed": FROZEN_SEED})
 
 
 def frozen_file(path: Path, backbone: str, weights: str, weights_hash: str) -> Path | None:
@@ -224,6 +223,10 @@ def frozen_file(path: Path, backbone: str, weights: str, weights_hash: str) -> P
     named, _ = parse_weights(weights)
     for place in (named, path.parent / named.name):
         if place.is_file() and weights_sha256(place).startswith(weights_hash):
+            if place.resolve() == path.resolve():
+                raise StudyError(
+                    f"the card of '{path}' names the file itself as its frozen weights: restore the card."
+                )
             return place
     raise StudyError(
         f"'{path}' was trained on the frozen weights '{named}' (SHA-256 {weights_hash}...), which are not there: "
@@ -231,22 +234,15 @@ def frozen_file(path: Path, backbone: str, weights: str, weights_hash: str) -> P
     )
 
 
-@dataclass(frozen=True)
-class _Card:
-    """What a model card says of the weights: how they were trained, and on which frozen ones."""
-
-    backbone: str
-    variant: str
-    weights: str
-    weights_hash: str
-
-
-def _read_card(path: Path) -> _Card:
+def _read_card(path: Path) -> dict[str, str]:
+    """Return backbone, variant, frozen weights and their hash from the card that a run wrote with its weights."""
     place = path.with_suffix(".json")
     try:
         run = json.loads(place.read_text(encoding="utf-8"))["run"]
-        settings, files = run["identity"]["settings"], run["files"]
-        said = (settings["backbone"], settings["variant"], files["weights"], run["identity"]["weights"])
+        settings = {key: run["identity"]["settings"][key] for key in ("backbone", "variant")}
+        card = {**settings, "weights": run["files"]["weights"], "weights_hash": run["identity"]["weights"]}
+        if not all(isinstance(value, str) and value for value in card.values()):
+            raise TypeError
     except OSError as error:
         raise StudyError(
             f"'{path}' lacks its card: put '{place.name}', which the run wrote with it, beside it."
@@ -255,96 +251,4 @@ def _read_card(path: Path) -> _Card:
         raise StudyError(
             f"the card '{place}' is damaged or not of a DeSAM run: restore the one that the run wrote."
         ) from error
-    if not all(isinstance(value, str) and value for value in said):
-        raise StudyError(
-            f"the card '{place}' does not name backbone, variant and frozen weights: restore it."
-        )
-    return _Card(*said)
-
-
-def _names_of(model: DeSAM, parts: Collection[str]) -> list[str]:
-    return [name for name in model.state_dict() if name.split(".")[0] in parts]
-
-
-def _published_name(ours: str) -> str:
-    """Return what the published state dict calls a tensor; the names of the encoders are the same."""
-    name = ours
-    for pattern, theirs in _NAMES if ours.startswith(_TRAINED) else ():
-        name = pattern.sub(theirs, name)
-    return name
-
-
-def _fit(
-    model: PromptedSAM,
-    path: Path,
-    tensors: Mapping[str, torch.Tensor],
-    names: Mapping[str, str],
-    unused: str = "",
-    fewer_rows: Sequence[str] = (),
-) -> dict[str, torch.Tensor]:
-    """Return the tensors by our names, once every name and shape is right.
-
-    Args:
-        model: What is to be filled.
-        path: Where the tensors come from, for messages.
-        tensors: By the file's names.
-        names: Our name of every tensor wanted, to the file's.
-        unused: Pattern of the file's names that have no use here.
-        fewer_rows: Ours of which SAM has the first four rows.
-    """
-    own, plan = model.state_dict(), {}
-    for ours, theirs in names.items():
-        expected = tuple(own[ours].shape)
-        if theirs not in tensors:
-            raise _misfit(model, path, tensors, f"lacks tensor '{theirs}' of shape {expected}")
-        found = tuple(tensors[theirs].shape)
-        if found != expected and not (ours in fewer_rows and found == (_SAM_MASKS, *expected[1:])):
-            fault = f"holds tensor '{theirs}' of shape {found} where {expected} is expected"
-            raise _misfit(model, path, tensors, fault)
-        plan[ours] = tensors[theirs]
-    used = set(names.values())
-    for theirs, value in tensors.items():
-        if theirs not in used and not re.fullmatch(unused, theirs):
-            fault = f"holds tensor '{theirs}' of shape {tuple(value.shape)}, for which there is no place"
-            raise _misfit(model, path, tensors, fault)
-    return plan
-
-
-@lru_cache
-def _tell_unused(path: Path, count: int) -> None:
-    """Say once per process and file how much of it has no use here; of what comes with this package it is known."""
-    if count and path.resolve() != SHIPPED:
-        tqdm.write(
-            f"{path}: {count} tensors have no use in DeSAM (SAM's way to masks and the like) and are left aside",
-            file=sys.stderr,
-        )
-
-
-def _unused(model: DeSAM) -> str:
-    """Return the pattern of published names that this variant has no use for."""
-    if model.prim is None:
-        return f"{_UNUSED}|{_PRIM}"
-    return _UNUSED if model.prim.iou_head is not None else f"{_UNUSED}|{_IOU_HEAD}"
-
-
-def _misfit(model: PromptedSAM, path: Path, tensors: Mapping[str, torch.Tensor], fault: str) -> StudyError:
-    """Return the error that says what does not fit and, where it shows, which backbone the file is of."""
-    actual = _recognise(tensors)
-    if actual is not None and actual != model.backbone:
-        advice = f"that is a {actual}, the run asks for {model.backbone}: set backbone={actual}"
-    else:
-        advice = f"a {model.title} is asked for"
-    return StudyError(f"the weights file '{path}' {fault}: {advice}.")
-
-
-def _recognise(tensors: Mapping[str, torch.Tensor]) -> str | None:
-    """Return the backbone whose sizes a file has; None if it has none's."""
-    for name, spec in BACKBONES.items():
-        telling = {
-            "image_encoder.pos_embed": (1, spec.grid, spec.grid, spec.width),
-            _published_name("pdmm.context.0.first.conv1.weight"): (spec.pdmm[0], spec.width, 3, 3),
-        }
-        present = {key: tuple(tensors[key].shape) for key in telling if key in tensors}
-        if present and all(telling[key] == shape for key, shape in present.items()):
-            return name
-    return None
+    return card

@@ -1,10 +1,10 @@
-"""Weights files: what a setting names, whether its content is what was asked for, and its tensors by name.
+"""Weights files: what a setting names, whether its content is the right one, and its tensors by name.
 
 Nothing that is read here may run code: safetensors hold numbers only, and PyTorch's files go through its reader that
-knows tensors and nothing else.
+allows tensors and nothing else.
 """
 
-import hashlib
+import json
 import pickle
 import re
 import warnings
@@ -19,16 +19,23 @@ from safetensors.torch import load_file
 
 from desam_lite.model.download import PUBLIC
 from desam_lite.model.names import SHIPPED_WEIGHTS
-from desam_lite.model.shipped import SHIPPED, SHIPPED_SHA256
 from desam_lite.utils.errors import StudyError
+from desam_lite.utils.files import sha256_file
 
+SHIPPED = Path(__file__).resolve().parent / "pretrained" / "sam_tiny.safetensors"
+"""SAM's image encoder, prompt encoder and mask decoder at the size of `sam_tiny`, trained by this study, in half precision."""
+SHIPPED_SHA256 = "4b6f63bcedc24e8357db1fd4b96c83ddc34cf7c54187ba66452e1af65505c0dd"
 _HASH_MARK = "#sha256="
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# SAM's public files carry the first six digits of their MD5 in their name.
-_PUBLIC_NAME = re.compile(r"sam_vit_[bhl]_([0-9a-f]{6})\.pth")
 _WRAPPERS = ("model", "state_dict")
-_DISTRIBUTED = "module."
-_GLOBAL = re.compile(r"GLOBAL (\S+)")
+_DISTRIBUTED = "module."  # what distributed training puts before every name
+_GLOBAL = re.compile(r"GLOBAL (\S+)")  # how PyTorch's reader names what a pickle would call
+
+
+def shipped_card() -> dict[str, Any]:
+    """Return what the shipped weights are: recipe, images trained on, minutes, device, probe, licence."""
+    card: dict[str, Any] = json.loads(SHIPPED.with_suffix(".json").read_text(encoding="utf-8"))
+    return card
 
 
 def parse_weights(text: Path | str) -> tuple[Path, str | None]:
@@ -55,53 +62,55 @@ def parse_weights(text: Path | str) -> tuple[Path, str | None]:
 
 
 def find_weights(text: Path | str) -> Path:
-    """Return the file that the setting ``weights`` names, once its content is known to be what was asked for.
+    """Return the file that the setting ``weights`` names, once its content is the right one.
 
     Raises:
         StudyError: The file is missing or empty, its SHA-256 is not the one stated, or it bears the name of one of SAM's public
             files and is not that file.
     """
     path, stated = parse_weights(text)
+    public = next((weights for weights in PUBLIC.values() if weights.name == path.name), None)
     if not path.is_file():
-        public = [w.backbone for w in PUBLIC.values() if w.name == path.name]
-        advice = (
-            f"fetch it with 'desam-lite weights fetch {public[0]}'"
-            if public
-            else "give the path of a checkpoint"
-        )
+        fetch = f"fetch it with 'desam-lite weights fetch {public.backbone}'" if public else ""
         raise StudyError(
-            f"the weights file '{path}' does not exist: {advice}, or use 'random' for an untrained encoder."
+            f"the weights file '{path}' does not exist: {fetch or 'give the path of a checkpoint'}, "
+            "or use 'random' for an untrained encoder."
         )
     if path.stat().st_size == 0:
         raise StudyError(f"the weights file '{path}' is empty: download or copy it again.")
-    named = _PUBLIC_NAME.fullmatch(path.name)
-    if named and not (found := _hash(path, "md5")).startswith(named[1]):
-        raise StudyError(
-            f"'{path}' is not the published file, whose MD5 starts with {named[1]} (this one's is {found}): "
-            "download it again, or give it another name if it is meant to differ."
-        )
-    if stated and (found := weights_sha256(path)) != stated:
-        raise StudyError(
-            f"the weights file '{path}' has SHA-256 {found}, not {stated} as asked for: download it again, or state its own."
-        )
+    for expected, origin in ((public.sha256 if public else None, "published"), (stated, "stated")):
+        if expected and weights_sha256(path) != expected:
+            raise StudyError(
+                f"the weights file '{path}' has SHA-256 {weights_sha256(path)}, so it is not the {origin} file, which has "
+                f"{expected}: fetch it again, or correct its name or the stated hash if it is meant to differ."
+            )
     return path
 
 
 def weights_sha256(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits; an unchanged file is read once per process."""
-    return _hash(path, "sha256")
-
-
-def _hash(path: Path, algorithm: str) -> str:
     status = path.stat()
-    return _hash_as_of(str(path.resolve()), status.st_size, status.st_mtime_ns, algorithm)
+    return _sha256_as_of(path.resolve(), status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
-def _hash_as_of(path: str, size: int, mtime_ns: int, algorithm: str) -> str:
+def _sha256_as_of(path: Path, size: int, mtime_ns: int) -> str:
     """Hash a file; size and time stand for its content, so that gigabytes are not read for every run of a study."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+    return sha256_file(path)
+
+
+def identify_weights(text: Path | str) -> str:
+    """Say in a few words what a weights file is, once all of it has been read.
+
+    Raises:
+        StudyError: It is missing, damaged or could run code, or it bears the name of a public file and is not that file.
+    """
+    path = find_weights(text)
+    sha256 = weights_sha256(path)
+    for public in PUBLIC.values():
+        if sha256 == public.sha256:
+            return f"SAM's {public.backbone} as published (SHA-256 {sha256})"
+    return f"{len(read_tensors(path))} tensors, none of SAM's public files (SHA-256 {sha256})"
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -130,14 +139,12 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
             raise StudyError(
                 f"entry {name!r} of the weights file '{path}' is no named tensor: save the state dict alone."
             )
-    distributed = all(name.startswith(_DISTRIBUTED) for name in content)
-    return {
-        name.removeprefix(_DISTRIBUTED) if distributed else name: value for name, value in content.items()
-    }
+    prefix = _DISTRIBUTED if all(name.startswith(_DISTRIBUTED) for name in content) else ""
+    return {name.removeprefix(prefix): value for name, value in content.items()}
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Tell by the first bytes, the header's length and its opening brace; a file that claims to be one is taken at its word."""
+    """Tell by the first bytes, the header's length and its opening brace; a name that claims it is believed."""
     with path.open("rb") as file:
         start = file.read(9)
     fits = int.from_bytes(start[:8], "little") + 8 <= path.stat().st_size

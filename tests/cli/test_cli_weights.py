@@ -10,14 +10,14 @@ from conftest import complaint
 from desam_lite.model.download import PUBLIC, PublicWeights
 
 CONTENT = b"not really weights" * 100
-NAME = f"sam_vit_b_{hashlib.md5(CONTENT).hexdigest()[:6]}.pth"
+NAME = PUBLIC["vit_b"].name
 
 
 @pytest.fixture(autouse=True)
 def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the published ViT-B, which is a small file here."""
-    hashes = (hashlib.md5(CONTENT).hexdigest(), hashlib.sha256(CONTENT).hexdigest())
-    monkeypatch.setitem(PUBLIC, "vit_b", PublicWeights("vit_b", NAME, len(CONTENT), *hashes))
+    sha256 = hashlib.sha256(CONTENT).hexdigest()
+    monkeypatch.setitem(PUBLIC, "vit_b", PublicWeights("vit_b", NAME, len(CONTENT), sha256))
     (tmp_path / "mirror").mkdir()
     (tmp_path / "mirror" / NAME).write_bytes(CONTENT)
     return tmp_path / "mirror"
@@ -27,7 +27,7 @@ def test_list_tells_address_hashes_and_what_is_here(run, mirror: Path) -> None:
     code, out, _ = run("weights", "list", "--folder", mirror)
     assert code == 0
     for weights in PUBLIC.values():
-        assert weights.url in out and weights.sha256 in out and weights.md5 in out
+        assert weights.url in out and weights.sha256 in out
     assert out.count(", here") == 1 and out.count(", not here") == 2
 
 

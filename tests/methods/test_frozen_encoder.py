@@ -14,7 +14,9 @@ from desam_lite.methods.frozen_encoder import build_model, check_weights, open_e
 from desam_lite.methods.run_spec import RunSpec, make_spec
 from desam_lite.model.build import build_desam
 from desam_lite.model.checkpoints import random_weights
+from desam_lite.model.names import SHIPPED_WEIGHTS
 from desam_lite.model.sam import preprocess
+from desam_lite.model.weights import SHIPPED_SHA256
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import sha256_file
 
@@ -154,3 +156,17 @@ def test_a_run_on_bad_weights_stops_before_anything_is_written(
     assert not (tmp_path / "ws" / "runs").exists()
     assert not (tmp_path / "ws" / "embeddings").exists()
     assert not trace.exists()
+
+
+def test_a_run_names_the_shipped_weights_by_its_content() -> None:
+    spec = spec_for(backbone="sam_tiny", weights=SHIPPED_WEIGHTS)
+    assert weights_hash(spec) == SHIPPED_SHA256[:16] != random_weights("sam_tiny")
+    check_weights(spec, 1)
+    model, untrained = build_model(spec, 1), build_desam("sam_tiny")
+    first = next(iter(untrained.image_encoder.parameters()))
+    assert not torch.equal(next(iter(model.image_encoder.parameters())), first)
+
+
+def test_shipped_weights_are_refused_for_another_backbone() -> None:
+    with pytest.raises(StudyError, match="that is a sam_tiny, the run asks for vit_b"):
+        check_weights(spec_for(backbone="vit_b", weights=SHIPPED_WEIGHTS), 1)

@@ -1,8 +1,12 @@
 """SAM's weights and the published DeSAM's fill a model, or one sentence says which tensor does not fit."""
 
+import json
 import re
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
@@ -16,15 +20,17 @@ from small_model import (
     random_pixels,
     sam_decoder,
     sam_tensors,
+    save_own,
     use_micro,
 )
 
 from desam_lite.model.build import build_desam
-from desam_lite.model.checkpoints import check_checkpoint, fit_tensors, load_checkpoint
+from desam_lite.model.checkpoints import load_checkpoint, match_published, random_weights
 from desam_lite.model.desam import DeSAM
 from desam_lite.model.names import Variant
 from desam_lite.model.prompts import Prompts
 from desam_lite.model.sam import BACKBONES, BackboneSpec, get_backbone
+from desam_lite.model.weights import SHIPPED, read_tensors
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import sha256_file
 
@@ -112,7 +118,7 @@ def test_the_shapes_of_these_tests_are_those_of_the_published_state_dict() -> No
 def test_the_published_names_and_shapes_fill_the_whole_decoder_at_full_size(backbone: str) -> None:
     with torch.device("meta"):
         model = DeSAM(backbone)
-    plan = fit_tensors(model, Path("desam.pth"), on_meta(published_shapes(get_backbone(backbone))))
+    plan = match_published(model, Path("desam.pth"), on_meta(published_shapes(get_backbone(backbone))))
     assert plan.keys() == {n for n in model.state_dict() if not n.startswith("image_encoder.")}
 
 
@@ -150,14 +156,8 @@ def test_the_published_weights_may_hold_the_image_encoder(tmp_path: Path) -> Non
 
 def test_where_an_image_encoder_is_needed_a_file_without_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "desam.pth", published_tensors())
-    for refuse in (
-        lambda: load_checkpoint(build_desam("micro"), path, encoder=True),
-        lambda: check_checkpoint(build_desam("micro"), path),
-    ):
-        with pytest.raises(
-            StudyError, match=r"lacks tensor 'image_encoder.pos_embed' of shape \(1, 4, 4, 24\)"
-        ):
-            refuse()
+    with pytest.raises(StudyError, match=r"lacks tensor 'image_encoder.pos_embed' of shape \(1, 4, 4, 24\)"):
+        load_checkpoint(build_desam("micro"), path, encoder=True)
 
 
 def test_wrapped_and_distributed_published_weights_are_read(tmp_path: Path) -> None:
@@ -196,19 +196,6 @@ def test_a_missing_tensor_is_named_as_the_file_would(tmp_path: Path) -> None:
         match=r"sam.pth' lacks tensor 'mask_decoder.iou_prediction_head.layers.1.bias' of shape \(256,\)",
     ):
         build_desam("micro", checkpoint=save(tmp_path / "sam.pth", tensors))
-
-
-def test_what_has_no_use_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tensors = published_tensors()
-    path = save(tmp_path / "desam.pth", tensors)
-    aside = [n for n in tensors if "upscaling" in n or "hypernetworks" in n or "seg_outputs.0" in n]
-    same_width = [n for n in tensors if n.endswith("conv3.conv.weight")]
-    build_desam("micro", checkpoint=path)
-    build_desam("micro", checkpoint=path)
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    count = int(told.partition(" tensors")[0].rpartition(" ")[2])
-    assert len(aside) < count < len(aside) + len(same_width)  # shortcuts are used where the width changes
 
 
 def test_an_unknown_tensor_is_named(tmp_path: Path) -> None:
@@ -254,8 +241,8 @@ def test_the_encoder_of_sam_vit_l_is_recognised(asked: str) -> None:
         model, other = DeSAM(asked, "pdmm_only"), DeSAM("vit_l", "pdmm_only")
     frozen = {n: t for n, t in other.state_dict().items() if not n.startswith("pdmm.")}
     with pytest.raises(StudyError, match=f"that is a vit_l, the run asks for {asked}: set backbone=vit_l"):
-        fit_tensors(model, Path("sam.pth"), frozen)
-    assert fit_tensors(other, Path("sam.pth"), frozen).keys() == frozen.keys()
+        match_published(model, Path("sam.pth"), frozen)
+    assert match_published(other, Path("sam.pth"), frozen).keys() == frozen.keys()
 
 
 def test_tensors_of_something_else_are_named_by_the_first(tmp_path: Path) -> None:
@@ -268,12 +255,167 @@ def test_tensors_of_something_else_are_named_by_the_first(tmp_path: Path) -> Non
 def test_a_stated_hash_is_checked_before_anything_is_read(tmp_path: Path) -> None:
     path = save(tmp_path / "sam.pth", sam_tensors())
     build_desam("micro", checkpoint=f"{path}#sha256={sha256_file(path)}")
-    with pytest.raises(StudyError, match="as asked for"):
+    with pytest.raises(StudyError, match="not the stated file"):
         build_desam("micro", checkpoint=f"{path}#sha256={'0' * 64}")
 
 
 def test_checking_on_the_meta_device_fills_nothing(tmp_path: Path) -> None:
     with torch.device("meta"):
         model = DeSAM("micro")
-    check_checkpoint(model, save(tmp_path / "sam.pth", sam_tensors()))
+    load_checkpoint(model, save(tmp_path / "sam.pth", sam_tensors()))
     assert all(p.is_meta for p in model.parameters())
+
+
+# The weights of one of our runs
+
+
+def save_sam(folder: Path, seed: int = 1) -> Path:
+    torch.save(sam_tensors(seed=seed), folder / "sam.pth")
+    return folder / "sam.pth"
+
+
+@pytest.mark.parametrize("variant", ["desam", "no_iou_head", "no_fusion", "pdmm_only"])
+def test_a_run_on_random_weights_comes_back_whole(variant: Variant, tmp_path: Path) -> None:
+    trained = build_desam("micro", variant, 2, seed=5)
+    path = save_own(tmp_path, trained, weights_hash=random_weights("micro"))
+    assert not parts_that_differ(build_desam("micro", variant, 2, checkpoint=path), trained)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_run_on_sam_comes_back_with_its_frozen_weights(moved: bool, tmp_path: Path) -> None:
+    sam = save_sam(tmp_path)
+    trained = build_desam("micro", checkpoint=sam, seed=5)
+    assert trained.prim is not None
+    torch.nn.init.normal_(trained.prim.iou_token.weight)
+    stated = f"{sam}#sha256={sha256_file(sam)}"
+    path = save_own(tmp_path / "run", trained, stated, sha256_file(sam)[:16])
+    if moved:  # to another machine, with the frozen weights beside
+        sam.rename(tmp_path / "run" / "sam.pth")
+    assert not parts_that_differ(build_desam("micro", checkpoint=path), trained)
+
+
+def test_frozen_weights_that_are_gone_or_changed_are_asked_for(tmp_path: Path) -> None:
+    sam = save_sam(tmp_path)
+    path = save_own(tmp_path / "run", build_desam("micro"), str(sam), sha256_file(sam)[:16])
+    save_sam(tmp_path, seed=8)
+    with pytest.raises(
+        StudyError, match=r"trained on the frozen weights '.*sam.pth' \(SHA-256 .*put that file there"
+    ):
+        build_desam("micro", checkpoint=path)
+
+
+def test_another_random_encoder_than_that_of_the_run_is_not_used(tmp_path: Path) -> None:
+    path = save_own(tmp_path, build_desam("micro"), weights_hash="0" * 16)
+    with pytest.raises(StudyError, match="random micro of another version"):
+        build_desam("micro", checkpoint=path)
+
+
+def test_a_card_that_names_its_own_file_ends_in_an_error(tmp_path: Path) -> None:
+    path = save_own(tmp_path, build_desam("micro"))
+    save_own(tmp_path, build_desam("micro"), str(path), sha256_file(path)[:16])
+    with pytest.raises(StudyError, match="names the file itself"):
+        build_desam("micro", checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        (
+            {"variant": "no_fusion"},
+            "trained with variant no_fusion, the run asks for desam: set variant=no_fusion",
+        ),
+        ({"backbone": "vit_l"}, "trained with backbone vit_l, the run asks for micro: set backbone=vit_l"),
+    ],
+)
+def test_our_weights_of_another_kind_say_which(changes: dict[str, Any], fault: str, tmp_path: Path) -> None:
+    path = save_own(tmp_path, build_desam("micro"), weights_hash=random_weights("micro"), **changes)
+    with pytest.raises(StudyError, match=fault):
+        build_desam("micro", checkpoint=path)
+
+
+def test_our_weights_for_another_number_of_organs_are_refused(tmp_path: Path) -> None:
+    path = save_own(tmp_path, build_desam("micro", n_classes=2), weights_hash=random_weights("micro"))
+    with pytest.raises(
+        StudyError, match=r"'model.pdmm.head.weight' of shape \(2, .*where \(3, .*for 3 organ"
+    ):
+        build_desam("micro", n_classes=3, checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    ("card", "fault"),
+    [
+        (None, "lacks its card: put 'model.json'"),
+        ("{", "card '.*model.json' is damaged"),
+        ("[]", "card '.*model.json' is damaged"),
+        ('{"run": {}}', "card '.*model.json' is damaged"),
+        (
+            json.dumps(
+                {
+                    "run": {
+                        "identity": {"settings": {"backbone": None, "variant": None}, "weights": None},
+                        "files": {"weights": None},
+                    }
+                }
+            ),
+            "is damaged or not of a DeSAM run",
+        ),
+    ],
+)
+def test_a_card_that_is_missing_or_damaged_is_named(card: str | None, fault: str, tmp_path: Path) -> None:
+    path = save_own(tmp_path, build_desam("micro"))
+    (tmp_path / "model.json").unlink()
+    if card is not None:
+        (tmp_path / "model.json").write_text(card)
+    with pytest.raises(StudyError, match=fault):
+        build_desam("micro", checkpoint=path)
+
+
+@pytest.mark.parametrize("on_sam", [False, True])
+def test_what_a_run_wrote_predicts_what_the_run_predicted(
+    on_sam: bool, tiny_task: tuple[Path, Path], tmp_path: Path
+) -> None:
+    from desam_lite.data.tasks import open_task
+    from desam_lite.methods.desam import DeSAMMethod
+    from desam_lite.methods.frozen_encoder import open_embeddings
+    from desam_lite.methods.run_spec import make_spec
+    from desam_lite.model.predictor import GridSettings
+    from desam_lite.study.run import execute_run
+
+    spec = make_spec(
+        manifest=tiny_task[0],
+        data_root=tiny_task[1],
+        source="A",
+        method="desam",
+        prompt_mode="box",
+        backbone="micro",
+        weights=str(save_sam(tmp_path)) if on_sam else "random",
+        split="70_10_20",
+        train_slices="all",
+        epochs=2,
+        learning_rate=1e-3,
+        min_area=1,
+    )
+    run = execute_run(spec, tmp_path, accelerator="cpu", progress=False)
+    model = build_desam("micro", checkpoint=run.directory / "model.safetensors")
+    task = open_task(*tiny_task, tmp_path, progress=False)
+    store = open_embeddings(spec, task.slices, tmp_path, torch.device("cpu"), progress=False)
+    method = DeSAMMethod(model, "box", GridSettings(min_area=1))
+    drawn = method.predict(task.slices.load("B", "B0").images, partial(store.load, "B", "B0"))
+    again = np.stack([found.labels for found in drawn])
+    assert again.any()
+    assert np.array_equal(again, run.prediction("B", "B0"))
+    fresh = build_desam("micro", checkpoint=tmp_path / "sam.pth" if on_sam else None)
+    assert parts_that_differ(model, fresh) == {"prim", "pdmm"}
+
+
+# The weights that come with the package
+
+
+def test_a_model_is_filled_from_the_shipped_weights_by_name() -> None:
+    model = build_desam("sam_tiny", checkpoint="shipped")
+    tensors = read_tensors(SHIPPED)
+    for part in ("image_encoder", "prompt_encoder"):
+        for name, value in getattr(model, part).state_dict().items():
+            assert torch.equal(value, tensors[f"{part}.{name}"].float()), name
+    assert model.prim is not None
+    assert torch.equal(model.prim.iou_token.weight.detach(), tensors["mask_decoder.iou_token.weight"].float())

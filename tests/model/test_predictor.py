@@ -1,17 +1,23 @@
 """Prediction keeps the best stable prompt, draws as few masks as it can, and comes back on the grid of the slice."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from scipy import ndimage
 from small_model import random_embeddings, use_micro
+from torch.nn import functional
 
 from desam_lite.model.build import build_desam
 from desam_lite.model.desam import DeSAM
 from desam_lite.model.names import Variant
-from desam_lite.model.predictor import GridSettings, Prediction, point_grid, predict_slice
+from desam_lite.model.predictor import GridSettings, Prediction, point_grid, predict_slice, remove_small
 from desam_lite.model.prompts import Decoded, ImageEmbeddings, Prompts
 from desam_lite.training.method import combine_organs
 
@@ -258,3 +264,172 @@ def test_prompts_of_a_slice_that_is_not_square_stay_out_of_the_padding(
     assert len(points) == 81
     torch.testing.assert_close(points.amin(0), torch.tensor([filled[1], filled[0]]) / 18)
     torch.testing.assert_close(points.amax(0), torch.tensor([filled[1], filled[0]]) * 17 / 18)
+
+
+MASKS = arrays.arrays(bool, st.tuples(st.integers(1, 14), st.integers(1, 14)))
+
+
+@given(st.integers(1, 9), st.integers(1, 200), st.integers(1, 200))
+def test_grid_points_lie_inside_the_slice_in_equal_steps(n: int, height: int, width: int) -> None:
+    grid = point_grid(n, width, height).reshape(n, n, 2)
+    assert (grid > 0).all()
+    assert (grid[..., 0] < width).all()
+    assert (grid[..., 1] < height).all()
+    # Reflected in the centre of the slice the grid is itself.
+    torch.testing.assert_close(torch.tensor([width, height]) - grid.flip(0, 1), grid)
+    if n > 1:
+        torch.testing.assert_close(grid[0].diff(dim=0)[:, 0], torch.full((n - 1,), width / n))
+        torch.testing.assert_close(grid[:, 0].diff(dim=0)[:, 1], torch.full((n - 1,), height / n))
+
+
+def parts(mask: np.ndarray) -> list[np.ndarray]:
+    """The connected parts of a mask, pixels touching at corners included."""
+    labels, count = ndimage.label(mask, np.ones((3, 3)))
+    return [labels == number for number in range(1, count + 1)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(MASKS, st.floats(0.5, 60))
+def test_small_holes_are_filled_and_of_small_islands_only_the_largest_stays(
+    mask: np.ndarray, area: float
+) -> None:
+    cleaned = remove_small(mask, area)
+    holes = [hole for hole in parts(~mask) if hole.sum() < area] if mask.any() else []
+    filled = np.any([mask, *holes], axis=0)
+    islands, left = parts(filled), parts(cleaned)
+    largest = max((part.sum() for part in islands), default=0)
+    assert max((part.sum() for part in left), default=0) == largest
+    assert all(part.sum() >= min(area, largest) for part in left)
+    # Every part is kept or removed as a whole, and nothing else is added.
+    assert all(cleaned[part].all() == cleaned[part].any() for part in islands)
+    assert not (cleaned & ~filled).any()
+
+
+@settings(max_examples=50, deadline=None)
+@given(MASKS)
+def test_a_smallest_area_of_zero_or_one_changes_nothing(mask: np.ndarray) -> None:
+    assert np.array_equal(remove_small(mask, 0), mask)
+    assert np.array_equal(remove_small(mask, 1), mask)
+
+
+EXACT_SIZE = (26, 40)
+LOGITS = 1e-4  # how far logits may be apart; a probability is then at most a quarter of it apart
+ROUNDING = 1e-5  # scores nearer than this may change places
+
+
+def varied_model(seed: int, n_classes: int = 1) -> DeSAM:
+    """A random model whose prompts differ in score and in stability, norms and biases random too."""
+    model = build_desam("micro", "desam" if seed % 3 else "no_fusion", n_classes=n_classes, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    assert model.prim is not None
+    with torch.no_grad():
+        model.pdmm.head.weight.mul_(20)
+        for parameter in model.prim.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+            else:
+                parameter.mul_(1.5)
+    return model
+
+
+@torch.no_grad()
+def drawn_alone(
+    model: DeSAM, embeddings: ImageEmbeddings, points: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits ``(N, K, H, W)`` on the slice and IoU ``(N, K)`` of each point, from a pass through the model of its own."""
+    height, width = round(32 * EXACT_SIZE[0] / EXACT_SIZE[1]), 32
+    logits, scores = [], []
+    for point in points:
+        out = model.decode(embeddings, Prompts.points(point[None, None], torch.ones(1, 1)))
+        assert out.iou is not None
+        whole = functional.interpolate(out.mask_logits, (32, 32), mode="bilinear")
+        logits.append(functional.interpolate(whole[..., :height, :width], EXACT_SIZE, mode="bilinear")[0])
+        scores.append(out.iou[0])
+    return torch.stack(logits), torch.stack(scores)
+
+
+def stability(logits: torch.Tensor) -> torch.Tensor:
+    return (logits > 1).sum((2, 3)) / (logits > -1).sum((2, 3)).clamp_min(1)
+
+
+def quantile(values: torch.Tensor, share: float) -> float:
+    """A threshold about ``share`` of the way through the values, well between two of them, so that rounding does not decide."""
+    ordered = values.flatten().sort().values
+    bounds = torch.cat([ordered[:1] - 1, ordered, ordered[-1:] + 1])
+    wide = (bounds.diff() > 1e-3).nonzero()[:, 0]
+    gap = wide[(wide - share * len(ordered)).abs().argmin()]
+    return float(bounds[gap : gap + 2].mean())
+
+
+def cases() -> Iterator[tuple[int, int, int, float, float]]:
+    """Yield seed, side of the grid, organs, and the shares of scores and of stabilities that are refused."""
+    rng = np.random.default_rng(0)
+    for seed in range(40):
+        yield (
+            seed,
+            int(rng.integers(1, 6)),
+            int(rng.integers(1, 3)),
+            float(rng.uniform(0, 0.9)),
+            float(rng.uniform(0, 1)),
+        )
+
+
+@pytest.mark.parametrize(("seed", "side", "n_classes", "scores_cut", "stability_cut"), cases())
+def test_the_mask_is_that_of_the_best_of_all_points_drawn_alone(
+    seed: int, side: int, n_classes: int, scores_cut: float, stability_cut: float
+) -> None:
+    model, embeddings = varied_model(seed, n_classes), random_embeddings(seed=seed)
+    points = point_grid(side, 32, round(32 * EXACT_SIZE[0] / EXACT_SIZE[1]))
+    logits, scores = drawn_alone(model, embeddings, points)
+    steady = stability(logits)
+    grid = GridSettings(
+        points_per_side=side,
+        iou_threshold=quantile(scores, scores_cut),
+        stability_threshold=quantile(steady, stability_cut),
+        min_area=0,
+        batch=1 + seed % 7,
+    )
+    found = predict_slice(model, embeddings, "points", EXACT_SIZE, grid)
+    for organ in range(n_classes):
+        fit = (scores[:, organ] > grid.iou_threshold) & (steady[:, organ] >= grid.stability_threshold)
+        fit &= (logits[:, organ] > 0).flatten(1).any(1)
+        if not fit.any():
+            assert not found.mask[organ].any()
+            continue
+        best = scores[fit, organ].max()
+        assert found.iou[organ] == pytest.approx(best.item(), abs=ROUNDING)
+        near = fit & (scores[:, organ] > best - ROUNDING)
+        distances = (
+            (logits[near, organ].sigmoid() - torch.from_numpy(found.probability[organ])).abs().amax((1, 2))
+        )
+        assert distances.min() < LOGITS / 4
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("batch", [1, 3, 64])
+def test_where_all_points_are_judged_alike_the_first_that_passes_is_drawn(seed: int, batch: int) -> None:
+    model, embeddings = varied_model(seed), random_embeddings(seed=seed)
+    assert model.prim is not None
+    assert model.prim.iou_head is not None
+    torch.nn.init.zeros_(model.prim.iou_head.layers[-1].weight)
+    points = point_grid(4, 32, 20)[torch.randperm(16, generator=torch.Generator().manual_seed(seed))]
+    logits, scores = drawn_alone(model, embeddings, points)
+    assert (scores == scores[0]).all()
+    steady = stability(logits)
+    limit = min(quantile(steady, 0.6), float(steady.max()) - 1e-3)  # at least one passes
+    first = int((steady[:, 0] >= limit).float().argmax())
+    grid = GridSettings(iou_threshold=-9, stability_threshold=limit, min_area=0, batch=batch)
+    found = predict_slice(model, embeddings, "points", EXACT_SIZE, grid, points=points)
+    np.testing.assert_allclose(found.probability[0], logits[first, 0].sigmoid().numpy(), atol=LOGITS / 4)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_point_asked_twice_changes_nothing(seed: int) -> None:
+    model, embeddings = varied_model(seed), random_embeddings(seed=seed)
+    points = point_grid(4, 32, 20)
+    order = torch.randperm(48, generator=torch.Generator().manual_seed(seed))
+    grid = GridSettings(iou_threshold=-9, stability_threshold=0, min_area=0, batch=5)
+    once = predict_slice(model, embeddings, "points", EXACT_SIZE, grid, points=points)
+    often = predict_slice(model, embeddings, "points", EXACT_SIZE, grid, points=points.repeat(3, 1)[order])
+    np.testing.assert_allclose(often.probability, once.probability, atol=LOGITS / 4)
+    np.testing.assert_allclose(often.iou, once.iou, atol=ROUNDING)

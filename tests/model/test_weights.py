@@ -1,6 +1,7 @@
 """What a weights setting names is found, known by its content, and read without running any of it."""
 
 import hashlib
+import json
 import os
 import pickle
 import zipfile
@@ -11,8 +12,22 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from desam_lite.model.weights import find_weights, parse_weights, read_tensors, weights_sha256
+from desam_lite.model.download import PUBLIC, PublicWeights
+from desam_lite.model.names import SHIPPED_WEIGHTS
+from desam_lite.model.sam import get_backbone
+from desam_lite.model.sam_decoder import SAM
+from desam_lite.model.weights import (
+    SHIPPED,
+    SHIPPED_SHA256,
+    find_weights,
+    identify_weights,
+    parse_weights,
+    read_tensors,
+    shipped_card,
+    weights_sha256,
+)
 from desam_lite.utils.errors import StudyError
+from desam_lite.utils.files import sha256_file
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
 
@@ -32,12 +47,6 @@ def assert_same(read: dict[str, torch.Tensor]) -> None:
     assert all(torch.equal(read[name], TENSORS[name]) for name in TENSORS)
 
 
-def named_by_md5(folder: Path, content: bytes, prefix: str = "") -> Path:
-    path = folder / f"sam_vit_b_{prefix or hashlib.md5(content).hexdigest()[:6]}.pth"
-    path.write_bytes(content)
-    return path
-
-
 def test_a_setting_is_a_path_with_or_without_hash() -> None:
     assert parse_weights("some/sam.pth") == (Path("some/sam.pth"), None)
     assert parse_weights(f"some/sam.pth#sha256={'AB' * 32}") == (Path("some/sam.pth"), "ab" * 32)
@@ -55,17 +64,10 @@ def test_the_stated_hash_must_be_that_of_the_content(tmp_path: Path) -> None:
     right = hashlib.sha256(b"content").hexdigest()
     assert find_weights(path) == path
     assert find_weights(f"{path}#sha256={right}") == path
-    with pytest.raises(StudyError, match=rf"w\.pth' has SHA-256 {right}, not {'0' * 64} as asked for"):
+    with pytest.raises(
+        StudyError, match=rf"w\.pth' has SHA-256 {right}, .* not the stated file, which has 0{{64}}"
+    ):
         find_weights(f"{path}#sha256={'0' * 64}")
-
-
-def test_a_public_name_must_carry_the_md5_of_the_content(tmp_path: Path) -> None:
-    path = named_by_md5(tmp_path, b"the published bytes")
-    assert find_weights(path) == path
-    other = named_by_md5(tmp_path, b"cut sho", "01ec64")
-    found = hashlib.md5(b"cut sho").hexdigest()
-    with pytest.raises(StudyError, match=f"not the published file, whose MD5 starts with 01ec64.*{found}"):
-        find_weights(other)
 
 
 @pytest.mark.parametrize("name", ["sam_vit_b.pth", "my_sam_vit_b_01ec64.pth", "sam_vit_b_01ec64.safetensors"])
@@ -198,3 +200,75 @@ def test_what_is_no_state_dict_is_refused(content: object, fault: str, tmp_path:
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(StudyError, match=fault):
         read_tensors(tmp_path / "w.pth")
+
+
+# The weights that come with the package
+
+
+def test_the_file_is_the_one_that_code_and_card_name() -> None:
+    assert sha256_file(SHIPPED) == SHIPPED_SHA256 == shipped_card()["sha256"]
+    assert find_weights(SHIPPED_WEIGHTS) == SHIPPED
+    assert SHIPPED.stat().st_size < 25_000_000
+
+
+def test_another_file_in_its_place_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / SHIPPED.name
+    other.write_bytes(SHIPPED.read_bytes()[:-1] + b"\0")
+    monkeypatch.setattr("desam_lite.model.weights.SHIPPED", other)
+    with pytest.raises(StudyError, match=rf"{SHIPPED.name}' has SHA-256 .*not the stated file"):
+        find_weights(SHIPPED_WEIGHTS)
+
+
+def test_it_holds_every_tensor_of_sam_in_half_precision() -> None:
+    tensors = read_tensors(SHIPPED)
+    own = SAM("sam_tiny").state_dict()
+    assert {name: value.shape for name, value in tensors.items()} == {n: v.shape for n, v in own.items()}
+    assert {value.dtype for value in tensors.values()} == {torch.float16}
+    assert all(value.isfinite().all() for value in tensors.values())
+
+
+def test_card_tells_recipe_data_limits_and_licence() -> None:
+    card = shipped_card()
+    assert card["sizes"] == json.loads(json.dumps(vars(get_backbone("sam_tiny"))))
+    assert card["pictures"] > 0
+    assert card["curve"][-1]["step"] == card["steps"]
+    assert card["licence"] == "MIT"
+    assert all(card[key] for key in ("recipe", "data", "limits", "device", "probe"))
+
+
+# SAM's public files
+
+
+CONTENT = bytes(range(256)) * 40
+NAME = PUBLIC["vit_b"].name
+
+
+@pytest.fixture
+def public(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the published ViT-B be a small file."""
+    sha256 = hashlib.sha256(CONTENT).hexdigest()
+    monkeypatch.setitem(PUBLIC, "vit_b", PublicWeights("vit_b", NAME, len(CONTENT), sha256))
+
+
+def test_a_public_name_promises_the_published_content(public: None, tmp_path: Path) -> None:
+    path = tmp_path / NAME
+    path.write_bytes(CONTENT)
+    assert find_weights(path) == path
+    path.write_bytes(CONTENT[:-1])
+    for refuse in (find_weights, identify_weights):
+        with pytest.raises(StudyError, match=f"{NAME}' has SHA-256 .* is not the published file"):
+            refuse(path)
+    stated = hashlib.sha256(CONTENT[:-1]).hexdigest()  # whatever is stated
+    with pytest.raises(StudyError, match="not the published file"):
+        find_weights(f"{path}#sha256={stated}")
+
+
+def test_a_published_file_is_recognised_by_its_content_under_any_name(public: None, tmp_path: Path) -> None:
+    for name in (NAME, "copy.pth"):
+        (tmp_path / name).write_bytes(CONTENT)
+        assert identify_weights(tmp_path / name).startswith("SAM's vit_b as published (SHA-256 ")
+
+
+def test_other_weights_are_counted(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2), "b": torch.ones(3)}, tmp_path / "own.pth")
+    assert identify_weights(tmp_path / "own.pth").startswith("2 tensors, none of SAM's public files")

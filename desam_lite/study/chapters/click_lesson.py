@@ -158,7 +158,7 @@ def curve(card: dict[str, Any]) -> pd.DataFrame:
     """Return how good the weights of a card became as they were trained: a row per probe, pictures counted from the very first.
 
     Args:
-        card: Of `shipped.shipped_card`, or of another ``desam-lite pretrain``.
+        card: Of `shipped_card`, or of another ``desam-lite pretrain``.
     """
     before = _pictures(card) - int(card["pictures"])
     side = card["probe"]["side"]

@@ -20,7 +20,7 @@ from desam_lite.synthetic.pretraining.losses import (
     mask_losses,
     token_regions,
 )
-from desam_lite.synthetic.pretraining.probe import _filled, agreement, iou
+from desam_lite.synthetic.pretraining.probe import _filled, agreement, iou, probe
 from desam_lite.synthetic.pretraining.promptable_sam import INSIDE, NO_POINT, OUTSIDE
 from desam_lite.synthetic.pretraining.prompts import boxes_around, first_prompts, further_clicks, shake
 from desam_lite.synthetic.pretraining.recipe import Recipe
@@ -210,3 +210,14 @@ def test_agreement_counts_nearest_tokens_of_the_same_region_elsewhere() -> None:
     noise = 1e-3 * torch.randn(told.shape, generator=torch.Generator().manual_seed(0))
     assert float(agreement(told + noise, told, labels, 8).mean()) == 1
     assert float(agreement(told + noise, 1 - told, labels, 8).mean()) == 0
+
+
+def test_the_shipped_weights_answer_on_held_out_scenes_better_than_no_training_and_a_filled_box() -> None:
+    run = Pretraining(Recipe(), torch.device("cpu"))
+    settings = {"batches": 2, "clicks": 3}
+    untrained = probe(run.model.eval(), 256, **settings)
+    run.begin_with("shipped")
+    shipped = probe(run.model.eval(), 256, **settings)
+    assert shipped["box"] > max(untrained["box"] + 0.4, shipped["filled_box"])
+    assert shipped["best_of_three"] > untrained["best_of_three"] + 0.25
+    assert shipped["contrast"] > untrained["contrast"]

@@ -11,7 +11,6 @@ from desam_lite.model.desam import DeSAM
 from desam_lite.model.names import Variant
 from desam_lite.model.prompts import ImageEmbeddings, Prompts
 from desam_lite.training.losses import mask_loss
-from desam_lite.utils.errors import StudyError
 
 VARIANTS = get_args(Variant)
 
@@ -24,10 +23,6 @@ def _micro(monkeypatch: pytest.MonkeyPatch) -> None:
 def points(count: int = 3, seed: int = 0) -> Prompts:
     xy = torch.rand(count, 1, 2, generator=torch.Generator().manual_seed(seed)) * MICRO.image_size
     return Prompts.points(xy, torch.ones(count, 1))
-
-
-def same(one: ImageEmbeddings, other: ImageEmbeddings) -> bool:
-    return all(map(torch.equal, (*one.levels, one.neck), (*other.levels, other.neck)))
 
 
 def test_a_new_model_evaluates_and_training_leaves_the_encoders_so() -> None:
@@ -71,14 +66,6 @@ def test_the_seed_names_the_decoder_and_not_the_encoder() -> None:
     assert all(torch.equal(first[name], again[name]) for name in first)
     changed = {name.split(".")[0] for name in first if not torch.equal(first[name], other[name])}
     assert changed == {"prim", "pdmm"}
-
-
-def test_building_leaves_the_global_random_state_alone() -> None:
-    torch.manual_seed(7)
-    expected = torch.rand(1)
-    torch.manual_seed(7)
-    build_desam("micro", seed=3)
-    assert torch.equal(torch.rand(1), expected)
 
 
 @pytest.mark.parametrize("n_classes", [1, 3])
@@ -187,51 +174,6 @@ def test_a_label_says_inside_or_outside() -> None:
     assert not torch.allclose(inside, outside, atol=1e-5)
 
 
-@pytest.mark.parametrize(("xy", "labels"), [((3, 2), (3,)), ((3, 1, 3), (3, 1)), ((3, 2, 2), (3, 1))])
-def test_points_of_another_shape_are_refused(xy: tuple[int, ...], labels: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"points are \(B, N, 2\)"):
-        Prompts.points(torch.zeros(xy), torch.zeros(labels))
-
-
-@pytest.mark.parametrize("shape", [(4,), (2, 3)])
-def test_boxes_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"boxes are \(B, 4\)"):
-        Prompts.box(torch.zeros(shape))
-
-
-def test_prompts_are_cut_and_moved() -> None:
-    many = points(5)
-    part = many[1:3].to(torch.device("cpu"))
-    assert part.count == 2
-    assert many.xy is not None
-    assert part.xy is not None
-    assert torch.equal(part.xy, many.xy[1:3])
-    assert Prompts.whole_image(5)[3:].count == 2
-
-
-def test_embeddings_are_cut_joined_and_converted() -> None:
-    many = random_embeddings(3)
-    assert len(many) == 3
-    assert len(many[1]) == 1
-    assert same(ImageEmbeddings.stack([many[0], many[1], many[2]]), many)
-    assert same(many[torch.tensor([2, 0])], ImageEmbeddings.stack([many[2], many[0]]))
-    half = many.to(dtype=torch.float16)
-    assert {m.dtype for m in (*half.levels, half.neck)} == {torch.float16}
-
-
 def test_sizes_are_those_of_the_backbone() -> None:
     model = build_desam("micro")
     assert (model.image_size, model.embedding_size) == (32, 4)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("vit_x",), "no backbone 'vit_x'"),
-        (("micro", "best"), "no decoder variant 'best': choose from desam, no_iou_head"),
-        (("micro", "desam", 0), "at least one organ, not 0"),
-    ],
-)
-def test_what_cannot_be_built_is_refused(arguments: tuple[object, ...], message: str) -> None:
-    with pytest.raises(StudyError, match=message):
-        build_desam(*arguments)  # type: ignore[arg-type]
