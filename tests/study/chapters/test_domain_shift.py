@@ -9,7 +9,6 @@ from desam_lite.study.chapters.domain_shift import (
     Histogram,
     band_dice,
     band_matrix,
-    brighter,
     describe,
     draw_histograms,
     draw_histograms_alt,
@@ -17,6 +16,7 @@ from desam_lite.study.chapters.domain_shift import (
     histogram,
     histograms,
     median,
+    share_brighter,
 )
 
 
@@ -55,7 +55,7 @@ def test_a_band_does_not_travel_where_grey_levels_change() -> None:
 def test_an_organ_alone_is_found_whole_and_an_empty_count_is_no_fault() -> None:
     nothing = np.zeros(256, np.int64)
     assert band_dice(Histogram(hill(100), nothing), fit_band(Histogram(hill(100), nothing))) == 1
-    assert brighter(Histogram(nothing, nothing)) == 0
+    assert share_brighter(Histogram(nothing, nothing)) == 0
 
 
 def test_brightness_is_told_in_words_and_numbers() -> None:

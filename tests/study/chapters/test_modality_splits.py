@@ -11,10 +11,9 @@ from small_run import spec_for
 from desam_lite.data.datasets import list_slices
 from desam_lite.data.nifti import read_label, write_mask
 from desam_lite.data.tasks import Task, open_task
-from desam_lite.evaluation import statistics as results
+from desam_lite.evaluation import statistics
 from desam_lite.methods.model_card import read_card
-from desam_lite.study.chapters import modality_splits as organs
-from desam_lite.study.chapters import protocol_hides
+from desam_lite.study.chapters import modality_splits, protocol_hides
 from desam_lite.study.plans import EXPERIMENTS, plan_experiment
 from desam_lite.study.profiles import get_profile
 from desam_lite.study.report import slice_examples
@@ -105,7 +104,7 @@ def test_runs_on_all_organs_keep_the_names_they_had(place: Place, task: Task, ru
 
 
 def test_models_of_single_organs_are_shown_together(runs: list[Run], task: Task) -> None:
-    scores = results.scores(collect_metrics(runs))
+    scores = statistics.scores(collect_metrics(runs))
     row = scores[(scores["label"] == "Prior, one organ") & (scores["case"] == "B0")].iloc[0]
     shown = slice_examples.predicted_labels(task, runs, row)
     np.testing.assert_array_equal(shown == 2, runs[2].prediction("B", "B0") == 1)
@@ -114,23 +113,15 @@ def test_models_of_single_organs_are_shown_together(runs: list[Run], task: Task)
 
 def test_tables_hold_every_organ_and_the_two_settings_are_paired(runs: list[Run]) -> None:
     metrics, names = collect_metrics(runs), ["lower", "upper"]
-    table = organs.organ_table(metrics[~metrics["in_domain"]], names)
+    table = modality_splits.organ_table(metrics[~metrics["in_domain"]], names)
     assert list(table["organ"]) == ["lower", "lower", "upper", "upper"]
     assert {"Dice (%)", "HD95 (mm)", "ASSD (mm)"} <= set(table)
-    single = organs.one_each(metrics, names)
+    single = modality_splits.per_organ_models(metrics, names)
     away = single[~single["in_domain"]]
     assert list(away["organ"]) == names and set(away["second"]) == {"Prior"}
-    cells = organs.organ_cells(metrics, names)
-    assert len(organs.organ_figure(cells).axes) == 1
-    assert "A to B, Prior: lower" in organs.organ_figure_alt(cells)
-    assert organs.organ_figure_alt(cells.iloc[:0]).startswith("Empty figure")
-
-
-def test_the_border_hides_what_lies_in_it(task: Task) -> None:
-    hidden = organs.hidden_by_border(task).set_index("domain")
-    labels = np.concatenate([task.slices.load("A", case).labels for case in task.cases("A")])
-    inside = labels[:, 8:32, 6:26]  # centres between 50 and 206 of 256 on 40 x 32 pixels
-    assert hidden.loc["A", "lower"] == pytest.approx(1 - (inside == 1).sum() / (labels == 1).sum())
+    cells = modality_splits.organ_cells(metrics, names)
+    assert len(modality_splits.draw_organs(cells).axes) == 1
+    assert "A to B, Prior: lower" in modality_splits.draw_organs_alt(cells)
 
 
 def test_the_answer_follows_the_numbers() -> None:
@@ -139,11 +130,13 @@ def test_the_answer_follows_the_numbers() -> None:
     single = pd.DataFrame(
         {"in_domain": [False, False], "mean": [0.1, 0.2], "low": [0.05, -0.1], "high": [0.2, 0.4]}
     )
-    said = organs.say_modalities(summary, single)
+    said = modality_splits.say_modalities(summary, single)
     assert said.startswith("**Not as well**") and "U-Net 80 to 30 from CT" in said
     assert "by +15.0: better beyond chance on 1 of 2 organs, worse on 0" in said
-    assert "No loss beyond chance" in organs.say_modalities(summary.assign(high=0.95), single.iloc[:0])
-    assert "no answer yet" in organs.say_modalities(summary.iloc[:1], single)
+    assert "No loss beyond chance" in modality_splits.say_modalities(
+        summary.assign(high=0.95), single.iloc[:0]
+    )
+    assert "no answer yet" in modality_splits.say_modalities(summary.iloc[:1], single)
 
 
 def test_an_abdomen_gets_a_model_for_each_organ_and_a_prostate_does_not() -> None:
