@@ -34,9 +34,9 @@ from desam_lite.model.weights import find_weights, weights_sha256
 from desam_lite.study.parallel import execute_runs
 from desam_lite.study.run import collect_metrics
 from desam_lite.synthetic.phantoms.making import make_task
-from desam_lite.synthetic.pretraining.probe import HELD_OUT_SEED, agreement, answer_all, probe
+from desam_lite.synthetic.pretraining.probe import HELD_OUT_SEED, agreement, probe, score_prompts
 from desam_lite.synthetic.pretraining.promptable_sam import PromptableSAM, fill_promptable
-from desam_lite.synthetic.pretraining.rendering import STEP, draw_pictures
+from desam_lite.synthetic.pretraining.rendering import STEP, draw_images
 from desam_lite.synthetic.pretraining.scenes import draw_scenes, generator_at
 
 BACKBONE = "sam_tiny"
@@ -199,7 +199,7 @@ def _answers_on(
         wanted = torch.from_numpy(case.labels[chosen] == organ)[:, None].float()
         masks = fit_square(wanted, side // STEP, nearest=True) > 0.5
         generator = generator_at(HELD_OUT_SEED, number, torch.device("cpu"))
-        parts = answer_all(model, model.see(pixels).neck, masks, STEP, generator)
+        parts = score_prompts(model, model.encode_image(pixels).neck, masks, STEP, generator)
         for name, iou in parts.items():
             found.setdefault(name, []).append(2 * iou.flatten() / (1 + iou.flatten()))
     return {name: float(torch.cat(values).mean()) for name, values in found.items()}
@@ -220,7 +220,7 @@ def contrasts(encode: Encoder, size: Size) -> list[Row]:
     for number in range(size.batches):
         generator = generator_at(HELD_OUT_SEED, 1000 + number, torch.device("cpu"))
         scenes = draw_scenes(4, spec.image_size, generator)
-        one, other = (encode(preprocess(draw_pictures(scenes, generator), spec.image_size)) for _ in range(2))
+        one, other = (encode(preprocess(draw_images(scenes, generator), spec.image_size)) for _ in range(2))
         for level, (a, b) in enumerate(zip(one, other, strict=True)):
             scores.setdefault(level, []).append(agreement(a, b, scenes.labels, spec.patch))
     names = ("level 1", "level 2", "level 3", "neck") if len(scores) == 4 else ("pixels",)

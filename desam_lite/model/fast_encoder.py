@@ -36,7 +36,9 @@ def run_block(block: Block, tokens: torch.Tensor) -> torch.Tensor:
     return flat.view(tokens.shape)
 
 
-def run_block_for_training(block: Block, tokens: torch.Tensor) -> torch.Tensor:
+def run_block_for_training(
+    block: Block, tokens: torch.Tensor, attend: "Attend | None" = None
+) -> torch.Tensor:
     """Run one transformer block with gradients, on a map that may be smaller than the encoder was built for.
 
     Where the map is smaller, the relative positions of its own distances are used, none between them.
@@ -44,11 +46,13 @@ def run_block_for_training(block: Block, tokens: torch.Tensor) -> torch.Tensor:
     Args:
         block: A block of SAM's encoder.
         tokens: ``(B, h, w, C)``.
+        attend: Another way to the same attention.
 
     Returns:
         ``(B, h, w, C)``.
     """
-    joined = tokens + _attention(block.attn, block.norm1(tokens), block.window_size, _attend_for_training)
+    attend = attend or _attend_for_training
+    joined = tokens + _attention(block.attn, block.norm1(tokens), block.window_size, attend)
     result: torch.Tensor = joined + block.mlp(block.norm2(joined))
     return result
 
@@ -59,7 +63,7 @@ def _attend_for_training(
     """As `_attend`, written out: torch's fused attention has no gradient for its bias."""
     height, width, channels = q.shape[1:]
     by_row, by_column = (
-        get_rel_pos(n, n, _nearest_distances(r, n)).to(q.dtype)
+        get_rel_pos(n, n, nearest_distances(r, n)).to(q.dtype)
         for n, r in ((height, rel_pos_h), (width, rel_pos_w))
     )
     down = torch.einsum("ghwc,hkc->ghwk", q, by_row).flatten(1, 2)  # (G, h w, h)
@@ -71,16 +75,16 @@ def _attend_for_training(
     return attended
 
 
-def _nearest_distances(relative: torch.Tensor, tokens: int) -> torch.Tensor:
+def nearest_distances(relative: torch.Tensor, tokens: int) -> torch.Tensor:
     """Cut relative positions ``(2 N - 1, c)`` of N tokens to those of fewer: ``(2 n - 1, c)`` from the middle."""
     spare = len(relative) // 2 + 1 - tokens
     return relative[spare : len(relative) - spare] if spare > 0 else relative
 
 
-_Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def _attention(attention: Attention, tokens: torch.Tensor, window: int, attend: _Attend) -> torch.Tensor:
+def _attention(attention: Attention, tokens: torch.Tensor, window: int, attend: Attend) -> torch.Tensor:
     """Attend within windows of ``window`` x ``window`` tokens, or over the whole map if 0: ``(B, h, w, C)`` in and out."""
     batch, height, width, _ = tokens.shape
     rows, columns = (window, window) if window else (height, width)

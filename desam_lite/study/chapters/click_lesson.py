@@ -15,10 +15,10 @@ from desam_lite.model.sam import preprocess
 from desam_lite.study.report.slice_examples import largest_slice
 from desam_lite.study.report.tables import Table
 from desam_lite.synthetic.pretraining.loop import Pretraining
-from desam_lite.synthetic.pretraining.probe import HELD_OUT_SEED, answer_box, click_by_click, iou
+from desam_lite.synthetic.pretraining.probe import HELD_OUT_SEED, click_by_click, iou, predict_box
 from desam_lite.synthetic.pretraining.promptable_sam import INSIDE, PromptableSAM
 from desam_lite.synthetic.pretraining.recipe import Recipe
-from desam_lite.synthetic.pretraining.rendering import STEP, draw_pictures, pick_objects
+from desam_lite.synthetic.pretraining.rendering import STEP, draw_images, pick_objects
 from desam_lite.synthetic.pretraining.scenes import draw_scenes, generator_at
 from desam_lite.utils.progress import track
 
@@ -30,7 +30,7 @@ MEASURES = {
     "clicks_8": "eight clicks",
     "filled_box": "the filled box itself",
 }
-"""What `pretrain_probe.probe` measures, in words."""
+"""What `probe.probe` measures, in words."""
 CAVEAT = (
     "**Not comparable with SAM.** `sam_tiny` is a stand-in of a few million weights that has seen synthetic scenes only. "
     "It is there so that the lessons of this book run everywhere."
@@ -81,7 +81,7 @@ def held_out_scenes(count: int, size: int, *, contrasts: int = 1) -> list[Scene]
     generator = generator_at(HELD_OUT_SEED, 0, torch.device("cpu"))
     scenes = draw_scenes(count, size, generator)
     masks = pick_objects(scenes, 1, STEP, generator).masks[:, 0]
-    drawn = [draw_pictures(scenes, generator) for _ in range(contrasts)]
+    drawn = [draw_images(scenes, generator) for _ in range(contrasts)]
     return [
         Scene(f"synthetic scene {i + 1}", drawn[k][i], masks[i])
         for i in range(count)
@@ -135,16 +135,16 @@ def ask(model: PromptableSAM, scene: Scene, clicks: Sequence[int] = (1, 3, 8), s
         seed: Names where the clicks fall.
     """
     side, masks = scene.picture.shape[-1], scene.mask[None, None]
-    neck = model.see(preprocess(scene.picture[None], side)).neck
+    neck = model.encode_image(preprocess(scene.picture[None], side)).neck
     generator = generator_at(HELD_OUT_SEED, 1 + seed, torch.device("cpu"))
     nothing = np.empty((0, 2)), np.empty(0, bool)
-    found = [_answer("tight box", answer_box(model, neck, masks, STEP), masks, *nothing)]
+    found = [_answer("tight box", predict_box(model, neck, masks, STEP), masks, *nothing)]
     for number, asked in enumerate(click_by_click(model, neck, masks, STEP, generator, max(clicks)), 1):
         if number in clicks:
             real = asked.kinds[0, 0] >= 0
             where, kinds = asked.points[0, 0][real].double().numpy(), asked.kinds[0, 0][real].numpy()
             title = "one click" if number == 1 else f"{number} clicks"
-            found.append(_answer(title, asked.answer, masks, where, kinds == INSIDE))
+            found.append(_answer(title, asked.chosen, masks, where, kinds == INSIDE))
     return found
 
 
@@ -189,7 +189,7 @@ def compare(probes: dict[str, dict[str, float]]) -> pd.DataFrame:
     """Return what models reach on the held-out stream, side by side: a row per kind of prompt.
 
     Args:
-        probes: Name of a model to what `pretrain_probe.probe` gave.
+        probes: Name of a model to what `probe.probe` gave.
     """
     rows = [
         {"prompt": said, **{name: found[measure] for name, found in probes.items()}}

@@ -1,39 +1,54 @@
 """Training `sam_tiny`: SAM's task on an endless synthetic stream, to be stopped, resumed and continued at will.
 
 Step n draws batch n of the stream, so that a run that was interrupted goes on as if nothing had happened. The learning rate
-rises, stays, and falls to nothing over the last steps: a run can be made longer while it stays, and what was shipped can be
-trained on.
+rises, stays, and falls to 0 at the end: a run can be made longer while it stays, and what was shipped can be trained on.
 """
 
 import json
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
+from desam_lite.model.prompts import ImageEmbeddings
 from desam_lite.model.sam import get_backbone, preprocess
+from desam_lite.model.weights import find_weights
 from desam_lite.synthetic.pretraining.losses import (
-    answer_loss,
     border_targets,
     contrast_loss,
     extent_targets,
+    prediction_loss,
     token_regions,
 )
 from desam_lite.synthetic.pretraining.probe import probe
-from desam_lite.synthetic.pretraining.promptable_sam import Features, PromptableSAM, fill_promptable
+from desam_lite.synthetic.pretraining.promptable_sam import PromptableSAM, fill_promptable
 from desam_lite.synthetic.pretraining.prompts import first_prompts, further_clicks
 from desam_lite.synthetic.pretraining.recipe import Recipe
-from desam_lite.synthetic.pretraining.rendering import STEP, draw_pictures, pick_objects
+from desam_lite.synthetic.pretraining.rendering import STEP, draw_images, pick_objects
 from desam_lite.synthetic.pretraining.scenes import FIRST_SHAPE, LABELS, chance, draw_scenes, generator_at
 from desam_lite.utils.errors import StudyError
-from desam_lite.utils.files import atomic_path, write_json
+from desam_lite.utils.files import atomic_path, sha256_file, write_json
+from desam_lite.utils.provenance import code_version, device_name, library_versions
 
-_MAY_CHANGE = ("steps", "decay")
+_MAY_CHANGE = ("steps", "minutes", "decay")
 _BORDERS, _EXTENTS = 16, 4  # what is read off each token: 4 x 4 parts of it, and the sides of its region
+_BORDER_WEIGHT, _EXTENT_WEIGHT = 3.0, 4.0  # borders are rare, extents (parts of the image) are small
+_ABOVE_ANY_IOU = 9.0  # after a box the first mask goes on, after a point the one of highest predicted IoU
+_MOST_CLICKS = 4  # at once in the second round; SAM's training gives up to eight one by one
+_SMOOTHING = 0.98  # of the losses that the bar and the log show
+_DATA = (
+    "An endless stream of synthetic scenes (desam_lite/synthetic/pretraining): random regions, random intensities. "
+    "No scan, no phantom of this study and no organ."
+)
+_LIMITS = (
+    "A stand-in for SAM that is small enough to come with a book: not SAM, not for clinical use, and not comparable with "
+    "numbers of SAM's own encoders. It has seen synthetic scenes only, mostly smaller than the 256 pixels it works at."
+)
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -59,103 +74,105 @@ class Pretraining:
             torch.manual_seed(recipe.seed)
             heads = [nn.Conv2d(c, _BORDERS + _EXTENTS, 1) for c in (*[spec.width] * 3, spec.neck)]
         self.heads = nn.ModuleList(heads).to(device)
-        named = [*self.model.named_parameters(), *self.heads.named_parameters()]
+        parameters = [*self.model.parameters(), *self.heads.parameters()]
         groups = [
-            {"params": [p for _, p in named if p.ndim > 1], "weight_decay": recipe.weight_decay},
-            {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        self.optimiser = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
-        self.step = self.pictures = 0
+        self.optimiser = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
+        self.step = self.images = 0
         self.minutes = 0.0
         self.log: list[dict[str, float]] = []
 
+    @property
+    def progress(self) -> float:
+        """Which part of the recipe's steps or minutes is done; 1 at the end."""
+        return self.recipe.progress(self.step, self.minutes)
+
     def advance(self) -> dict[str, float]:
-        """Train one step; returns its losses and what it was."""
-        recipe, start = self.recipe, time.process_time()
+        """Train one step; returns its losses, the side of its images and the norm of its gradient."""
+        # What the processor gave to a run of low priority, not what passed meanwhile.
+        clock = time.process_time if self.device.type == "cpu" else time.monotonic
+        recipe, start = self.recipe, clock()
         generator = generator_at(recipe.seed, self.step, self.device)
-        which = recipe.size(self.step, generator)
+        which = recipe.size(self.progress, generator)
         for group in self.optimiser.param_groups:
-            group["lr"] = recipe.rate(self.step)
+            group["lr"] = recipe.rate(self.step, self.progress)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=has_bfloat16(self.device)):
             losses = self._losses(recipe.scenes[which], recipe.sizes[which], generator)
-        total = sum(losses.values())
-        assert isinstance(total, torch.Tensor)
         self.optimiser.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, recipe.clip)
         if bool(norm.isfinite()):
             self.optimiser.step()
         self.step += 1
-        self.pictures += 2 * recipe.scenes[which]
-        self.minutes += (time.process_time() - start) / 60
+        self.images += 2 * recipe.scenes[which]
+        self.minutes += (clock() - start) / 60
         values = {name: float(value.detach()) for name, value in losses.items()}
         return {"size": float(recipe.sizes[which]), "norm": float(norm), **values}
 
     def _losses(self, count: int, size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         recipe = self.recipe
         scenes = draw_scenes(count, size, generator)
-        pictures = torch.cat([draw_pictures(scenes, generator) for _ in range(2)])
+        images = torch.cat([draw_images(scenes, generator) for _ in range(2)])
         masks = pick_objects(scenes, recipe.objects, STEP, generator).masks.repeat(2, 1, 1, 1)
-        seen = self.model.see(preprocess(pictures, size))
-        losses = self._answers(seen.neck, masks, generator)
+        embeddings = self.model.encode_image(preprocess(images, size))
+        losses = self._prediction_losses(embeddings.neck, masks, generator)
         if recipe.contrast:
-            losses["contrast"] = recipe.contrast * self._contrast(seen, scenes.labels)
+            losses["contrast"] = recipe.contrast * self._contrast(embeddings, scenes.labels)
         if recipe.dense:
-            losses["dense"] = recipe.dense * self._dense(seen, scenes.labels)
+            losses["dense"] = recipe.dense * self._dense(embeddings, scenes.labels)
         return losses
 
-    def _answers(
+    def _prediction_losses(
         self, neck: torch.Tensor, masks: torch.Tensor, generator: torch.Generator
     ) -> dict[str, torch.Tensor]:
-        """Ask twice: with a point or box, then with clicks where the first answer was wrong."""
+        """Predict twice: from a point or box, then from clicks where the first mask was wrong."""
         boxed = chance(generator, 0.5, *masks.shape[:2])
         points, kinds = first_prompts(masks, boxed, STEP, generator)
-        logits, judged = self.model.answer(neck, points, kinds)
-        first, _ = answer_loss(logits, judged, masks, boxed)
-        chosen = (
-            judged.detach() + torch.tensor([9.0, 0, 0, 0], device=neck.device) * boxed[..., None]
-        ).argmax(-1)
-        answer = logits.detach().gather(2, chosen[..., None, None, None].expand(-1, -1, 1, *masks.shape[2:]))[
-            :, :, 0
-        ]
-        number = int(torch.randint(1, 5, (), generator=generator, device=neck.device))
-        clicks, sides = further_clicks(masks, answer > 0, number, STEP, generator)
-        shown = answer if bool(chance(generator, 0.5)) else None
-        logits, judged = self.model.answer(
+        logits, predicted_iou = self.model.predict_masks(neck, points, kinds)
+        first = prediction_loss(logits, predicted_iou, masks, boxed)
+        first_mask = torch.tensor([_ABOVE_ANY_IOU, 0, 0, 0], device=neck.device) * boxed[..., None]
+        best = (predicted_iou.detach() + first_mask).argmax(-1)[..., None, None, None]
+        earlier = logits.detach().take_along_dim(best, 2)[:, :, 0]  # (B, M, s, s)
+        count = int(torch.randint(1, _MOST_CLICKS + 1, (), generator=generator, device=neck.device))
+        clicks, sides = further_clicks(masks, earlier > 0, count, STEP, generator)
+        shown = earlier if bool(chance(generator, 0.5)) else None
+        logits, predicted_iou = self.model.predict_masks(
             neck, torch.cat((points, clicks), 2), torch.cat((kinds, sides), 2), shown
         )
-        second, _ = answer_loss(logits, judged, masks, torch.ones_like(boxed))
+        second = prediction_loss(logits, predicted_iou, masks, torch.ones_like(boxed))
         return {"first": first, "second": second}
 
-    def _contrast(self, seen: Features, labels: torch.Tensor) -> torch.Tensor:
+    def _contrast(self, embeddings: ImageEmbeddings, labels: torch.Tensor) -> torch.Tensor:
         regions = token_regions(labels, self.model.spec.patch)
-        total = torch.zeros((), device=labels.device)
-        for maps in (*seen.levels, seen.neck):
-            one, other = maps.float().chunk(2)
-            total = total + contrast_loss(one, other, regions) / 4
-        return total
+        maps = (*embeddings.levels, embeddings.neck)
+        losses = [contrast_loss(*features.float().chunk(2), regions) for features in maps]
+        return torch.stack(losses).mean()
 
-    def _dense(self, seen: Features, labels: torch.Tensor) -> torch.Tensor:
+    def _dense(self, embeddings: ImageEmbeddings, labels: torch.Tensor) -> torch.Tensor:
         patch = self.model.spec.patch
         borders = border_targets(labels, patch).repeat(2, 1, 1, 1)
         reach, whole = extent_targets(labels, patch, FIRST_SHAPE, LABELS)
         reach, whole = reach.repeat(2, 1, 1, 1), whole.repeat(2, 1, 1)[:, None]
-        total = torch.zeros((), device=labels.device)
-        for head, maps in zip(self.heads, (*seen.levels, seen.neck), strict=True):
-            read = head(maps).float()
-            total = total + nn.functional.binary_cross_entropy_with_logits(
-                read[:, :_BORDERS], borders, pos_weight=torch.tensor(3.0, device=read.device)
+        rarity = torch.tensor(_BORDER_WEIGHT, device=labels.device)
+        losses = []
+        for head, features in zip(self.heads, (*embeddings.levels, embeddings.neck), strict=True):
+            read = head(features).float()
+            border = nn.functional.binary_cross_entropy_with_logits(
+                read[:, :_BORDERS], borders, pos_weight=rarity
             )
-            total = total + 4 * ((read[:, _BORDERS:] - reach).abs() * whole).sum() / (
-                _EXTENTS * whole.sum()
-            ).clamp(min=1)
-        return total / 4
+            extent = ((read[:, _BORDERS:] - reach).abs() * whole).sum() / (_EXTENTS * whole.sum()).clamp(
+                min=1
+            )
+            losses.append(border + _EXTENT_WEIGHT * extent)
+        return torch.stack(losses).mean()
 
     def note(self, recent: dict[str, float]) -> None:
-        """Probe the model and add a line to the log."""
+        """Probe the model and add a line to the log; its keys are those of the shipped weights' card."""
         self.model.eval()
-        row = {"step": self.step, "pictures": self.pictures, "minutes": self.minutes}
+        row = {"step": self.step, "pictures": self.images, "minutes": self.minutes}
         for size in (self.recipe.sizes[0], self.recipe.sizes[-1]):
             row |= {f"{name}_{size}": value for name, value in probe(self.model, size).items()}
         self.model.train()
@@ -183,7 +200,7 @@ class Pretraining:
             "heads": self.heads.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
-            "pictures": self.pictures,
+            "pictures": self.images,
             "minutes": self.minutes,
             "recipe": json.dumps(asdict(self.recipe)),
             "log": json.dumps(self.log),
@@ -193,7 +210,7 @@ class Pretraining:
             torch.save(state, partial)
 
     def load(self, path: Path) -> None:
-        """Go on from a file of `save`; of its recipe, only how many steps there are may differ.
+        """Go on from a file of `save`; of its recipe, only the length and the decay may differ.
 
         Raises:
             StudyError: It is no such file, or of another recipe.
@@ -215,7 +232,7 @@ class Pretraining:
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.pictures, self.minutes = state["step"], state["pictures"], state["minutes"]
+        self.step, self.images, self.minutes = state["step"], state["pictures"], state["minutes"]
         self.log = json.loads(state["log"])
 
 
@@ -229,15 +246,15 @@ def pretrain(
     probe_every: float = 5.0,
     progress: bool = True,
 ) -> Pretraining:
-    """Train to the recipe's last step, from where a run in this folder was left.
+    """Train to the end of the recipe, from where a run in this folder was left.
 
     Args:
-        recipe: How; a run that is resumed must have been begun with the same, but for its number of steps.
-        folder: Of ``checkpoint.pt``, ``log.json`` and, at the end, ``sam_tiny.safetensors``.
+        recipe: How; a run that is resumed must have been begun with the same, but for its length.
+        folder: Of ``checkpoint.pt`` and ``log.json``.
         device: Where.
         continue_from: Weights to begin with, where the folder holds no checkpoint yet.
-        save_every: Minutes of processor time between checkpoints.
-        probe_every: Minutes of processor time between probes.
+        save_every: Minutes of computing between checkpoints.
+        probe_every: Minutes of computing between probes.
         progress: Whether to show a bar.
 
     Raises:
@@ -250,14 +267,15 @@ def pretrain(
     elif continue_from is not None:
         run.begin_with(continue_from)
     saved = probed = run.minutes
-    bar = tqdm(total=recipe.steps, initial=run.step, disable=not progress, mininterval=10)
+    total = None if recipe.minutes else recipe.steps
+    bar = tqdm(total=total, initial=run.step, disable=not progress, mininterval=10)
     recent: dict[str, float] = {}
-    while run.step < recipe.steps:
+    while run.progress < 1:
         values = run.advance()
         bar.update()
-        recent = {k: 0.98 * recent.get(k, v) + 0.02 * v for k, v in values.items()}
+        recent = {k: _SMOOTHING * recent.get(k, v) + (1 - _SMOOTHING) * v for k, v in values.items()}
         bar.set_postfix({k: f"{v:.3f}" for k, v in recent.items()}, refresh=False)
-        last = run.step == recipe.steps
+        last = run.progress >= 1
         if last or run.minutes - probed >= probe_every:
             probed = run.minutes
             run.note(recent)
@@ -267,3 +285,43 @@ def pretrain(
             write_json(folder / "log.json", {"recipe": asdict(recipe), "log": run.log})
     bar.close()
     return run
+
+
+def write_weights(run: Pretraining, path: Path, history: Path | str | None = None) -> dict[str, Any]:
+    """Write the weights under SAM's names, in half precision, and their card beside them (``.json``).
+
+    Args:
+        run: Trained on any device; afterwards its model holds what was written, rounded.
+        path: The weights file.
+        history: Weights that the run began with; their card is kept in this one.
+
+    Returns:
+        The card.
+    """
+    run.export(path)
+    run.begin_with(path)
+    side = run.model.spec.image_size
+    begun = find_weights(history).with_suffix(".json") if history else None
+    card = {
+        "name": path.stem,
+        "sha256": sha256_file(path),
+        "sizes": asdict(run.model.spec),
+        "parameters": {
+            name: sum(p.numel() for p in part.parameters()) for name, part in run.model.named_children()
+        },
+        "data": _DATA,
+        "recipe": asdict(run.recipe),
+        "steps": run.step,
+        "pictures": run.images,
+        "minutes": round(run.minutes, 1),
+        "device": device_name(run.device),
+        "libraries": library_versions(),
+        "code": code_version(),
+        "probe": {"side": side, "held out": probe(run.model.eval(), side, batches=8)},
+        "curve": run.log,
+        "limits": _LIMITS,
+        "licence": "MIT",
+        "began with": json.loads(begun.read_text(encoding="utf-8")) if begun and begun.exists() else None,
+    }
+    write_json(path.with_suffix(".json"), card)
+    return card

@@ -7,66 +7,74 @@ not. The losses on features are this study's addition: one scene drawn under two
 import torch
 from torch.nn import functional
 
+_AREA_BOUNDS = (
+    0.1,
+    0.9,
+)  # so that the pixels of no object weigh more than five times what they do in a balanced one
+_OTHER_ROLE = (
+    0.25  # weight of the masks that a prompt is not meant for: they learn, too, or they would never be of use
+)
+
 
 def mask_losses(logits: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the loss of every mask and its actual IoU, ``(B, M, 4)`` each.
+    """Return the loss of every mask (balanced cross-entropy plus Dice) and its actual IoU, ``(B, M, 4)`` each.
 
     Args:
         logits: ``(B, M, 4, s, s)``.
-        masks: ``(B, M, s, s)`` bool, what was asked for.
+        masks: ``(B, M, s, s)`` bool, the objects.
     """
-    x, wanted = logits.float().flatten(3), masks.flatten(2)[:, :, None].float()
-    area = wanted.sum(-1).clamp(min=1)  # (B, M, 1)
+    x, target = logits.float().flatten(3), masks.flatten(2)[:, :, None].float()
+    area = target.sum(-1).clamp(min=1)  # (B, M, 1)
     pixels = x.shape[-1]
-    share = (area / pixels).clamp(0.1, 0.9)  # so that no object weighs more than five times its pixels
+    share = (area / pixels).clamp(*_AREA_BOUNDS)
     soft = functional.softplus(x)
-    inside, outside = ((soft - x) * wanted).sum(-1), (soft * (1 - wanted)).sum(-1)
+    inside, outside = ((soft - x) * target).sum(-1), (soft * (1 - target)).sum(-1)
     entropy = (inside / share + outside / (1 - share)) / (2 * pixels)
-    chance = x.sigmoid()
-    dice = 1 - (2 * (chance * wanted).sum(-1) + 1) / (chance.sum(-1) + area + 1)
+    probability = x.sigmoid()
+    dice = 1 - (2 * (probability * target).sum(-1) + 1) / (probability.sum(-1) + area + 1)
     with torch.no_grad():
-        drawn = x > 0
-        both = (drawn & masks.flatten(2)[:, :, None]).sum(-1)
-        iou = both / (drawn.sum(-1) + area - both).clamp(min=1)
+        predicted = x > 0
+        both = (predicted & masks.flatten(2)[:, :, None]).sum(-1)
+        iou = both / (predicted.sum(-1) + area - both).clamp(min=1)
     return entropy + dice, iou
 
 
-def answer_loss(
-    logits: torch.Tensor, judged: torch.Tensor, masks: torch.Tensor, clear: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the loss of one round of answers and the actual IoU ``(B, M, 4)`` of its masks.
+def prediction_loss(
+    logits: torch.Tensor, predicted_iou: torch.Tensor, masks: torch.Tensor, clear: torch.Tensor
+) -> torch.Tensor:
+    """Return the loss of one round of prompts: of the masks, and of the IoU that the model predicts for them.
 
     Args:
         logits: ``(B, M, 4, s, s)``.
-        judged: ``(B, M, 4)``, predicted IoU.
+        predicted_iou: ``(B, M, 4)``.
         masks: ``(B, M, s, s)`` bool.
-        clear: ``(B, M)`` bool: prompts that leave little doubt, answered by the first mask; else the best of the other three
-            counts.
+        clear: ``(B, M)`` bool: prompts that leave little doubt, for which the first mask counts; else the best of the other
+            three does.
     """
     losses, iou = mask_losses(logits, masks)
     single, best = losses[..., 0], losses[..., 1:].amin(-1)
-    weight = torch.where(clear, 1.0, 0.25)
-    mask = (weight * single + (1.25 - weight) * best).mean()
-    return mask + functional.mse_loss(judged.float(), iou), iou
+    weight = torch.where(clear, 1.0, _OTHER_ROLE)
+    mask = (weight * single + (1 + _OTHER_ROLE - weight) * best).mean()
+    return mask + functional.mse_loss(predicted_iou.float(), iou)
 
 
 def contrast_loss(
-    one: torch.Tensor, other: torch.Tensor, regions: torch.Tensor, temperature: float = 0.1
+    first: torch.Tensor, second: torch.Tensor, regions: torch.Tensor, temperature: float = 0.1
 ) -> torch.Tensor:
     """Return how far the tokens of one region are from agreeing under two contrasts, against those of other regions.
 
     InfoNCE (van den Oord et al., 2018) with every token of the same region as positive: minus the logarithm of their share.
 
     Args:
-        one: ``(B, C, h, w)``, features of a scene.
-        other: The same of the scene under another contrast.
+        first: ``(B, C, h, w)``, features of a scene.
+        second: The same of the scene under another contrast.
         regions: ``(B, h, w)`` int64, the region of a token; negative where it has none.
         temperature: Of the cosine similarities.
     """
-    a, b = (normalised(features) for features in (one, other))
-    named = regions.flatten(1)
-    real = (named >= 0).to(a.dtype)
-    alike = (named[:, :, None] == named[:, None]).to(a.dtype) * real[:, None]
+    a, b = (normalise_features(features) for features in (first, second))
+    region = regions.flatten(1)
+    real = (region >= 0).to(a.dtype)
+    alike = (region[:, :, None] == region[:, None]).to(a.dtype) * real[:, None]
     similar = (a @ b.mT) / temperature  # (B, h w, h w)
     total = similar.new_zeros(())
     for scores, same in ((similar, alike), (similar.mT, alike.mT)):
@@ -76,8 +84,8 @@ def contrast_loss(
     return total / 2
 
 
-def normalised(features: torch.Tensor) -> torch.Tensor:
-    """Return unit vectors ``(B, h w, C)`` of the features freed of their mean over the picture."""
+def normalise_features(features: torch.Tensor) -> torch.Tensor:
+    """Return unit vectors ``(B, h w, C)`` of the features freed of their mean over the image."""
     flat = features.flatten(2)
     return functional.normalize((flat - flat.mean(2, keepdim=True)).mT, dim=-1)
 
@@ -105,7 +113,7 @@ def extent_targets(
         count: Labels there are.
 
     Returns:
-        ``(B, 4, h, w)`` in parts of the picture, and ``(B, h, w)`` bool where a token has such a region.
+        ``(B, 4, h, w)`` in parts of the image, and ``(B, h, w)`` bool where a token has such a region.
     """
     batch, side = labels.shape[:2]
     place = torch.arange(side, device=labels.device, dtype=torch.float32)

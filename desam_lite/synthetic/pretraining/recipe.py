@@ -1,11 +1,11 @@
-"""How `sam_tiny` is trained: every choice that changes its weights, and how rate and size of the pictures go over the steps."""
+"""How `sam_tiny` is trained: every choice that changes its weights, and how rate and size of the images go over the training."""
 
 from dataclasses import dataclass
 
 import torch
 
 LATER_SHARES = ((0.35, 0.55, 0.1), (0.1, 0.5, 0.4), (0.0, 0.3, 0.7))
-"""How often each side comes where weights are trained on: what small pictures teach is there already."""
+"""How often each side comes where weights are trained on: what small images teach is there already."""
 
 
 @dataclass(frozen=True)
@@ -15,13 +15,14 @@ class Recipe:
     Attributes:
         backbone: What is trained.
         steps: Optimiser steps altogether.
+        minutes: Minutes of computing altogether, instead of the steps; rate and sizes then follow the time, not the step.
         warmup: Steps over which the learning rate rises.
-        decay: Last steps, over which it falls to 0.
+        decay: Last steps, over which it falls to 0; with ``minutes``, the same part of the time.
         learning_rate: AdamW's in between.
         weight_decay: AdamW's.
         clip: Largest norm of the gradient.
-        objects: Prompts per picture.
-        sizes: Sides of the pictures, in pixels, small to large.
+        objects: Prompts per image.
+        sizes: Sides of the images, in pixels, small to large.
         scenes: Scenes per step at each side; each is drawn under two contrasts.
         shares: For the beginning, the middle and the end: how often each side comes.
         contrast: Weight of the losses on features under two contrasts.
@@ -31,6 +32,7 @@ class Recipe:
 
     backbone: str = "sam_tiny"
     steps: int = 20_000
+    minutes: float | None = None
     warmup: int = 100
     decay: int = 4_000
     learning_rate: float = 1e-3
@@ -44,17 +46,22 @@ class Recipe:
     dense: float = 0.25
     seed: int = 1
 
-    def rate(self, step: int) -> float:
+    def progress(self, step: int, minutes: float) -> float:
+        """Return which part of the training lies behind a step and so many minutes; 1 at the end."""
+        return minutes / self.minutes if self.minutes else step / self.steps
+
+    def rate(self, step: int, progress: float) -> float:
         """Return the learning rate of a step."""
         rise = min(1.0, (step + 1) / max(1, self.warmup))
-        fall = min(1.0, (self.steps - step) / max(1, self.decay))
+        fall = min(1.0, (1 - progress) * self.steps / max(1, self.decay))
         return self.learning_rate * rise * max(0.0, fall)
 
-    def size(self, step: int, generator: torch.Generator) -> int:
+    def size(self, progress: float, generator: torch.Generator) -> int:
         """Return which of the sizes a step has: small ones first, large ones towards the end."""
-        phase = 2 * step / max(1, self.steps)
-        before = self.shares[min(int(phase), 1)]
-        after = self.shares[min(int(phase) + 1, 2)]
-        mixed = [(1 - phase % 1) * b + phase % 1 * a for b, a in zip(before, after, strict=True)]
+        half = min(int(2 * progress), 1)
+        part = min(2 * progress - half, 1.0)
+        mixed = [
+            (1 - part) * b + part * a for b, a in zip(self.shares[half], self.shares[half + 1], strict=True)
+        ]
         weights = torch.tensor(mixed, device=generator.device)
         return int(torch.multinomial(weights, 1, generator=generator))

@@ -1,9 +1,9 @@
-"""An endless stream of synthetic label maps: what `sam_tiny` learns to see before it meets any organ.
+"""An endless stream of synthetic label maps: what `sam_tiny` is trained on before it meets any organ.
 
 Regions of many kinds are drawn at random: cells and patches of smooth noise, layers, warped ellipsoids and tubes that nest and
 overlap, rings, bodies before an empty background. Nothing here knows anatomy, reads a file or shares code with the phantoms, so
-that what is later asked of the model on them and on real scans was never shown to it.
-`desam_lite.synthetic.pretraining.rendering` gives the maps grey levels.
+that no training has shown the model what it is later tested on.
+`desam_lite.synthetic.pretraining.rendering` gives the maps intensities.
 
 Everything is drawn in batches on the device of the generator, and batch n of a seed is always the same (`generator_at`).
 """
@@ -18,6 +18,10 @@ SHAPES = 12
 """Shapes that may be painted on one map."""
 LABELS = FIRST_SHAPE + SHAPES
 _CELLS = FIRST_SHAPE - FIRST_BASE
+# Odd 64-bit constants whose products spread every bit: splitmix64's (Steele et al., OOPSLA 2014) and degski's hash.
+_GOLDEN_GAMMA, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_DEGSKI = 0xD6E8FEB86659FD93
+_FAR = 9.0  # beyond every coordinate (-1 to 1), radius and noise value of a map
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,8 @@ def generator_at(seed: int, position: int, device: torch.device) -> torch.Genera
         position: Number of the batch, from 0.
         device: Where its numbers are drawn; a CPU's and a GPU's differ.
     """
-    mixed = (seed * 0x9E3779B97F4A7C15 + position * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) % (1 << 64)
-    mixed = ((mixed ^ (mixed >> 31)) * 0xD6E8FEB86659FD93) % (1 << 64)
+    mixed = (seed * _GOLDEN_GAMMA + position * _MIX_1 + _MIX_2) % (1 << 64)
+    mixed = ((mixed ^ (mixed >> 31)) * _DEGSKI) % (1 << 64)
     return torch.Generator(device).manual_seed(mixed >> 1)
 
 
@@ -56,8 +60,10 @@ def chance(generator: torch.Generator, share: float, *shape: int) -> torch.Tenso
     return uniform(generator, *shape) < share
 
 
-def smooth_noise(generator: torch.Generator, count: int, fields: int, size: int, cells: int) -> torch.Tensor:
-    """Return noise that varies over ``1 / cells`` of the picture: ``(count, fields, size, size)``, variance about 1/2."""
+def interpolate_noise(
+    generator: torch.Generator, count: int, fields: int, size: int, cells: int
+) -> torch.Tensor:
+    """Return noise that varies over ``1 / cells`` of the image: ``(count, fields, size, size)``, variance about 1/2."""
     coarse = torch.randn(count, fields, cells + 1, cells + 1, generator=generator, device=generator.device)
     return functional.interpolate(coarse, (size, size), mode="bicubic", align_corners=True)
 
@@ -76,7 +82,7 @@ def draw_scenes(count: int, size: int, generator: torch.Generator) -> Scenes:
     order = torch.arange(1, SHAPES + 1, device=generator.device)[None, :, None, None]
     top = (shapes * order).amax(1)
     labels = torch.where(top > 0, FIRST_SHAPE - 1 + top, base)
-    return _clothe(labels, shapes, _warped_grid(count, size, generator), generator)
+    return _crop_to_body(labels, shapes, _warped_grid(count, size, generator), generator)
 
 
 def _warped_grid(count: int, size: int, generator: torch.Generator) -> torch.Tensor:
@@ -86,7 +92,7 @@ def _warped_grid(count: int, size: int, generator: torch.Generator) -> torch.Ten
     bent = grid.expand(count, -1, -1, -1)
     for cells, most in ((2, 0.2), (5, 0.1), (10, 0.04)):
         strength = uniform(generator, count, 1, 1, 1, high=most)
-        bent = bent + strength * smooth_noise(generator, count, 2, size, cells)
+        bent = bent + strength * interpolate_noise(generator, count, 2, size, cells)
     return bent
 
 
@@ -101,18 +107,18 @@ def _draw_base(xy: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return base
 
 
-def _plain(xy: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def _uniform_base(xy: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return torch.zeros_like(xy[:, 0], dtype=torch.int64)
 
 
 def _patches(xy: torch.Tensor, generator: torch.Generator, most: int = 8) -> torch.Tensor:
     """Where which of several noise fields is the largest."""
     cells = int(torch.randint(3, 9, (), generator=generator, device=generator.device))
-    fields = smooth_noise(generator, len(xy), most, xy.shape[-1], cells)
+    fields = interpolate_noise(generator, len(xy), most, xy.shape[-1], cells)
     used = torch.arange(most, device=xy.device) < torch.randint(
         2, most + 1, (len(xy), 1), generator=generator, device=xy.device
     )
-    return fields.masked_fill(~used[..., None, None], -9.0).argmax(1)
+    return fields.masked_fill(~used[..., None, None], -_FAR).argmax(1)
 
 
 def _cells(xy: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -121,7 +127,7 @@ def _cells(xy: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     used = torch.arange(_CELLS, device=xy.device) < torch.randint(
         4, _CELLS + 1, (len(xy), 1), generator=generator, device=xy.device
     )
-    seeds = torch.where(used[..., None], seeds, 9.0)
+    seeds = torch.where(used[..., None], seeds, _FAR)
     # |x - s|^2 without |x|^2, which is the same for all seeds
     far = seeds.square().sum(-1)[..., None] - 2 * seeds @ xy.flatten(2)
     return far.argmin(1).view_as(xy[:, 0])
@@ -137,18 +143,18 @@ def _layers(xy: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 def _contours(xy: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Bands between contours of a smooth field: blobs with holes."""
-    field = smooth_noise(generator, len(xy), 1, xy.shape[-1], 4)
+    field = interpolate_noise(generator, len(xy), 1, xy.shape[-1], 4)
     edges = uniform(generator, len(xy), 3, low=-1.0, high=1.0)
     return (field > edges[..., None, None]).sum(1)
 
 
-_BASES = (_plain, _plain, _patches, _cells, _layers, _contours)
+_BASES = (_uniform_base, _uniform_base, _patches, _cells, _layers, _contours)
 
 
 def _draw_shapes(xy: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Return warped ellipsoids, rings and tubes: ``(B, SHAPES, S, S)`` bool; a map has as many as chance will have it."""
     count = len(xy)
-    axes, centres = _places(count, generator)
+    axes, centres = _draw_places(count, generator)
     tube = chance(generator, 0.25, count, SHAPES)
     lengths = torch.where(tube, uniform(generator, count, SHAPES, low=0.2, high=1.2), axes[..., 0])
     widths = torch.where(tube, uniform(generator, count, SHAPES, low=0.02, high=0.08), axes[..., 1])
@@ -161,17 +167,17 @@ def _draw_shapes(xy: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     u, v = (along / lengths[..., None, None]).square(), (across / widths[..., None, None]).square()
     boxy = uniform(generator, count, SHAPES, 1, 1, high=0.8)  # between an ellipse and a box
     inner = torch.lerp(u + v, torch.maximum(u, v), boxy)
-    wobble = smooth_noise(generator, count, 2, xy.shape[-1], 6).repeat(1, SHAPES // 2, 1, 1)
+    wobble = interpolate_noise(generator, count, 2, xy.shape[-1], 6).repeat(1, SHAPES // 2, 1, 1)
     inner = inner + uniform(generator, count, SHAPES, 1, 1, high=0.3) * wobble
     ring = chance(generator, 0.12, count, SHAPES) & ~tube
-    hole = torch.where(ring, uniform(generator, count, SHAPES, low=0.2, high=0.7), -9.0)
+    hole = torch.where(ring, uniform(generator, count, SHAPES, low=0.2, high=0.7), -_FAR)
     used = torch.arange(SHAPES, device=xy.device) < torch.randint(
         2, SHAPES + 1, (count, 1), generator=generator, device=xy.device
     )
     return (inner < 1) & (inner > hole[..., None, None]) & used[..., None, None]
 
 
-def _places(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def _draw_places(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Return half axes and centres, ``(B, SHAPES, 2)`` each: free, or inside an earlier shape."""
     axes = 0.06 * 10 ** uniform(generator, count, SHAPES, 1) * uniform(generator, count, SHAPES, 2, low=0.6)
     centres = uniform(generator, count, SHAPES, 2, low=-0.85, high=0.85)
@@ -188,7 +194,7 @@ def _places(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch
     return axes, centres
 
 
-def _clothe(
+def _crop_to_body(
     labels: torch.Tensor, shapes: torch.Tensor, xy: torch.Tensor, generator: torch.Generator
 ) -> Scenes:
     """Cut most maps to a body before empty background, some with a skin."""

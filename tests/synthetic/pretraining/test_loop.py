@@ -20,9 +20,9 @@ from desam_lite.synthetic.pretraining.losses import (
     mask_losses,
     token_regions,
 )
-from desam_lite.synthetic.pretraining.probe import _filled, agreement, iou, probe
+from desam_lite.synthetic.pretraining.probe import _fill_boxes, agreement, iou, probe
 from desam_lite.synthetic.pretraining.promptable_sam import INSIDE, NO_POINT, OUTSIDE
-from desam_lite.synthetic.pretraining.prompts import boxes_around, first_prompts, further_clicks, shake
+from desam_lite.synthetic.pretraining.prompts import boxes_around, first_prompts, further_clicks, shake_boxes
 from desam_lite.synthetic.pretraining.recipe import Recipe
 from desam_lite.synthetic.pretraining.scenes import generator_at
 from desam_lite.utils.errors import StudyError
@@ -47,12 +47,23 @@ def _micro(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_rate_rises_stays_and_falls_to_nothing() -> None:
     recipe = Recipe(steps=100, warmup=10, decay=20, learning_rate=1.0)
-    rates = [recipe.rate(step) for step in range(101)]
+    rates = [recipe.rate(step, recipe.progress(step, 0.0)) for step in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[10:80] == [1.0] * 70
     assert rates[100] == 0
     assert all(a > b for a, b in pairwise(rates[80:]))
-    assert [replace(recipe, steps=500).rate(s) for s in range(80)] == rates[:80]
+    longer = replace(recipe, steps=500)
+    assert [longer.rate(s, longer.progress(s, 0.0)) for s in range(80)] == rates[:80]
+
+
+def test_with_minutes_rate_and_sizes_follow_the_time() -> None:
+    recipe = Recipe(steps=100, minutes=10, warmup=0, decay=20, learning_rate=1.0, shares=RECIPE.shares)
+    assert [recipe.rate(7, recipe.progress(7, m)) for m in (1.0, 7.0, 10.0, 11.0)] == [1.0, 1.0, 0.0, 0.0]
+    assert recipe.rate(7, recipe.progress(7, 9.0)) == pytest.approx(0.5)
+    sizes = [
+        recipe.size(recipe.progress(7, m), generator_at(0, n, CPU)) for m in (0.0, 12.0) for n in range(9)
+    ]
+    assert sizes == [0] * 9 + [1] * 9
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
@@ -66,7 +77,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) ->
     second.load(tmp_path / "checkpoint.pt")
     found += [second.advance() for _ in range(3)]
     assert found == expected
-    assert second.pictures == whole.pictures
+    assert second.images == whole.images
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, second.model.state_dict()[name]), name
 
@@ -83,7 +94,7 @@ def test_the_loss_falls() -> None:
 def test_a_run_ends_with_a_log_and_weights_that_desam_reads(tmp_path: Path) -> None:
     run = pretrain(RECIPE, tmp_path, CPU, progress=False)
     assert run.step == 6
-    assert run.log[-1]["pictures"] == run.pictures
+    assert run.log[-1]["pictures"] == run.images
     assert 0 <= run.log[-1]["box_32"] <= 1
     assert (tmp_path / "log.json").exists()
     run.export(tmp_path / "micro.safetensors")
@@ -133,7 +144,9 @@ def square() -> torch.Tensor:
 
 def test_boxes_are_tight_and_shaken_within_the_picture() -> None:
     assert boxes_around(square(), 2).tolist() == [[[4.0, 6.0, 10.0, 14.0]]]
-    shaken = torch.cat([shake(boxes_around(square(), 2), 16, generator_at(0, n, CPU)) for n in range(50)])
+    shaken = torch.cat(
+        [shake_boxes(boxes_around(square(), 2), 16, generator_at(0, n, CPU)) for n in range(50)]
+    )
     assert ((shaken - boxes_around(square(), 2)).abs() <= torch.tensor([0.6, 0.8, 0.6, 0.8]) + 1e-5).all()
     assert float(shaken.std(0).min()) > 0.1
 
@@ -165,9 +178,9 @@ def test_mask_losses_are_cross_entropy_and_dice() -> None:
         entropy = functional.binary_cross_entropy(chance, wanted, weights)
         dice = 1 - (2 * (chance * wanted).sum() + 1) / (chance.sum() + wanted.sum() + 1)
         assert float(losses[0, 0, k]) == pytest.approx(float(entropy + dice), rel=1e-4)
-        drawn = logits[0, 0, k] > 0
+        predicted = logits[0, 0, k] > 0
         assert float(found[0, 0, k]) == pytest.approx(
-            float((drawn & mask[0, 0]).sum() / (drawn | mask[0, 0]).sum())
+            float((predicted & mask[0, 0]).sum() / (predicted | mask[0, 0]).sum())
         )
     assert torch.equal(iou(logits[:, :, 0] > 0, mask), found[:, :, 0])
 
@@ -200,7 +213,7 @@ def test_a_filled_box_is_everything_between_the_ends() -> None:
     mask[0, 0, 2, 3] = mask[0, 0, 5, 6] = True
     expected = torch.zeros_like(mask)
     expected[0, 0, 2:6, 3:7] = True
-    assert torch.equal(_filled(mask), expected)
+    assert torch.equal(_fill_boxes(mask), expected)
 
 
 def test_agreement_counts_nearest_tokens_of_the_same_region_elsewhere() -> None:

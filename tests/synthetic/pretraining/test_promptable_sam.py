@@ -34,7 +34,7 @@ def pictures(side: int = SIDE, count: int = 2) -> torch.Tensor:
 
 @torch.no_grad()
 def test_features_are_those_of_the_frozen_encoder(model: PromptableSAM) -> None:
-    seen = model.see(pictures())
+    seen = model.encode_image(pictures())
     levels, neck = encode_levels(model.image_encoder, pictures(), MICRO.global_blocks)
     assert torch.allclose(seen.neck, neck, atol=1e-5)
     for one, other in zip(seen.levels, levels, strict=True):
@@ -45,7 +45,7 @@ def test_features_are_those_of_the_frozen_encoder(model: PromptableSAM) -> None:
 @pytest.mark.parametrize("boxed", [True, False])
 def test_answers_are_those_of_segment_anything(model: PromptableSAM, boxed: bool) -> None:
     sam = Sam(model.image_encoder, model.prompt_encoder, model.mask_decoder)
-    neck = model.see(pictures()).neck
+    neck = model.encode_image(pictures()).neck
     generator = torch.Generator().manual_seed(1)
     clicks = torch.rand(2, 3, 2, 2, generator=generator) * SIDE  # two pictures, three prompts, two clicks
     labels = torch.tensor([INSIDE, OUTSIDE]).expand(2, 3, 2)
@@ -56,7 +56,7 @@ def test_answers_are_those_of_segment_anything(model: PromptableSAM, boxed: bool
     else:
         points = torch.cat((clicks, torch.zeros(2, 3, 1, 2)), 2)
         kinds = torch.cat((labels, torch.full((2, 3, 1), NO_POINT)), 2)
-    logits, iou = model.answer(neck, points, kinds)
+    logits, iou = model.predict_masks(neck, points, kinds)
     for b in range(2):
         sparse, dense = sam.prompt_encoder((clicks[b], labels[b]), corners[b] if boxed else None, None)
         place = sam.prompt_encoder.get_dense_pe()
@@ -67,11 +67,11 @@ def test_answers_are_those_of_segment_anything(model: PromptableSAM, boxed: bool
 
 @torch.no_grad()
 def test_an_earlier_answer_is_read_as_segment_anything_reads_it(model: PromptableSAM) -> None:
-    neck = model.see(pictures(count=1)).neck
+    neck = model.encode_image(pictures(count=1)).neck
     earlier = torch.randn(1, 1, 4 * MICRO.grid, 4 * MICRO.grid, generator=torch.Generator().manual_seed(2))
     click, label = torch.full((1, 1, 2), 9.0), torch.ones(1, 1, dtype=torch.int64)
     points, kinds = torch.tensor([[[[9.0, 9.0], [0.0, 0.0]]]]), torch.tensor([[[INSIDE, NO_POINT]]])
-    logits, _ = model.answer(neck, points, kinds, earlier)
+    logits, _ = model.predict_masks(neck, points, kinds, earlier)
     sparse, dense = model.prompt_encoder((click, label), None, earlier)
     place = model.prompt_encoder.get_dense_pe()
     expected, _ = model.mask_decoder.predict_masks(neck, place, sparse, dense)
@@ -79,13 +79,13 @@ def test_an_earlier_answer_is_read_as_segment_anything_reads_it(model: Promptabl
 
 
 def test_smaller_pictures_give_smaller_maps_and_every_weight_has_a_gradient(model: PromptableSAM) -> None:
-    seen = model.see(pictures(SIDE // 2))
+    seen = model.encode_image(pictures(SIDE // 2))
     assert seen.neck.shape == (2, MICRO.neck, MICRO.grid // 2, MICRO.grid // 2)
     points = torch.rand(2, 3, 4, 2) * SIDE
     kinds = torch.tensor([[INSIDE, OUTSIDE, TOP_LEFT, BOTTOM_RIGHT]]).expand(2, 3, 4)
     masks = torch.randn(2, 3, 2 * MICRO.grid, 2 * MICRO.grid)
-    logits, iou = model.answer(seen.neck, points, kinds, masks)
-    more, _ = model.answer(seen.neck, points[:, :, :1], torch.full((2, 3, 1), NO_POINT))
+    logits, iou = model.predict_masks(seen.neck, points, kinds, masks)
+    more, _ = model.predict_masks(seen.neck, points[:, :, :1], torch.full((2, 3, 1), NO_POINT))
     (logits.square().mean() + iou.square().mean() + more.square().mean()).backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None]
     assert not silent
