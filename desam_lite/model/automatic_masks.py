@@ -16,7 +16,8 @@ from desam_lite.model.fast_iou import predict_iou
 from desam_lite.model.predictor import GridSettings, point_grid, single_points
 from desam_lite.model.prompts import Decoded, ImageEmbeddings, Prompts
 from desam_lite.model.resize import scaled_size, unfit_square
-from desam_lite.model.sam_decoder import SAM, SAM_MASKS
+from desam_lite.model.sam import SAM_MASKS
+from desam_lite.model.sam_decoder import SAM
 
 OVERLAP = 0.7
 """Boxes that overlap more are of the same thing: the mask with the higher predicted IoU stays."""

@@ -16,8 +16,8 @@ from desam_lite.model.decoder import PRIM
 from desam_lite.model.desam import DeSAM
 from desam_lite.model.names import RANDOM_WEIGHTS
 from desam_lite.model.prompted_sam import FROZEN_SEED, PromptedSAM
-from desam_lite.model.sam import BACKBONES, get_backbone
-from desam_lite.model.sam_decoder import SAM, SAM_MASKS
+from desam_lite.model.sam import BACKBONES, SAM_MASKS, get_backbone
+from desam_lite.model.sam_decoder import SAM
 from desam_lite.model.weights import find_weights, parse_weights, read_tensors, weights_sha256
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import digest
@@ -111,16 +111,7 @@ def _match_file(model: DeSAM, text: Path | str, encoder: bool) -> dict[str, torc
 def match_published(
     model: DeSAM, path: Path, tensors: Mapping[str, torch.Tensor], *, encoder: bool = False
 ) -> dict[str, torch.Tensor]:
-    """Find the place of every tensor of SAM's checkpoint or the published DeSAM's.
-
-    Args:
-        model: What is to be filled.
-        path: Where they come from, for messages.
-        tensors: By the file's names.
-        encoder: Whether an image encoder must be among them.
-
-    Returns:
-        Tensors by our names.
+    """Return the tensors of SAM's checkpoint or the published DeSAM's by our names.
 
     Raises:
         StudyError: A tensor is missing, has another shape, or has no place.
@@ -132,8 +123,8 @@ def match_published(
         )
     published = any(name.startswith(_PDMM) for name in tensors)
     encoder = encoder or not published or any(name.startswith("image_encoder.") for name in tensors)
-    absent = (*(() if published else ("pdmm.",)), *(() if encoder else ("image_encoder.",)))
-    names = {name: _published_name(name) for name in model.state_dict() if not name.startswith(absent)}
+    parts = {"prompt_encoder", "prim", "pdmm" if published else "", "image_encoder" if encoder else ""}
+    names = {name: _published_name(name) for name in model.state_dict() if name.split(".")[0] in parts}
     with torch.device("meta"):  # a variant may lack PRIM, or its IoU head, which the file has
         prim = PRIM(model.spec, model.n_classes, iou_head=True).state_dict()
     unused = [re.escape(_published_name(f"prim.{name}")) for name in prim]
@@ -175,25 +166,17 @@ def _match(
 
 
 def _misfit(model: PromptedSAM, path: Path, tensors: Mapping[str, torch.Tensor], fault: str) -> StudyError:
-    """Return the error that says what does not fit and, where it shows, which backbone the file is of."""
-    actual = _recognise(tensors)
+    """Return the error that says what does not fit and, where two sizes tell, which backbone the file is of."""
     advice = f"a {model.title} is asked for"
-    if actual not in (None, model.backbone):
-        advice = f"that is a {actual}, the run asks for {model.backbone}: set backbone={actual}"
-    return StudyError(f"the weights file '{path}' {fault}: {advice}.")
-
-
-def _recognise(tensors: Mapping[str, torch.Tensor]) -> str | None:
-    """Return the backbone whose sizes a file has; None if it has none's."""
     for name, spec in BACKBONES.items():
         telling = {
             "image_encoder.pos_embed": (1, spec.grid, spec.grid, spec.width),
             _published_name("pdmm.context.0.first.conv1.weight"): (spec.pdmm[0], spec.width, 3, 3),
         }
-        shapes = {key: tuple(tensors[key].shape) for key in telling if key in tensors}
-        if shapes and all(telling[key] == shape for key, shape in shapes.items()):
-            return name
-    return None
+        fits = {tuple(tensors[key].shape) == shape for key, shape in telling.items() if key in tensors}
+        if fits == {True} and name != model.backbone:
+            advice = f"that is a {name}, the run asks for {model.backbone}: set backbone={name}"
+    return StudyError(f"the weights file '{path}' {fault}: {advice}.")
 
 
 def random_weights(backbone: str) -> str:

@@ -1,17 +1,20 @@
 """The trained half: PRIM scores the prompt, PDMM predicts the mask (Gao et al., MICCAI 2024, section 2 and figure 2)."""
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from segment_anything.modeling import TwoWayTransformer
 from segment_anything.modeling.mask_decoder import MLP
 from torch import nn
+from torch.nn import functional
 
-from desam_lite.model.sam import BackboneSpec
+from desam_lite.model.sam import SAM_MASKS, BackboneSpec, build_transformer
 
 _SQUEEZE = 16  # reduction of the squeeze-and-excitation, as in the public code
-_SLOPE = 0.01  # of the leaky rectifier below zero, as in the public code
-_MASK_TOKENS, _IOU_HIDDEN = 4, 256  # SAM's, from whose decoder PRIM starts
+_norm = functional.instance_norm
+_act = partial(functional.leaky_relu, negative_slope=0.01)  # the slope is that of the public code
+_double = partial(nn.ConvTranspose2d, kernel_size=2, stride=2, bias=False)  # twice as high and wide
+_IOU_HIDDEN = 256  # channels inside the IoU head, as in SAM
 
 
 class Context(NamedTuple):
@@ -52,18 +55,6 @@ class SqueezeResidualBlock(nn.Module):
         weight = self.excite(torch.relu(self.squeeze(y.mean((2, 3))))).sigmoid()  # (B, outputs)
         shortcut = x if self.shortcut is None else _norm(self.shortcut(x))
         return _act(y * weight[:, :, None, None] + shortcut)
-
-
-def _norm(x: torch.Tensor) -> torch.Tensor:
-    return nn.functional.instance_norm(x)
-
-
-def _act(x: torch.Tensor) -> torch.Tensor:
-    return nn.functional.leaky_relu(x, _SLOPE)
-
-
-def _double(inputs: int, outputs: int) -> nn.ConvTranspose2d:
-    return nn.ConvTranspose2d(inputs, outputs, 2, stride=2, bias=False)
 
 
 class ContextBranch(nn.Module):
@@ -154,17 +145,11 @@ class PRIM(nn.Module):
     def __init__(self, spec: BackboneSpec, n_classes: int, *, iou_head: bool):
         super().__init__()
         self.n_classes = n_classes
-        self.transformer = TwoWayTransformer(
-            depth=2,
-            embedding_dim=spec.neck,
-            mlp_dim=spec.prim_mlp,
-            num_heads=spec.prim_heads,
-            attention_downsample_rate=spec.prim_downsample,
-        )
+        self.transformer = build_transformer(spec)
         self.iou_token = nn.Embedding(1, spec.neck)
-        self.mask_tokens = nn.Embedding(_MASK_TOKENS, spec.neck)
+        self.mask_tokens = nn.Embedding(SAM_MASKS, spec.neck)
         # SAM's head has an output for each of its masks; the published model uses the first alone.
-        outputs = max(_MASK_TOKENS, n_classes)
+        outputs = max(SAM_MASKS, n_classes)
         self.iou_head = MLP(spec.neck, _IOU_HIDDEN, outputs, num_layers=3) if iou_head else None
 
     @property

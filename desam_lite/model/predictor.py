@@ -63,20 +63,9 @@ class Prediction:
         inside = np.maximum(self.probability, np.nextafter(np.float32(0.5), np.float32(1)))
         return np.where(self.mask, inside, np.float32(0))
 
-    def organ(self, k: int) -> "Prediction":
-        """Return one organ alone, counted from 0."""
-        row = slice(k, k + 1)
-        return Prediction(self.probability[row], self.mask[row], self.iou[row])
 
-    @classmethod
-    def join(cls, organs: Iterable["Prediction"]) -> "Prediction":
-        """Join predictions of single organs, in order."""
-        parts = list(organs)
-        return cls(
-            np.concatenate([p.probability for p in parts]),
-            np.concatenate([p.mask for p in parts]),
-            np.concatenate([p.iou for p in parts]),
-        )
+_Organ = tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], np.float32]
+"""Probability ``(H, W)``, mask ``(H, W)`` and predicted IoU of one organ."""
 
 
 def point_grid(points_per_side: int, width: float, height: float) -> torch.Tensor:
@@ -116,14 +105,14 @@ def predict_slice(
     """
     predictor = _SlicePredictor(model, embeddings, original_size, settings or GridSettings())
     if mode == "box":
-        return predictor.from_prompt(Prompts.whole_image())
+        return _join(predictor.from_prompt(Prompts.whole_image()))
     height, width = scaled_size(original_size, model.image_size)
     if not model.predicts_iou:
         centre = torch.tensor([[width / 2, height / 2]]) if points is None else points[:1]
-        return predictor.from_prompt(single_points(centre))
+        return _join(predictor.from_prompt(single_points(centre)))
     if points is None:
         points = point_grid(predictor.settings.points_per_side, width, height)
-    return predictor.from_best_point(points)
+    return _join(predictor.from_best_points(points))
 
 
 @torch.no_grad()
@@ -147,10 +136,14 @@ def predict_prompted(
         Probability, mask and predicted IoU per organ, on the grid of the slice.
     """
     predictor = _SlicePredictor(model, embeddings, original_size, settings or GridSettings())
-    return Prediction.join(
-        predictor.empty if prompt is None else predictor.from_prompt(prompt).organ(k)
+    return _join(
+        predictor.nothing if prompt is None else predictor.from_prompt(prompt)[k]
         for k, prompt in enumerate(prompts)
     )
+
+
+def _join(organs: Iterable[_Organ]) -> Prediction:
+    return Prediction(*(np.stack(values) for values in zip(*organs, strict=True)))
 
 
 class _SlicePredictor:
@@ -161,49 +154,41 @@ class _SlicePredictor:
     ):
         self.model, self.embeddings, self.size, self.settings = model, embeddings, size, settings
         self.context = model.read_context(embeddings)
+        self.nothing: _Organ = np.zeros(size, np.float32), np.zeros(size, bool), np.float32(0)
 
-    @property
-    def empty(self) -> Prediction:
-        """Nothing, for one organ."""
-        empty = np.zeros((1, *self.size), np.float32)
-        return Prediction(empty, empty.astype(bool), np.zeros(1, np.float32))
-
-    def from_prompt(self, prompts: Prompts) -> Prediction:
+    def from_prompt(self, prompt: Prompts) -> list[_Organ]:
         """Predict all organs from one prompt, whatever its score."""
-        out = self.model.decode(self.embeddings, prompts, context=self.context)
+        out = self.model.decode(self.embeddings, prompt, context=self.context)
         logits = _on_slice(self.model, out.mask_logits, self.size)[0]  # (K, H, W)
-        masks = np.stack([_clean(organ > 0, self.settings) for organ in logits])
-        iou = np.full(len(masks), np.nan) if out.iou is None else out.iou[0].cpu().numpy()
-        return Prediction(sigmoid(logits), masks, iou.astype(np.float32))
+        iou = np.full(len(logits), np.nan) if out.iou is None else out.iou[0].cpu().numpy()
+        return [self._organ(*values) for values in zip(logits, iou, strict=True)]
 
-    def from_best_point(self, points: torch.Tensor) -> Prediction:
+    def from_best_points(self, points: torch.Tensor) -> list[_Organ]:
         """Score all points ``(N, 2)``, then decode in descending score, for each organ until a mask is stable."""
-        scores = self.model.score_prompts(
-            self.embeddings, single_points(points), batch=self.settings.batch
-        ).cpu()  # (N, K)
-        return Prediction.join(self._best_mask(points, scores[:, k], k) for k in range(self.model.n_classes))
+        prompts = single_points(points)
+        scores = self.model.score_prompts(self.embeddings, prompts, batch=self.settings.batch).cpu()  # (N, K)
+        return [self._best(points, scores[:, k], k) for k in range(self.model.n_classes)]
 
-    def _best_mask(self, points: torch.Tensor, scores: torch.Tensor, organ: int) -> Prediction:
+    def _best(self, points: torch.Tensor, scores: torch.Tensor, k: int) -> _Organ:
         # A stable sort: of points with equal scores the first of the grid wins.
         ranked = torch.sort(scores, descending=True, stable=True).indices
         for place in ranked[scores[ranked] > self.settings.iou_threshold]:
             prompt = single_points(points[place][None])
             out = self.model.decode(self.embeddings, prompt, context=self.context)
-            logits = _on_slice(self.model, out.mask_logits[:, organ : organ + 1], self.size)[0]  # (1, H, W)
-            if _stability(logits) < self.settings.stability_threshold:
-                continue
-            mask = _clean(logits[0] > 0, self.settings)
-            if mask.any():
-                return Prediction(sigmoid(logits), mask[None], np.array([scores[place]], np.float32))
-        return self.empty
+            logits = _on_slice(self.model, out.mask_logits[:, k : k + 1], self.size)[0, 0]  # (H, W)
+            if _stability(logits) >= self.settings.stability_threshold:
+                organ = self._organ(logits, float(scores[place]))
+                if organ[1].any():
+                    return organ
+        return self.nothing
+
+    def _organ(self, logits: npt.NDArray[np.float32], iou: float) -> _Organ:
+        return sigmoid(logits), _clean(logits > 0, self.settings), np.float32(iou)
 
 
 @torch.no_grad()
 def masks_of(
-    model: PromptedSAM,
-    logits: torch.Tensor,
-    original_size: tuple[int, int],
-    settings: GridSettings,
+    model: PromptedSAM, logits: torch.Tensor, original_size: tuple[int, int], settings: GridSettings
 ) -> npt.NDArray[np.bool_]:
     """Bring mask logits to the slice and clean each as a prediction is cleaned, whatever its score.
 

@@ -26,6 +26,10 @@ class PromptedSAM(nn.Module):
         n_classes: K, organs predicted in one pass.
         title: The model in a few words, for messages.
         predicts_iou: Whether it has an IoU head.
+
+    Attributes:
+        image_size: S, the side of the input square, in pixels.
+        embedding_size: Side of the encoder's maps: h = w.
     """
 
     fast = True
@@ -36,22 +40,13 @@ class PromptedSAM(nn.Module):
         self.title, self.predicts_iou = title, predicts_iou
         self.backbone, self.n_classes = backbone, n_classes
         self.spec = get_backbone(backbone)
+        self.image_size, self.embedding_size = self.spec.image_size, self.spec.grid
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(FROZEN_SEED)
             self.image_encoder = build_image_encoder(self.spec)
             self.prompt_encoder = build_prompt_encoder(self.spec)
         for part in (self.image_encoder, self.prompt_encoder):
             part.requires_grad_(False)
-
-    @property
-    def image_size(self) -> int:
-        """S, the side of the input square, in pixels."""
-        return self.spec.image_size
-
-    @property
-    def embedding_size(self) -> int:
-        """Side of the encoder's maps: h = w."""
-        return self.spec.grid
 
     def train(self, mode: bool = True) -> Self:
         """Set the decoder's mode; the encoders stay in evaluation mode."""

@@ -17,6 +17,8 @@ from desam_lite.utils.errors import StudyError
 # Of ImageNet's RGB values, 0 to 255; SAM's encoders were trained with them (segment_anything/modeling/sam.py).
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
+SAM_MASKS = 4
+"""Masks that SAM predicts for a prompt: one for prompts without doubt, then three guesses (whole, part, part of a part)."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +61,7 @@ class BackboneSpec:
 
 BACKBONES: dict[str, BackboneSpec] = {
     "sam_tiny": BackboneSpec(
-        256,
-        8,
-        128,
-        8,
-        4,
-        (1, 3, 5, 7),
-        window=8,
-        neck=128,
-        pdmm=(64, 32, 16),
-        prim_heads=4,
-        prim_mlp=512,
-        prim_downsample=2,
+        256, 8, 128, 8, 4, (1, 3, 5, 7), window=8, neck=128, pdmm=(64, 32, 16), prim_heads=4, prim_mlp=512
     ),
     "vit_b": BackboneSpec(1024, 16, 768, 12, 12, (2, 5, 8, 11)),
     "vit_l": BackboneSpec(1024, 16, 1024, 24, 16, (5, 11, 17, 23)),
@@ -117,16 +108,22 @@ def build_prompt_encoder(spec: BackboneSpec) -> PromptEncoder:
     )
 
 
-def build_mask_decoder(spec: BackboneSpec, masks: int = 4) -> MaskDecoder:
-    """Return SAM's own mask decoder at this size, with random weights and a token for each of ``masks`` masks."""
-    transformer = TwoWayTransformer(
+def build_transformer(spec: BackboneSpec) -> TwoWayTransformer:
+    """Return SAM's two-way transformer at this size, in which tokens and image attend to each other, with random weights."""
+    return TwoWayTransformer(
         depth=2,
         embedding_dim=spec.neck,
         mlp_dim=spec.prim_mlp,
         num_heads=spec.prim_heads,
         attention_downsample_rate=spec.prim_downsample,
     )
-    return MaskDecoder(transformer_dim=spec.neck, transformer=transformer, num_multimask_outputs=masks - 1)
+
+
+def build_mask_decoder(spec: BackboneSpec, n_masks: int = SAM_MASKS) -> MaskDecoder:
+    """Return SAM's own mask decoder at this size, with random weights and a token for each of ``n_masks`` masks."""
+    return MaskDecoder(
+        transformer_dim=spec.neck, transformer=build_transformer(spec), num_multimask_outputs=n_masks - 1
+    )
 
 
 @torch.no_grad()

@@ -10,10 +10,7 @@ import torch
 
 from desam_lite.model.prompted_sam import PromptedSAM
 from desam_lite.model.prompts import Decoded, ImageEmbeddings, Prompts, require_batch
-from desam_lite.model.sam import build_mask_decoder
-
-SAM_MASKS = 4
-"""Masks that SAM predicts for a prompt: one for prompts without doubt, then three guesses (whole, part, part of a part)."""
+from desam_lite.model.sam import SAM_MASKS, build_mask_decoder
 
 
 class SAM(PromptedSAM):

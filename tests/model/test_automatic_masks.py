@@ -11,8 +11,8 @@ from desam_lite.model import automatic_masks as automatic
 from desam_lite.model.automatic_masks import Candidates, automatic_masks
 from desam_lite.model.predictor import GridSettings, point_grid, single_points
 from desam_lite.model.prompts import ImageEmbeddings
-from desam_lite.model.sam import preprocess
-from desam_lite.model.sam_decoder import SAM, SAM_MASKS
+from desam_lite.model.sam import SAM_MASKS, preprocess
+from desam_lite.model.sam_decoder import SAM
 
 SIZES = [
     (32, 32),

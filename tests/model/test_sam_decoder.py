@@ -12,7 +12,8 @@ from small_model import MICRO, published_tensors, random_embeddings, sam_tensors
 from desam_lite.model.checkpoints import load_sam
 from desam_lite.model.prompted_sam import FROZEN_SEED
 from desam_lite.model.prompts import Prompts
-from desam_lite.model.sam_decoder import SAM, SAM_MASKS
+from desam_lite.model.sam import SAM_MASKS
+from desam_lite.model.sam_decoder import SAM
 from desam_lite.utils.errors import StudyError
 
 Tensors = dict[str, torch.Tensor]

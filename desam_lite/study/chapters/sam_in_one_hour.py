@@ -14,8 +14,8 @@ from matplotlib.patheffects import withStroke
 
 from desam_lite.model.prompts import ImageEmbeddings, Prompts
 from desam_lite.model.resize import scaled_size, unfit_square
-from desam_lite.model.sam import BACKBONES, preprocess
-from desam_lite.model.sam_decoder import SAM, SAM_MASKS
+from desam_lite.model.sam import BACKBONES, SAM_MASKS, preprocess
+from desam_lite.model.sam_decoder import SAM
 from desam_lite.study.report.style import WIDTH, styled
 
 if TYPE_CHECKING:

@@ -27,7 +27,8 @@ from desam_lite.model.oracle_prompts import tight_box
 from desam_lite.model.predictor import masks_of, point_grid
 from desam_lite.model.prompts import ImageEmbeddings, Prompts
 from desam_lite.model.resize import scaled_size
-from desam_lite.model.sam_decoder import SAM, SAM_MASKS
+from desam_lite.model.sam import SAM_MASKS
+from desam_lite.model.sam_decoder import SAM
 from desam_lite.study.report.cache import cached_table
 from desam_lite.study.run import Run
 from desam_lite.utils.errors import StudyError
