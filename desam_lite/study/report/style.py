@@ -5,7 +5,7 @@ Colours are Okabe and Ito's and, where these end, Tol's: safe for colour-blind r
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.colors import to_hex, to_rgb
@@ -27,6 +27,7 @@ _STYLE: dict[str, Any] = {
     "axes.edgecolor": "#666666",
     "axes.axisbelow": True,
     "axes.grid": False,
+    "lines.solid_capstyle": "butt",  # an interval ends where it ends
     "grid.color": "#dddddd",
     "grid.linewidth": 0.7,
     "text.color": "#1a1a1a",
@@ -38,16 +39,25 @@ _STYLE: dict[str, Any] = {
     "figure.dpi": 160,
 }
 
-_OTHER_COLORS = ("#cc79a7", "#56b4e9", "#e69f00", "#000000")
+_SPARE_COLORS = ("#cc79a7", "#56b4e9", "#e69f00", "#000000")  # of methods that are registered without one
+_GREY = "#444444"
 NO_RUNS = "no finished run to show"
+EMPTY_ALT = f"Empty figure: {NO_RUNS}."
+
+
+class Unit(NamedTuple):
+    """What a metric's axis is called, and what its values are multiplied by to be shown."""
+
+    title: str
+    factor: float
+
 
 UNITS = {
-    "dice": ("Dice (%)", 100.0),
-    "hd95": ("HD95 (mm)", 1.0),
-    "hd": ("HD (mm)", 1.0),
-    "assd": ("ASSD (mm)", 1.0),
+    "dice": Unit("Dice (%)", 100.0),
+    "hd95": Unit("HD95 (mm)", 1.0),
+    "hd": Unit("HD (mm)", 1.0),
+    "assd": Unit("ASSD (mm)", 1.0),
 }
-"""What a metric's axis is called, and what its values are multiplied by to be shown."""
 
 
 def is_oracle(label: str) -> bool:
@@ -63,29 +73,23 @@ def oracle_note(labels: Iterable[str]) -> str:
 def method_color(label: str) -> str:
     """Return the colour of a method: the same in every figure; grey for all oracles, which are no competitors.
 
-    With an encoder that has never been trained it is the method's own, but darker.
+    With an encoder that has never been trained it is the method's own, but darker: still readable as text.
     """
     name, _, encoder = label.partition(",")
-    known = _looks().get(name, ("", ""))[0]
-    color = known or _OTHER_COLORS[sum(name.encode()) % len(_OTHER_COLORS)]
-    return _darker(color) if encoder and not is_oracle(name) else color
-
-
-def _looks() -> dict[str, tuple[str, str]]:
-    """Return label -> colour and marker, as the methods are registered; "" for a colour that was left open."""
-    return {label_of(METHOD_CHOICES[name]): (choice.color, choice.marker) for name, choice in CHOICES.items()}
-
-
-def _darker(color: str) -> str:
-    """Return a colour on its way to black: still readable as text."""
-    red, green, blue = (0.6 * part for part in to_rgb(color))
-    return to_hex((red, green, blue))
+    color = _registered_look(name)[0] or _SPARE_COLORS[sum(name.encode()) % len(_SPARE_COLORS)]
+    darker = to_hex([0.6 * part for part in to_rgb(color)])  # type: ignore[arg-type]  # the stubs want a tuple
+    return darker if encoder and not is_oracle(name) else color
 
 
 def method_marker(label: str) -> str:
     """Return matplotlib's name of a method's marker: with its colour, it tells a method from any other."""
-    name = label.partition(",")[0]
-    return _looks().get(name, ("", "o"))[1]
+    return _registered_look(label.partition(",")[0])[1]
+
+
+def _registered_look(name: str) -> tuple[str, str]:
+    """Return colour and marker of a method as it is registered; "" for a colour that was left open."""
+    looks = {label_of(METHOD_CHOICES[key]): (choice.color, choice.marker) for key, choice in CHOICES.items()}
+    return looks.get(name, ("", "o"))
 
 
 @contextmanager
@@ -94,6 +98,31 @@ def styled() -> Iterator[None]:
     settings: Any = _STYLE  # the stubs list every key as a literal
     with mpl.rc_context(settings):
         yield
+
+
+def grey_handle(name: str, **look: Any) -> Line2D:
+    """Return the entry of a legend for what all methods have in common."""
+    return Line2D([], [], label=name, **{"color": _GREY, "lw": 2, "ms": 6.5, "mew": 1.7, **look})
+
+
+def domain_handles(
+    names: Sequence[str] = ("in domain", "out of domain"), ls: Sequence[str] = ("none", "none")
+) -> list[Line2D]:
+    """Return the entries of a legend for filled and open markers."""
+    faces = (_GREY, "white")
+    return [
+        grey_handle(n, marker="o", mfc=mfc, ls=line) for n, mfc, line in zip(names, faces, ls, strict=True)
+    ]
+
+
+def method_handles(labels: Iterable[str], ls: str = "none") -> list[Line2D]:
+    """Return the entries of a legend for methods, each once."""
+    return [
+        Line2D(
+            [], [], color=method_color(label), marker=method_marker(label), ls=ls, lw=1.8, ms=5, label=label
+        )
+        for label in dict.fromkeys(labels)
+    ]
 
 
 def add_legend(figure: Figure, handles: Sequence[Line2D]) -> None:

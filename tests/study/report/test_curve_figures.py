@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from desam_lite.study.report import curve_figures, style
@@ -52,10 +53,46 @@ def dials() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def history(epochs: int = 3) -> pd.DataFrame:
+    rows = [
+        {
+            "label": label,
+            "source": "A",
+            "seed": seed,
+            "epoch": e,
+            "train_loss": 1.0 / (e + 1),
+            "val_loss": 1.5 / (e + 1),
+        }
+        for label in ("U-Net", "DeSAM-P")
+        for seed in (0, 1)
+        for e in range(epochs)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_training_curves_have_a_panel_per_method_and_a_line_per_run() -> None:
+    figure = curve_figures.draw_training(history())
+    assert [ax.get_title() for ax in figure.axes] == ["U-Net", "DeSAM-P"]
+    runs, medians = figure.axes[0].collections, figure.axes[0].lines
+    assert sum(len(lines.get_segments()) for lines in runs) == 2 * 2  # training and validation of two runs
+    assert [line._dash_pattern[1] is None for line in medians] == [True, False]  # solid, dashed
+    assert medians[0].get_ydata()[0] == pytest.approx(1.0)
+    assert "U-Net (2 runs) median training loss from 1.00 to 0.33, validation loss from 1.50 to 0.50" in (
+        curve_figures.draw_training_alt(history())
+    )
+
+
+def test_one_epoch_is_visible_as_a_point() -> None:
+    figure = curve_figures.draw_training(history(epochs=1))
+    assert "o" in {line.get_marker() for line in figure.axes[0].lines}
+
+
 def test_grid_curves_are_filled_in_domain_and_open_out_of_it() -> None:
     left, right = curve_figures.draw_grid_curves(dice(), seconds()).axes
-    faces = [line.get_markerfacecolor() for line in left.lines]
-    assert faces == [style.method_color("DeSAM-P"), "white"]
+    outside, inside = left.lines
+    assert to_hex(inside.get_markerfacecolor()) == style.method_color("DeSAM-P")
+    assert inside.get_ydata().tolist() == [50, 80]
+    assert to_hex(outside.get_markerfacecolor()) == "#ffffff" and outside.get_ydata().tolist() == [30, 60]
     assert right.lines[0].get_ydata().tolist() == [0.05, 0.2]  # type: ignore[union-attr]
     said = curve_figures.draw_grid_curves_alt(dice(), seconds())
     assert "DeSAM-P out of domain 30 with 1, 60 at best with 81, 60 with 81" in said
@@ -84,6 +121,7 @@ EMPTY: Any = pd.DataFrame()
 @pytest.mark.parametrize(
     ("figure", "alt"),
     [
+        (curve_figures.draw_training(EMPTY), curve_figures.draw_training_alt(EMPTY)),
         (curve_figures.draw_grid_curves(EMPTY, EMPTY), curve_figures.draw_grid_curves_alt(EMPTY, EMPTY)),
         (curve_figures.draw_calibration(EMPTY), curve_figures.draw_calibration_alt(EMPTY)),
         (curve_figures.draw_dial_curves(EMPTY), curve_figures.draw_dial_curves_alt(EMPTY)),
