@@ -1,15 +1,21 @@
 """What the study costs: runs counted from the plans, bytes from the shapes, minutes and memory from the recorded benchmarks.
 
-Nothing here is a guess: a row exists where a benchmark has recorded it, on the device that it names.
+Nothing here is a guess: a row exists where a benchmark has recorded it, on the device that it names. The hours of the whole
+study follow from the measured rates.
 """
 
+import heapq
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from desam_lite.data.manifest import load_manifest
 from desam_lite.methods.run_spec import RunSpec
 from desam_lite.model.sam import BACKBONES, get_backbone
 from desam_lite.study.plans import EXPERIMENTS, plan_experiment
@@ -21,9 +27,14 @@ BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8": 1}
 """Bytes of one number in each format of stored embeddings."""
 
 ENCODE, TRAIN, PREDICT = "encode", "train, per epoch", "predict"
-"""The three costly steps: what `measured` calls them."""
+"""The three costly steps, as `measured` names them."""
+
+DECODERS = ("desam", "sam_finetuned", "sam_zero_shot")
+"""The methods whose rates are measured: they train or run a decoder on stored embeddings."""
 
 _SYNTHETIC = "phantom_"
+_FORMAT_COLORS = {"float32": "#0072b2", "bfloat16": "#56b4e9", "float8": "#009e73"}
+_TRAINED_SHARE = 0.9  # of a source's cases; the others are held out, as published
 
 
 def embedding_bytes(backbone: str, fmt: str) -> int:
@@ -38,21 +49,14 @@ def embedding_bytes(backbone: str, fmt: str) -> int:
 
 def embedding_table(slices: int) -> pd.DataFrame:
     """Return the gigabytes of the embeddings of many slices: one row per backbone, one column per format."""
-    return pd.DataFrame(
-        {
-            fmt: {name: slices * embedding_bytes(name, fmt) / 1e9 for name in BACKBONES}
-            for fmt in ("float32", "bfloat16", "float8")
-        }
-    )
+    sizes = {
+        fmt: {name: slices * embedding_bytes(name, fmt) / 1e9 for name in BACKBONES} for fmt in _FORMAT_COLORS
+    }
+    return pd.DataFrame(sizes)
 
 
 def plan_study(profile: Profile, weights: str) -> dict[str, list[RunSpec]]:
-    """Return the runs of every experiment on its own task; where the profile is for real data, on the real one of that kind.
-
-    Args:
-        profile: How much work.
-        weights: Of the encoder; the file need not exist.
-    """
+    """Return the runs of every experiment on its own task, or on the real one of that kind where the profile is for real data."""
     tasks = {
         name: usual.manifest.removeprefix(_SYNTHETIC) if profile.needs_weights else usual.manifest
         for name, usual in EXPERIMENTS.items()
@@ -67,89 +71,155 @@ def list_runs(plans: dict[str, list[RunSpec]]) -> list[RunSpec]:
 
 def count_runs(plans: dict[str, list[RunSpec]]) -> pd.DataFrame:
     """Return per experiment its runs, its seeds, and how many runs no experiment before it has."""
-    rows, seen = [], set[RunSpec]()
+    rows, counted = [], set[RunSpec]()
     for name, specs in plans.items():
-        facts = {
+        row = {
             "experiment": name,
             "sources": len({spec.source for spec in specs}),
             "methods": len({spec.label for spec in specs}),
             "seeds": len({spec.seed for spec in specs}),
             "runs": len(specs),
-            "of them new": len(set(specs) - seen),
+            "of them new": len(set(specs) - counted),
         }
-        rows.append(facts)
-        seen.update(specs)
+        rows.append(row)
+        counted.update(specs)
     return pd.DataFrame(rows)
 
 
 def measured(folder: Path | str, points: int = 81) -> pd.DataFrame:
-    """Return what has been measured of the three costly steps.
-
-    Args:
-        folder: With the recorded benchmarks.
-        points: Of the grid of prompts.
+    """Return what the recorded benchmarks of a folder measured of the three costly steps, with a grid of that many points.
 
     Returns:
         One row per step, backbone, setting and device: ``seconds`` per slice and ``MB`` of peak memory.
     """
     rows: list[dict[str, Any]] = []
-    for one in _records(folder, "encoder"):
-        rows.append(_row(one, ENCODE, f"batch {one['batch']}, {one['format']}", 1 / one["images_per_second"]))
-    for one in _records(folder, "training"):
-        setting = f"batch {one['batch_size']}, {one['precision']}, {one['fmt']} from {one['placement']}"
-        rows.append(_row(one, TRAIN, setting, 1 / one["samples_per_second"]))
-    for one in _records(folder, "inference"):
-        if one["points"] == points:
-            rows.append(_row(one, PREDICT, f"{points} points", one["seconds"]))
-    columns = ["step", "backbone", "setting", "seconds", "MB", "device", "commit"]
-    return pd.DataFrame(rows, columns=columns)
+
+    def add(row: dict[Any, Any], step: str, setting: str, seconds: float) -> None:
+        measure = {"step": step, "backbone": row["backbone"], "setting": setting, "seconds": seconds}
+        rows.append({**measure, "MB": row["peak_mb"], "device": row["device"], "commit": row["commit"]})
+
+    for row in read_benchmarks(folder, "encoder").to_dict("records"):
+        add(row, ENCODE, f"batch {row['batch']}, {row['format']}", 1 / row["images_per_second"])
+    for row in read_benchmarks(folder, "training").to_dict("records"):
+        setting = f"batch {row['batch_size']}, {row['precision']}, {row['fmt']} from {row['placement']}"
+        add(row, TRAIN, setting, 1 / row["samples_per_second"])
+    for row in read_benchmarks(folder, "inference").to_dict("records"):
+        if row["points"] == points:
+            add(row, PREDICT, f"{points} points", row["seconds"])
+    return pd.DataFrame(rows, columns=["step", "backbone", "setting", "seconds", "MB", "device", "commit"])
 
 
-def _records(folder: Path | str, name: str) -> list[dict[Any, Any]]:
-    return read_benchmarks(folder, name).to_dict("records")
+@dataclass(frozen=True)
+class Rates:
+    """How many slices a second one device (and backbone, in words) encodes, trains on, and predicts with 9 x 9 points."""
+
+    device: str
+    encode: float
+    train: float
+    predict: float
 
 
-def _row(one: dict[Any, Any], step: str, setting: str, seconds: float) -> dict[str, Any]:
-    where = {"device": one["device"], "commit": one["commit"]}
-    return {
-        "step": step,
-        "backbone": one["backbone"],
-        "setting": setting,
-        "seconds": seconds,
-        "MB": one["peak_mb"],
-        **where,
-    }
+def read_rates(folder: Path | str, backbone: str) -> list[Rates]:
+    """Return the best rates of every device on which all three steps were measured with that backbone."""
+    rows = measured(folder)
+    rates = []
+    for device, own in rows[rows["backbone"] == backbone].groupby("device", sort=False):
+        best = 1 / own.groupby("step")["seconds"].min()
+        if {ENCODE, TRAIN, PREDICT} <= set(best.index):
+            rates.append(Rates(f"{device}, {backbone}", best[ENCODE], best[TRAIN], best[PREDICT]))
+    return rates
+
+
+def run_seconds(spec: RunSpec, rates: Rates, slices_per_case: float) -> float:
+    """Return the seconds of one run of `DECODERS`: epochs over the training slices, then every slice of every case once."""
+    cases = _cases(spec.manifest)
+    trained = (spec.epochs or 0) * _TRAINED_SHARE * cases[spec.source] * slices_per_case / rates.train
+    return trained + sum(cases.values()) * slices_per_case / rates.predict
+
+
+def wall_hours(seconds: Sequence[float], devices: int) -> float:
+    """Return the hours of independent runs on so many devices, the longest first, each on the device that is free first.
+
+    >>> wall_hours([3600, 3600, 7200], 2)
+    2.0
+    """
+    free = [0.0] * devices
+    for each in sorted(seconds, reverse=True):
+        heapq.heappush(free, heapq.heappop(free) + each)
+    return max(free) / 3600
+
+
+def study_hours(
+    specs: Sequence[RunSpec], rates: Rates, slices_per_case: float, devices: Sequence[int] = (1, 8, 64)
+) -> pd.DataFrame:
+    """Return the expected hours of a study by the number of devices.
+
+    Runs (each once) whose method has no measured rate, and those on synthetic scans, are counted, not timed. The slices of a
+    task are encoded by one job; the tasks, and the runs after them, go side by side.
+
+    Returns:
+        One row per number of devices: ``devices``, ``runs``, ``runs_without_rate``, ``encode_hours``, ``run_hours`` (sum),
+        ``longest_run_hours``, ``wall_hours``.
+    """
+    timed = [spec for spec in specs if spec.method in DECODERS and any(_cases(spec.manifest).values())]
+    seconds = [run_seconds(spec, rates, slices_per_case) for spec in timed]
+    tasks = {spec.manifest for spec in timed}
+    encodes = [sum(_cases(task).values()) * slices_per_case / rates.encode for task in tasks]
+    rows = [
+        {
+            "devices": count,
+            "runs": len(specs),
+            "runs_without_rate": len(specs) - len(timed),
+            "encode_hours": sum(encodes) / 3600,
+            "run_hours": sum(seconds) / 3600,
+            "longest_run_hours": max(seconds, default=0.0) / 3600,
+            "wall_hours": wall_hours(encodes, count) + wall_hours(seconds, count),
+        }
+        for count in devices
+    ]
+    return pd.DataFrame(rows)
+
+
+@cache
+def _cases(manifest: Path) -> dict[str, int]:
+    return {name: domain.cases or 0 for name, domain in load_manifest(manifest).domains.items()}
+
+
+def say_hours(specs: Sequence[RunSpec], table: pd.DataFrame, rates: Rates) -> str:
+    """Return the arithmetic of `study_hours` in words."""
+    first = table.iloc[0]
+    each = ", ".join(f"{label} {count}" for label, count in Counter(spec.label for spec in specs).items())
+    times = ", ".join(f"{_hours(row['wall_hours'])} on {row['devices']}" for row in table.to_dict("records"))
+    return (
+        f"The paper-sized study has {first['runs']:.0f} runs ({each}). At the rates measured on {rates.device} (encoding "
+        f"{rates.encode:.3g}, training {rates.train:.3g}, predicting {rates.predict:.3g} slices per second) the "
+        f"{first['runs'] - first['runs_without_rate']:.0f} runs with a measured rate take {_hours(first['run_hours'])} of "
+        f"computing after {_hours(first['encode_hours'])} of encoding: {times} such devices."
+    )
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f} h" if hours >= 100 else f"{hours:.3g} h"
 
 
 def draw_bytes(table: pd.DataFrame, slices: int) -> Figure:
     """Draw the gigabytes of `embedding_table` as bars on a logarithmic scale."""
-    shades = ("#0072b2", "#56b4e9", "#009e73")
     with styled():
         figure = Figure((WIDTH, 2.9), layout="constrained")
         ax = figure.subplots()
-        for number, (fmt, color) in enumerate(zip(table, shades, strict=True)):
-            places = [row + (number - 1) * 0.27 for row in range(len(table))]
-            bars = ax.barh(places, table[fmt], 0.25, color=color, label=fmt)
-            ax.bar_label(bars, [f"{value:.3g}" for value in table[fmt]], padding=3, fontsize=8)
-        ax.set_yticks(range(len(table)), list(table.index))
-        ax.set(
-            xscale="log", xlabel=f"gigabytes for {slices:,} slices", xlim=(None, table.to_numpy().max() * 4)
-        )
+        table.plot.barh(ax=ax, color=_FORMAT_COLORS, width=0.8, logx=True, legend=False)
+        for bars in ax.containers:
+            ax.bar_label(bars, fmt="{:.3g}", padding=3, fontsize=8)  # type: ignore[arg-type]
+        ax.set(xlabel=f"gigabytes for {slices:,} slices", ylabel="", xlim=(None, table.to_numpy().max() * 4))
         ax.invert_yaxis()
-        handles, names = ax.get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper center", ncols=3)
+        figure.legend(loc="outside upper center", ncols=len(table.columns))
     return figure
 
 
 def draw_bytes_alt(table: pd.DataFrame, slices: int) -> str:
     """Say what `draw_bytes` shows."""
-    said = "; ".join(
+    rows = "; ".join(
         f"{name}: {', '.join(f'{v:.3g} in {fmt}' for fmt, v in row.items())}"
         for name, row in table.iterrows()
     )
-    return f"Bars: gigabytes of the embeddings of {slices:,} slices. {said}."
-
-
-def devices(rows: pd.DataFrame) -> Sequence[str]:
-    """Return the devices of `measured`, in order."""
-    return list(dict.fromkeys(rows["device"]))
+    return f"Bars: gigabytes of the embeddings of {slices:,} slices. {rows}."

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
 from desam_lite.model.sam import get_backbone
@@ -47,8 +48,8 @@ def test_runs_are_counted_once() -> None:
     assert len(priors) == (6 + 2) * len(get_profile("paper").seeds)  # each source of both tasks
     assert counted["runs"].sum() == sum(map(len, plans.values()))
     made = {name for name, specs in plans.items() if any("phantom" in str(spec.manifest) for spec in specs)}
-    asked = {name for name, usual in EXPERIMENTS.items() if usual.synthetic}
-    assert made == asked  # the others are on real scans
+    synthetic = {name for name, usual in EXPERIMENTS.items() if usual.synthetic}
+    assert made == synthetic  # the others are on real scans
 
 
 def test_only_what_was_measured_has_a_row(tmp_path: Path) -> None:
@@ -57,9 +58,8 @@ def test_only_what_was_measured_has_a_row(tmp_path: Path) -> None:
     row = {"backbone": "vit_h", "batch": 8, "format": "bfloat16", "images_per_second": 4.0, "peak_mb": 9.0}
     (tmp_path / "encoder-gpu.json").write_text(json.dumps({**record, "rows": [row]}))
     (tmp_path / "encoder-quick.json").write_text(json.dumps({**record, "quick": True, "rows": [row]}))
-    (one,) = paper_scale.measured(tmp_path).to_dict("records")
-    assert (one["seconds"], one["MB"], one["device"]) == (0.25, 9.0, "a GPU")
-    assert paper_scale.devices(paper_scale.measured(tmp_path)) == ["a GPU"]
+    (row,) = paper_scale.measured(tmp_path).to_dict("records")
+    assert (row["seconds"], row["MB"], row["device"]) == (0.25, 9.0, "a GPU")
 
 
 def test_this_studys_records_give_rows_for_all_three_steps() -> None:
@@ -68,3 +68,61 @@ def test_this_studys_records_give_rows_for_all_three_steps() -> None:
         "train, per epoch",
         "predict",
     }
+
+
+STUDY = paper_scale.list_runs(paper_scale.plan_study(get_profile("paper"), "SAM.pth"))
+RATES = paper_scale.Rates("a device", encode=10.0, train=20.0, predict=5.0)
+
+
+def test_a_run_is_its_epochs_over_the_training_slices_and_every_slice_once() -> None:
+    spec = next(s for s in STUDY if s.method == "desam" and s.source == "CT")
+    trained = 50 * 0.9 * 30 * 10 / 20
+    assert paper_scale.run_seconds(spec, RATES, 10) == pytest.approx(trained + (30 + 20) * 10 / 5)
+
+
+def test_more_devices_take_less_time_but_never_less_than_the_longest_run() -> None:
+    assert paper_scale.wall_hours([7200, 3600, 3600], 64) == 2
+    table = paper_scale.study_hours(STUDY, RATES, 20).set_index("devices")
+    assert table["wall_hours"].is_monotonic_decreasing
+    assert table.loc[1, "wall_hours"] == pytest.approx(
+        table.loc[1, "run_hours"] + table.loc[1, "encode_hours"]
+    )
+    assert (table["wall_hours"] >= table["longest_run_hours"]).all()
+
+
+def test_runs_on_scans_made_to_order_take_no_hours() -> None:
+    made = [spec for spec in STUDY if "phantom" in str(spec.manifest)]
+    table = paper_scale.study_hours(made, RATES, 20)
+    assert made and table.loc[0, "runs_without_rate"] == len(made)
+    assert table.loc[0, "wall_hours"] == 0
+
+
+def test_rates_are_those_recorded_or_none(tmp_path: Path) -> None:
+    same = {"backbone": "vit_b", "peak_mb": 1.0}
+    rows = {
+        "encoder": {"images_per_second": 2.0, "batch": 1, "format": "float32"},
+        "training": {
+            "samples_per_second": 3.0,
+            "batch_size": 8,
+            "precision": "32-true",
+            "fmt": "float32",
+            "placement": "ram",
+        },
+        "inference": {"seconds": 0.5, "points": 81},
+    }
+    for name, row in rows.items():
+        record = {"device": "a processor", "code": {}, "rows": [{**same, **row}]}
+        (tmp_path / f"{name}-cpu.json").write_text(json.dumps(record))
+    assert paper_scale.read_rates(tmp_path, "vit_b") == [
+        paper_scale.Rates("a processor, vit_b", 2.0, 3.0, 2.0)
+    ]
+    assert paper_scale.read_rates(tmp_path, "vit_h") == []
+    (tmp_path / "training-cpu.json").unlink()
+    assert paper_scale.read_rates(tmp_path, "vit_b") == []
+
+
+def test_the_arithmetic_in_words_holds_its_numbers() -> None:
+    table = paper_scale.study_hours(STUDY, RATES, 20)
+    said = paper_scale.say_hours(STUDY, table, RATES)
+    assert f"{len(STUDY)} runs" in said and "a device" in said
+    assert f"{table.loc[0, 'wall_hours']:.3g} h on 1" in said

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from small_model import use_micro
 
 from desam_lite.model.oracle_prompts import oracle_prompts
-from desam_lite.model.prompts import Prompts
-from desam_lite.model.sam import BACKBONES
+from desam_lite.model.prompts import ImageEmbeddings, Prompts
+from desam_lite.model.sam import SAM_MASKS, preprocess
 from desam_lite.model.sam_decoder import SAM
-from desam_lite.study.chapters import sam_in_one_hour as sam_pictures
+from desam_lite.study.chapters import sam_in_one_hour
 from desam_lite.study.report.slice_examples import Example
 
 
@@ -17,13 +18,17 @@ def example() -> Example:
     image = np.random.default_rng(0).integers(0, 255, (24, 32)).astype(np.uint8)
     reference = np.zeros((24, 32), np.uint8)
     reference[8:16, 10:20] = 1
-    return Example("A (like nobody)", "", image, reference, None, (1.0, 1.0))
+    return Example("A (like nobody)", "", image, reference, None, (2.0, 1.0))
 
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> SAM:
     use_micro(monkeypatch)
-    return sam_pictures.build_sam("micro", "random")
+    return SAM("micro")
+
+
+def encode(model: SAM, example: Example) -> ImageEmbeddings:
+    return model.encode(preprocess(torch.from_numpy(example.image)[None], model.image_size))
 
 
 def test_prompts_are_answered_and_marked_where_they_are(model: SAM, example: Example) -> None:
@@ -31,32 +36,27 @@ def test_prompts_are_answered_and_marked_where_they_are(model: SAM, example: Exa
     point = oracle_prompts(example.reference, 1, side, "point_oracle")[0]
     box = oracle_prompts(example.reference, 1, side, "box_oracle")[0]
     assert point is not None and box is not None
-    seen = sam_pictures.see(model, example.image)
-    asked = {"a click": point, "a box": box, "all": Prompts.whole_image()}
-    click, tight, whole = sam_pictures.ask(model, seen, example, asked)
+    maps = encode(model, example)
+    prompts = {"a click": point, "a box": box, "all": Prompts.whole_image()}
+    click, tight, whole = sam_in_one_hour.predict_masks_of(model, maps, example, prompts)
     assert click.masks.shape == (1, 24, 32)
-    ((x, y, label),) = click.points
-    assert example.reference[int(y), int(x)] == 1 and label == 1
-    assert tight.box == pytest.approx((10, 8, 20, 16))
-    assert whole.box == pytest.approx((0, 0, 32, 32))
-    (three,) = sam_pictures.ask(model, seen, example, {"a click": point}, guesses=True)
-    assert len(three.masks) == 3 and three.best == int(three.predicted.argmax())
-    said = sam_pictures.draw_prompted_alt(example, [click, tight])
-    assert f"a box: Dice {tight.scores[0]:.0%}" in said
-    assert len(sam_pictures.draw_prompted(example, [click, tight, whole]).axes) == 3
+    (three,) = sam_in_one_hour.predict_masks_of(model, maps, example, {"a click": point}, n_masks=SAM_MASKS)
+    assert len(three.masks) == 3 and three.best == int(three.predicted_iou.argmax())
+    alt = sam_in_one_hour.draw_prompted_alt(example, [click, tight])
+    assert f"a box: Dice {tight.dice[0]:.0%}" in alt
+    axes = sam_in_one_hour.draw_prompted(model, example, [click, tight, whole], {"gland": "#e69f00"}).axes
+    (mark,) = axes[0].lines
+    x, y = (float(np.asarray(values)[0]) for values in (mark.get_xdata(), mark.get_ydata()))
+    assert example.reference[int(y / 2), int(x)] == 1  # millimetres: pixels of a row are 2 mm apart
+    frames = [ax.patches[-1].get_bbox().extents for ax in axes[1:]]  # type: ignore[attr-defined]
+    assert frames[0] == pytest.approx((10, 16, 20, 32)) and frames[1] == pytest.approx((0, 0, 32, 64))
 
 
 def test_maps_are_shown_without_the_padding(model: SAM, example: Example) -> None:
-    maps = sam_pictures.feature_maps(model, sam_pictures.see(model, example.image), example)
+    maps = sam_in_one_hour.feature_images(model, encode(model, example), example)
     grid = model.embedding_size
     assert list(maps) == ["level 0", "level 1", "level 2", "neck"]
-    for picture in maps.values():
-        assert picture.shape == (grid * 24 // 32, grid, 3)
-        assert picture.min() >= 0 and picture.max() <= 1
-    assert len(sam_pictures.draw_features(example, maps).axes) == 5
-
-
-def test_sizes_are_counted_from_the_models() -> None:
-    table = sam_pictures.sizes().set_index("backbone")
-    assert list(table.index) == list(BACKBONES)
-    assert table.loc["vit_b", "image encoder"] == "89.67 M"
+    for image in maps.values():
+        assert image.shape == (grid * 24 // 32, grid, 3)
+        assert image.min() >= 0 and image.max() <= 1
+    assert len(sam_in_one_hour.draw_features(example, maps).axes) == 5
