@@ -29,8 +29,8 @@ from desam_lite.model.sam import BACKBONES
 NOTE = (
     "Published way, written plainly: one compressed npz of float32 maps per slice (the public code's object arrays hold the "
     "same bytes but need pickle; masks are left out on both sides). read: batches of 8 slices drawn over all cases, through "
-    "EmbeddingStore, into new memory; cold: after the files were dropped from the system's memory (posix_fadvise), with "
-    "checksums, as a first epoch; warm: again, as a second. raw: the same files from end to end in blocks of 8 MiB into one "
+    "EmbeddingStore, into new memory; cold: after the files were dropped from the system's memory (posix_fadvise), "
+    "as a first epoch; warm: again, as a second. raw: the same files from end to end in blocks of 8 MiB into one "
     "buffer. raw_random: blocks of one slice in the order of the batches. Medians over rounds in which the kinds take turns. "
     "decode: processor time from stored bits in memory to float32 maps, per slice; decode_gb_s: bits of that per second. "
     "rms_error: of normal numbers, over their standard deviation. real_share: npz over float32 for features that sam_tiny "
@@ -86,7 +86,7 @@ def _measure(layout: Layout, count: int, folder: Path, options: Options) -> list
                 "ratio": published["bytes"] / size,
                 "write_mb_s": written,
                 **_reads(store, files, count, rounds=1 if options.quick else 3),
-                **_decode(store, count),
+                **_decode(layout, fmt),
                 "rms_error": _error(layout, fmt),
                 "published_bytes_per_slice": published["bytes"],
                 "published_write_mb_s": published["write_mb_s"],
@@ -181,9 +181,9 @@ def _reads(store: EmbeddingStore, files: list[Path], count: int, rounds: int) ->
 
 def _forget(files: list[Path]) -> None:
     """Drop files from the system's memory; they must not be mapped, so a new time makes the store open them anew."""
-    from desam_lite.data.embedding_files import _open
+    from desam_lite.data.embedding_files import open_unchanged
 
-    _open.cache_clear()
+    open_unchanged.cache_clear()
     for path in files:
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -210,31 +210,30 @@ def _read_blocks(store: EmbeddingStore, order: list[tuple[str, str, int]], size:
 
 def _read_batches(store: EmbeddingStore, order: list[tuple[str, str, int]]) -> None:
     for start in range(0, len(order), BATCH):
-        store.read(order[start : start + BATCH])
+        store.load_slices(order[start : start + BATCH])
 
 
-def _decode(store: EmbeddingStore, count: int) -> dict[str, float]:
+def _decode(layout: Layout, fmt: Format) -> dict[str, float]:
     """Return processor milliseconds per slice from stored bits in memory to float32 maps, and MB of bits that is per second."""
-    rows = range(min(BATCH, count // CASES))
-    stored = store.read([("A", "0", row) for row in rows])
+    from desam_lite.data.embedding_files import from_stored, to_stored
+
+    stored = to_stored(layout.draw(BATCH, torch.Generator().manual_seed(0)), fmt)
     times = []
     for _ in range(7):
         before = time.process_time()
-        stored.decode().to(dtype=torch.float32)
-        times.append((time.process_time() - before) / len(rows))
+        from_stored(stored).to(dtype=torch.float32)
+        times.append((time.process_time() - before) / BATCH)
     seconds = statistics.median(times)
-    return {
-        "decode_cpu_ms": seconds * 1e3,
-        "decode_gb_s": sum(bits[0].nbytes for bits in stored.bits.values()) / max(seconds, 1e-9) / 1e9,
-    }
+    size = sum(values[0].nbytes for values in stored.values())
+    return {"decode_cpu_ms": seconds * 1e3, "decode_gb_s": size / max(seconds, 1e-9) / 1e9}
 
 
 def _error(layout: Layout, fmt: Format) -> float:
     from desam_lite.data.embedding_files import as_stored
 
     maps = layout.draw(1, torch.Generator().manual_seed(1))
-    found = as_stored(maps, fmt)
-    return float((found.neck.float() - maps.neck).pow(2).mean().sqrt() / maps.neck.std())
+    stored = as_stored(maps, fmt)
+    return float((stored.neck.float() - maps.neck).pow(2).mean().sqrt() / maps.neck.std())
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ One file per case (`desam_lite.data.embedding_files` says what it looks like). I
 prepared slices, the backbone and its weights, the number format), so that a file is either right or not there.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,8 @@ from filelock import FileLock
 
 from desam_lite.data.embedding_files import (
     DamagedFileError,
-    EmbeddingFile,
     Format,
-    StoredSlices,
+    Maps,
     as_stored,
     open_file,
     read_slices,
@@ -30,7 +29,7 @@ from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import digest
 from desam_lite.utils.progress import track
 
-EMBEDDINGS_VERSION = 2
+EMBEDDINGS_VERSION = 3
 AT_ONCE = 8
 """Slices encoded, and read back, at once: their maps are what has to fit into memory."""
 
@@ -68,7 +67,7 @@ class EmbeddingStore:
 
     def path(self, domain: str, case: str) -> Path:
         """Return where the embeddings of a case are, or will be."""
-        return self.folder / f"{self.key(domain, case)}.npy"
+        return self.folder / f"{self.key(domain, case)}.safetensors"
 
     def missing(self) -> list[tuple[str, str]]:
         """Return the (domain, case) pairs whose file is not there, is cut, or is of another kind."""
@@ -88,39 +87,29 @@ class EmbeddingStore:
         Raises:
             StudyError: The file is missing or damaged. A damaged one is removed, so that the next run makes it again.
         """
-        chosen = range(len(self._open(domain, case))) if rows is None else rows
+        chosen = range(len(self._open(domain, case)["neck"])) if rows is None else rows
         return self.load_slices([(domain, case, row) for row in chosen])
 
-    def load_slices(self, wanted: Sequence[tuple[str, str, int]]) -> ImageEmbeddings:
-        """Read slices of any cases together, which is sooner than one by one.
-
-        Args:
-            wanted: Domain, case and slice index of each; at least one.
-
-        Returns:
-            Their embeddings, in that order; else as :meth:`load`.
-        """
-        return self.read(wanted).decode()
-
-    def read(self, wanted: Sequence[tuple[str, str, int]]) -> StoredSlices:
-        """Read as :meth:`load_slices`, but leave the numbers as they are stored."""
-        pairs = dict.fromkeys((domain, case) for domain, case, _ in wanted)
-        files = {pair: self._open(*pair) for pair in pairs}
-        try:
-            return read_slices([(files[domain, case], row) for domain, case, row in wanted])
-        except DamagedFileError as error:
-            domain, case = next(pair for pair in pairs if self.path(*pair) == error.path)
-            raise _refuse(domain, case, error) from error
+    def load_slices(self, slices: Sequence[tuple[str, str, int]]) -> ImageEmbeddings:
+        """Read slices of any cases together: domain, case and slice index of each, at least one; else as :meth:`load`."""
+        files = {
+            pair: self._open(*pair) for pair in dict.fromkeys((domain, case) for domain, case, _ in slices)
+        }
+        return read_slices([(files[domain, case], row) for domain, case, row in slices])
 
     def write(self, domain: str, case: str, batches: Iterable[ImageEmbeddings], count: int) -> None:
-        """Write the embeddings of the ``count`` slices of a case as they come; the file is there once it is whole."""
+        """Write the embeddings of the ``count`` slices of a case; the file is there once it is whole."""
         write_file(self.path(domain, case), batches, count, self.fmt, self.key(domain, case))
 
-    def _open(self, domain: str, case: str) -> EmbeddingFile:
+    def _open(self, domain: str, case: str) -> Maps:
         try:
             return open_file(self.path(domain, case), self.fmt, self.key(domain, case))
         except DamagedFileError as error:
-            raise _refuse(domain, case, error) from error
+            error.path.unlink(missing_ok=True)
+            raise StudyError(
+                f"the embeddings of {domain}/{case} cannot be read ({error}): "
+                "start the run again, which makes them again."
+            ) from error
 
     def _is_there(self, domain: str, case: str) -> bool:
         try:
@@ -128,14 +117,6 @@ class EmbeddingStore:
         except DamagedFileError:
             return False
         return True
-
-
-def _refuse(domain: str, case: str, error: DamagedFileError) -> StudyError:
-    """Remove a damaged file, and return what to tell."""
-    error.path.unlink(missing_ok=True)
-    return StudyError(
-        f"the embeddings of {domain}/{case} cannot be read ({error}): start the run again, which makes them again."
-    )
 
 
 def fill_store(
@@ -155,13 +136,14 @@ def fill_store(
     store.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(store.folder / ".lock"):
         for leftover in store.folder.glob(
-            ".*.tmp.npy"
-        ):  # of a process that was killed: under the lock nobody writes
+            ".*.tmp.safetensors"
+        ):  # of a process that was killed: nobody else writes now
             leftover.unlink()
         missing = store.missing()
         for domain, case in track(missing, "embedding cases", enabled=progress and bool(missing)):
             images = torch.from_numpy(store.slices.load(domain, case).images)
-            maps = _encode_case(model, images, batch_size, store.fmt, f"{domain}/{case}")
+            chunks = torch.split(images, batch_size)
+            maps = (_encode(model, chunk, store.fmt, f"{domain}/{case}") for chunk in chunks)
             store.write(domain, case, maps, len(images))
 
 
@@ -178,14 +160,6 @@ def encode_on_demand(model: PromptedSAM, images: npt.NDArray[np.uint8], fmt: For
         return _encode(model, torch.from_numpy(images[rows.start : rows.stop]), fmt, "this scan")
 
     return read
-
-
-def _encode_case(
-    model: PromptedSAM, images: torch.Tensor, batch_size: int, fmt: Format, of: str
-) -> Iterator[ImageEmbeddings]:
-    """Encode the slices ``(Z, H, W)`` uint8 of a case, some at once."""
-    for chunk in torch.split(images, batch_size):
-        yield _encode(model, chunk, fmt, of)
 
 
 @torch.no_grad()
