@@ -36,7 +36,7 @@ from desam_lite.study.run import collect_metrics
 from desam_lite.synthetic.phantoms.making import make_task
 from desam_lite.synthetic.pretraining.probe import HELD_OUT_SEED, agreement, probe, score_prompts
 from desam_lite.synthetic.pretraining.promptable_sam import PromptableSAM, fill_promptable
-from desam_lite.synthetic.pretraining.rendering import STEP, draw_images
+from desam_lite.synthetic.pretraining.rendering import MASK_STEP, draw_images
 from desam_lite.synthetic.pretraining.scenes import draw_scenes, generator_at
 
 BACKBONE = "sam_tiny"
@@ -197,9 +197,9 @@ def _answers_on(
             continue
         pixels = preprocess(torch.from_numpy(case.images[chosen]), side)
         wanted = torch.from_numpy(case.labels[chosen] == organ)[:, None].float()
-        masks = fit_square(wanted, side // STEP, nearest=True) > 0.5
+        masks = fit_square(wanted, side // MASK_STEP, nearest=True) > 0.5
         generator = generator_at(HELD_OUT_SEED, number, torch.device("cpu"))
-        parts = score_prompts(model, model.encode_image(pixels).neck, masks, STEP, generator)
+        parts = score_prompts(model, model.encode_image(pixels).neck, masks, MASK_STEP, generator)
         for name, iou in parts.items():
             found.setdefault(name, []).append(2 * iou.flatten() / (1 + iou.flatten()))
     return {name: float(torch.cat(values).mean()) for name, values in found.items()}

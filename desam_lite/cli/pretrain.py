@@ -47,8 +47,7 @@ def pretrain(
     """
     import torch
 
-    from desam_lite.synthetic.pretraining.loop import pretrain as train
-    from desam_lite.synthetic.pretraining.loop import write_weights
+    from desam_lite.synthetic.pretraining.loop import run_pretraining, write_weights
     from desam_lite.synthetic.pretraining.recipe import LATER_SHARES, Recipe
 
     torch.set_num_threads(threads)
@@ -58,7 +57,7 @@ def pretrain(
     begun = replace(begun, scenes=tuple(batch * count for count in begun.scenes))
     recipe = replace(begun, **{name: value for name, value in given.items() if value is not None})
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    run = train(recipe, folder, where, continue_from=continue_from, probe_every=probe_every)
+    run = run_pretraining(recipe, folder, where, continue_from=continue_from, probe_every=probe_every)
     weights = folder / f"{recipe.backbone}.safetensors"
     write_weights(run, weights, continue_from)
     typer.echo(f"{weights}: {run.images} images, {run.minutes:.0f} minutes, {run.step} steps")

@@ -18,7 +18,7 @@ from desam_lite.synthetic.pretraining.loop import Pretraining
 from desam_lite.synthetic.pretraining.probe import HELD_OUT_SEED, click_by_click, iou, predict_box
 from desam_lite.synthetic.pretraining.promptable_sam import INSIDE, PromptableSAM
 from desam_lite.synthetic.pretraining.recipe import Recipe
-from desam_lite.synthetic.pretraining.rendering import STEP, draw_images, pick_objects
+from desam_lite.synthetic.pretraining.rendering import MASK_STEP, draw_images, pick_objects
 from desam_lite.synthetic.pretraining.scenes import draw_scenes, generator_at
 from desam_lite.utils.progress import track
 
@@ -80,7 +80,7 @@ def held_out_scenes(count: int, size: int, *, contrasts: int = 1) -> list[Scene]
     """Draw scenes that no training has seen, each with one object; every scene under so many contrasts, one after the other."""
     generator = generator_at(HELD_OUT_SEED, 0, torch.device("cpu"))
     scenes = draw_scenes(count, size, generator)
-    masks = pick_objects(scenes, 1, STEP, generator).masks[:, 0]
+    masks = pick_objects(scenes, 1, MASK_STEP, generator).masks[:, 0]
     drawn = [draw_images(scenes, generator) for _ in range(contrasts)]
     return [
         Scene(f"synthetic scene {i + 1}", drawn[k][i], masks[i])
@@ -102,7 +102,7 @@ def organ_scene(title: str, case: CaseSlices, organ: int, size: int) -> Scene:
     z = largest_slice(wanted.astype(np.uint8))
     grey, mask = (torch.from_numpy(v[z].astype(np.float32))[None, None] for v in (case.images, wanted))
     return Scene(
-        title, fit_square(grey, size)[0, 0], fit_square(mask, size // STEP, nearest=True)[0, 0] > 0.5
+        title, fit_square(grey, size)[0, 0], fit_square(mask, size // MASK_STEP, nearest=True)[0, 0] > 0.5
     )
 
 
@@ -138,8 +138,8 @@ def ask(model: PromptableSAM, scene: Scene, clicks: Sequence[int] = (1, 3, 8), s
     neck = model.encode_image(preprocess(scene.picture[None], side)).neck
     generator = generator_at(HELD_OUT_SEED, 1 + seed, torch.device("cpu"))
     nothing = np.empty((0, 2)), np.empty(0, bool)
-    found = [_answer("tight box", predict_box(model, neck, masks, STEP), masks, *nothing)]
-    for number, asked in enumerate(click_by_click(model, neck, masks, STEP, generator, max(clicks)), 1):
+    found = [_answer("tight box", predict_box(model, neck, masks, MASK_STEP), masks, *nothing)]
+    for number, asked in enumerate(click_by_click(model, neck, masks, MASK_STEP, generator, max(clicks)), 1):
         if number in clicks:
             real = asked.kinds[0, 0] >= 0
             where, kinds = asked.points[0, 0][real].double().numpy(), asked.kinds[0, 0][real].numpy()

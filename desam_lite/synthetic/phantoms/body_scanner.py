@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from desam_lite.synthetic.phantoms.abdomen import IDS, AbdomenPatient
 from desam_lite.synthetic.phantoms.fields import Field, smooth_field
-from desam_lite.synthetic.phantoms.scanner import average, relaxation_signal, ring
+from desam_lite.synthetic.phantoms.scanner import average_blocks, relaxation_signal, ring
 from desam_lite.synthetic.phantoms.tissues import ABDOMEN_TISSUES
+from desam_lite.synthetic.phantoms.trunk import IDS, AbdomenPatient
 
 WINDOW = (-125.0, 275.0)
 """The Hounsfield units that are black and white in the usual preparation of abdominal CT; grey 0 and 1 here."""
@@ -103,7 +103,7 @@ def expose_body(
     signal = _grey(tissue, patient, scanner, finer, texture_rng)
     pixel = float(finer[0].ravel()[1] - finer[0].ravel()[0])
     sigma = [0.35, scanner.blur / pixel, scanner.blur / pixel]
-    picture = average(ndimage.gaussian_filter(signal, sigma), factor)
+    picture = average_blocks(ndimage.gaussian_filter(signal, sigma), factor)
     field, fail = (smooth_field(axes, scale, _REACH, bias_rng) for scale in (130, 40))
     picture *= np.exp(scanner.bias * field.astype(np.float64)).astype(np.float32) * _coils(scanner, axes)
     picture += np.float32(scanner.streak) * _streaks(picture.shape, axes, fail)

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from desam_lite.synthetic.phantoms.abdomen import AbdomenPatient, draw_abdomen, paint_abdomen
+from desam_lite.synthetic.phantoms.abdomen import draw_abdomen, paint_abdomen
 from desam_lite.synthetic.phantoms.body_scanner import WINDOW, BodyScanner, expose_body
 from desam_lite.synthetic.phantoms.dials import jitter
 from desam_lite.synthetic.phantoms.fields import Field
 from desam_lite.synthetic.phantoms.pelvis import Patient, draw_patient, paint_pelvis
-from desam_lite.synthetic.phantoms.scanner import Scanner, average, expose
+from desam_lite.synthetic.phantoms.scanner import Scanner, average_blocks, expose
 from desam_lite.synthetic.phantoms.sites import Site
+from desam_lite.synthetic.phantoms.trunk import AbdomenPatient
 
 MATRIX = 128
 """Pixels along each side of a slice."""
@@ -112,7 +113,7 @@ def _labels(organ: Map) -> Map:
     """Return the label that covers at least half of each pixel of the picture."""
     label = np.zeros((organ.shape[0], organ.shape[1] // _FINER, organ.shape[2] // _FINER), np.uint8)
     for number in range(1, int(organ.max()) + 1):
-        label[average(organ == number, _FINER) >= 0.5] = number
+        label[average_blocks(organ == number, _FINER) >= 0.5] = number
     return label
 
 
@@ -122,12 +123,14 @@ def _grids(
     """Return the grid of the picture around a point, the finer one that anatomy is painted on, and the spacing (z, y, x)."""
     pixel, thick = scanner.field_of_view / matrix, scanner.thickness
     slices = max(round(scanner.coverage / thick), 1)
-    grid = _axes((slices, matrix, matrix), (thick, pixel, pixel), middle)
-    finer = _axes((slices, _FINER * matrix, _FINER * matrix), (thick, pixel / _FINER, pixel / _FINER), middle)
+    grid = _grid_axes((slices, matrix, matrix), (thick, pixel, pixel), middle)
+    finer = _grid_axes(
+        (slices, _FINER * matrix, _FINER * matrix), (thick, pixel / _FINER, pixel / _FINER), middle
+    )
     return grid, finer, (thick, pixel, pixel)
 
 
-def _axes(shape: Sequence[int], spacing: Sequence[float], middle: npt.NDArray[np.float64]) -> Axes:
+def _grid_axes(shape: Sequence[int], spacing: Sequence[float], middle: npt.NDArray[np.float64]) -> Axes:
     """Return x, y, z in mm of a ``(Z, H, W)`` grid around ``middle`` (x, y, z in mm), each broadcastable to it."""
     z, y, x = (
         ((np.arange(n) - (n - 1) / 2) * s + m).astype(np.float32)

@@ -13,7 +13,7 @@ from desam_lite.utils.errors import StudyError
 
 AnyScanner = TypeVar("AnyScanner", Scanner, BodyScanner)
 BALLOON = "balloon"
-"""The one dial that changes the patient, not the scanner: the balloon of an endorectal coil in the rectum."""
+"""The dial that changes the patient, not the scanner: the balloon of an endorectal coil in the rectum."""
 
 
 def dial_names(site: Site) -> list[str]:
@@ -38,16 +38,16 @@ def dialled(first: Site, second: Site, dials: Mapping[str, float]) -> Site:
     >>> dialled(PROSTATE_SITES["A"], PROSTATE_SITES["B"], {"contrast": 0.5}).scanner.field_strength
     2.25
     """
-    one, other = first.scanner, second.scanner
-    if isinstance(one, Scanner) and isinstance(other, Scanner):
-        scanner: Scanner | BodyScanner = mix(one, other, dials)
-    elif isinstance(one, BodyScanner) and isinstance(other, BodyScanner):
-        scanner = mix(one, other, dials)
+    start, end = first.scanner, second.scanner
+    if isinstance(start, Scanner) and isinstance(end, Scanner):
+        scanner: Scanner | BodyScanner = mix(start, end, dials)
+    elif isinstance(start, BodyScanner) and isinstance(end, BodyScanner):
+        scanner = mix(start, end, dials)
     else:
         raise StudyError("a dial cannot lead from a pelvis to an abdomen: take two sites of one task.")
     if first.balloon is None or second.balloon is None:
         if BALLOON in dials:
-            _refuse(BALLOON, list(one.DIALS))
+            raise _no_such_dial(BALLOON, list(start.DIALS))
         return replace(first, scanner=scanner)
     part = dials.get(BALLOON, 0.0)
     return replace(first, scanner=scanner, balloon=first.balloon + part * (second.balloon - first.balloon))
@@ -69,15 +69,15 @@ def mix(first: AnyScanner, second: AnyScanner, dials: Mapping[str, float]) -> An
         if not 0 <= part <= 1:
             raise StudyError(f"dial '{dial}' cannot be at {part:g}: a dial goes from 0 to 1.")
         if dial not in first.DIALS and dial != BALLOON:
-            _refuse(dial, [*first.DIALS, *([BALLOON] if isinstance(first, Scanner) else [])])
+            raise _no_such_dial(dial, [*first.DIALS, *([BALLOON] if isinstance(first, Scanner) else [])])
         for name in first.DIALS.get(dial, ()):
             start, end = getattr(first, name), getattr(second, name)
             moved[name] = end if part == 1 else start + part * (end - start)
     return replace(first, **moved)
 
 
-def _refuse(dial: str, known: list[str]) -> None:
-    raise StudyError(f"there is no dial '{dial}': choose from {', '.join(known)}.")
+def _no_such_dial(dial: str, names: list[str]) -> StudyError:
+    return StudyError(f"there is no dial '{dial}': choose from {', '.join(names)}.")
 
 
 def jitter(scanner: AnyScanner, rng: np.random.Generator, amount: float = 0.06) -> AnyScanner:

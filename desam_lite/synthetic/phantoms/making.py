@@ -1,4 +1,4 @@
-"""Making the cases of a synthetic task on disk: seeded, resumable, with every parameter written beside them."""
+"""Writing the cases of a synthetic task to disk: seeded, resumable, with every parameter written beside them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -58,18 +58,20 @@ def make_task(
         raise StudyError(
             f"{cases} cases with seed {seed} cannot be made: use 1 case or more and seed 0 or more."
         )
+    shift = {"towards": towards, "dials": dict(dials or {})} if towards else {}
+    made_by = {"version": PHANTOM_VERSION, "task": task, "seed": seed}
     recipes = {
-        (name, number): _recipe(task, seed, name, number, site, towards, dials or {})
+        (name, number): {**made_by, "domain": name, "case": number, "site": asdict(site), **shift}
         for name, site in sites.items()
         for number in range(cases)
     }
-    surplus = [paths for name in sites for paths in _surplus(Path(out) / name, cases)]
-    for paths in surplus:
-        for path in reversed(paths):  # the sidecar first: without it nothing is taken for whole
+    surplus = [files for name in sites for files in _surplus(Path(out) / name, cases)]
+    for files in surplus:
+        for path in reversed(files):  # the sidecar first: without it nothing is taken for whole
             path.unlink()
-    missing = [pair for pair in recipes if not _is_made(Path(out), *pair, recipes[pair])]
+    missing = [case for case in recipes if not _is_made(_files(Path(out), *case), recipes[case])]
     for domain, number in track(missing, f"making {task}", enabled=progress and bool(missing)):
-        _write(Path(out), domain, number, sites[domain], recipes[domain, number])
+        _write_case(Path(out), domain, number, sites[domain], recipes[domain, number])
     return len(surplus)
 
 
@@ -85,80 +87,59 @@ def _sites(
         raise StudyError(f"task '{task}' has no domain '{unknown[0]}': choose from {', '.join(sites)}.")
     if bool(dials) != bool(towards):
         raise StudyError("a dial needs both its position and the domain it leads to: give dials and towards.")
-    wanted = dict.fromkeys(domains or sites)
+    names = dict.fromkeys(domains or sites)
     if not towards:
-        return {name: sites[name] for name in wanted}
-    return {name: dialled(sites[name], sites[towards], dials) for name in wanted}
+        return {name: sites[name] for name in names}
+    return {name: dialled(sites[name], sites[towards], dials) for name in names}
 
 
 def _surplus(folder: Path, cases: int) -> list[tuple[Path, Path, Path]]:
     """Return the files of the cases of a domain that an earlier call made and that are numbered beyond ``cases``."""
-    found = []
+    surplus = []
     for sidecar in sorted(folder.glob("Case*.json")):
-        try:
-            record = json.loads(sidecar.read_text())
-            number, paths = (
-                record["recipe"]["case"],
-                _paths(folder.parent, folder.name, record["recipe"]["case"]),
-            )
-            ours = record["recipe"]["task"] in TASKS and paths[2] == sidecar
-            present = [path for path in paths[:2] if path.exists()]
-            same = [sha256_file(path) for path in present] == record["sha256"]
-        except (OSError, ValueError, KeyError, TypeError):
+        recipe, hashes = _read_sidecar(sidecar)
+        number = recipe.get("case", -1)
+        files = _files(folder.parent, folder.name, number)
+        if recipe.get("task") not in TASKS or files[2] != sidecar or number < cases:
             continue
-        if ours and number >= cases:
-            if not same:
-                raise StudyError(
-                    f"{folder / paths[0].name} is beyond the {cases} cases asked for but was changed since it was made: "
-                    "move it away, or make the cases in another folder."
-                )
-            found.append(paths)
-    return found
+        if _hashes(files) != hashes:
+            raise StudyError(
+                f"{files[0]} is beyond the {cases} cases asked for but was changed since it was made: "
+                "move it away, or make the cases in another folder."
+            )
+        surplus.append(files)
+    return surplus
 
 
-def _paths(out: Path, domain: str, number: int) -> tuple[Path, Path, Path]:
-    stem = f"Case{number:02d}"
-    folder = out / domain
-    return folder / f"{stem}.nii.gz", folder / f"{stem}_segmentation.nii.gz", folder / f"{stem}.json"
+def _files(out: Path, domain: str, number: int) -> tuple[Path, Path, Path]:
+    """Return image, label and sidecar of a case."""
+    stem = out / domain / f"Case{number:02d}"
+    return Path(f"{stem}.nii.gz"), Path(f"{stem}_segmentation.nii.gz"), Path(f"{stem}.json")
 
 
-def _recipe(
-    task: str,
-    seed: int,
-    domain: str,
-    number: int,
-    site: Site,
-    towards: str | None,
-    dials: Mapping[str, float],
-) -> dict[str, Any]:
-    recipe = {
-        "version": PHANTOM_VERSION,
-        "task": task,
-        "seed": seed,
-        "domain": domain,
-        "case": number,
-        "site": asdict(site),
-    }
-    return {**recipe, "towards": towards, "dials": dict(dials)} if towards else recipe
-
-
-def _is_made(out: Path, domain: str, number: int, recipe: dict[str, Any]) -> bool:
+def _is_made(files: tuple[Path, Path, Path], recipe: dict[str, Any]) -> bool:
     """Tell whether a case is there, made by this very recipe, its files whole."""
-    image, label, sidecar = _paths(out, domain, number)
+    return _read_sidecar(files[2]) == (recipe, _hashes(files))
+
+
+def _read_sidecar(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return the recipe of a case and the hashes of its files; both empty where the file is no sidecar."""
     try:
-        record = json.loads(sidecar.read_text())
-        same = record["recipe"] == recipe
-        whole = record["sha256"] == [sha256_file(image), sha256_file(label)]
+        record = json.loads(path.read_text())
+        return dict(record["recipe"]), list(record["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return bool(same and whole)
+        return {}, []
 
 
-def _write(out: Path, domain: str, number: int, site: Site, recipe: dict[str, Any]) -> None:
+def _hashes(files: tuple[Path, Path, Path]) -> list[str]:
+    return [sha256_file(path) for path in files[:2] if path.exists()]
+
+
+def _write_case(out: Path, domain: str, number: int, site: Site, recipe: dict[str, Any]) -> None:
     task = recipe["task"]
     place = (list(TASKS).index(task), list(TASKS[task]).index(domain), number)
     case = make_case(site, np.random.default_rng(np.random.SeedSequence(recipe["seed"], spawn_key=place)))
-    image, label, sidecar = _paths(out, domain, number)
+    image, label, sidecar = _files(out, domain, number)
     z, y, x = case.spacing
     slices, rows, columns = case.image.shape
     affine = np.diag([-x, -y, z, 1.0])  # stored as LPS: the way most scanners' axial series arrive

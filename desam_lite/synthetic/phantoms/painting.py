@@ -8,8 +8,9 @@ import numpy.typing as npt
 from desam_lite.synthetic.phantoms.fields import Field, Point, ellipsoid
 
 TissueMap = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.bool_]
+VoxelMask = npt.NDArray[np.bool_]
 Box = tuple[slice, slice, slice]
+RealArray = npt.NDArray[np.floating]
 
 
 class Canvas:
@@ -41,7 +42,7 @@ class Canvas:
         self.tissue = np.full(where[0].shape, ids[ground], np.uint8)
         self.organ = np.zeros(where[0].shape, np.uint8)
 
-    def fill(self, inside: Mask, tissue: str, *, box: Box = (slice(None),) * 3, organ: int = 0) -> None:
+    def fill(self, inside: VoxelMask, tissue: str, *, box: Box = (slice(None),) * 3, organ: int = 0) -> None:
         """Paint where ``inside`` is true, an array of the shape of the box; what lay there is gone."""
         self.tissue[box][inside] = self.ids[tissue]
         self.organ[box][inside] = organ
@@ -119,21 +120,12 @@ class Canvas:
             depth = self._depth(box, np.asarray(first), np.asarray(last), start, end)
             room = True if only is None else self.organ[box] == only
             boxes.append((box, depth, room))
-        for (
-            tissue,
-            below,
-        ) in tissues:  # shell by shell, so that one piece's wall does not cross the next one's inside
+        # Shell by shell, so that the wall of a piece does not cross the inside of the next.
+        for tissue, below in tissues:
             for box, depth, room in boxes:
                 self.fill(room & (depth > below), tissue, box=box, organ=organ)
 
-    def _depth(
-        self,
-        box: Box,
-        first: npt.NDArray[np.floating],
-        last: npt.NDArray[np.floating],
-        start: float,
-        end: float,
-    ) -> Field:
+    def _depth(self, box: Box, first: RealArray, last: RealArray, start: float, end: float) -> Field:
         """Return how far below the surface of one straight piece of a tube each voxel of a box lies, mm."""
         along = (last - first).astype(np.float32)
         away = [w - np.float32(c) for w, c in zip(self.within(box), first, strict=True)]

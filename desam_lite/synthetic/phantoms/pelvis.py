@@ -15,7 +15,7 @@ from desam_lite.synthetic.phantoms.painting import Canvas, TissueMap
 from desam_lite.synthetic.phantoms.tissues import TISSUES
 
 _ID = {name: number for number, name in enumerate(TISSUES)}
-_SCANNED = (160.0, 160.0, 80.0)  # what any scan shows at most, from the origin along x, y, z, in mm
+_WARP_KNOTS = (160.0, 160.0, 80.0)  # what any scan shows at most, from the origin along x, y, z, in mm
 _WARP_REACH = 12.0  # how far, in mm, the warp may carry a structure out of its box
 
 
@@ -112,8 +112,8 @@ def _warped(axes: Sequence[Field], rng: np.random.Generator) -> list[Field]:
     """Shift every voxel by a smooth random field, so that no structure is a geometric one."""
     warped = []
     for axis in axes:
-        wide = smooth_field(axes, 30, _SCANNED, rng)
-        near = smooth_field(axes, 9, _SCANNED, rng)
+        wide = smooth_field(axes, 30, _WARP_KNOTS, rng)
+        near = smooth_field(axes, 9, _WARP_KNOTS, rng)
         warped.append((axis + 2.4 * wide + 0.8 * near).astype(np.float32))
     return warped
 

@@ -88,7 +88,7 @@ def expose(
     signals = relaxation_signal(TISSUES.values(), scanner)
     signal = signals[tissue] * _texture(tissue, fine, rng)
     sigma = [0.35 * scanner.thickness / fine[0], scanner.blur / fine[1], scanner.blur / fine[2]]
-    signal = average(ndimage.gaussian_filter(signal, sigma), factor)
+    signal = average_blocks(ndimage.gaussian_filter(signal, sigma), factor)
     muscle = float(signals[list(TISSUES).index("muscle")])
     received = signal * _sensitivity(scanner, axes, coil) * _bias(scanner, signal.shape, spacing, rng)
     if scanner.ghost > 0:
@@ -100,7 +100,7 @@ def expose(
     return np.asarray(top * (magnitude / top) ** scanner.gamma, dtype=np.float32)
 
 
-def average(fine: npt.NDArray[np.generic], factor: int) -> Field:
+def average_blocks(fine: npt.NDArray[np.generic], factor: int) -> Field:
     """Average blocks of ``factor x factor`` pixels: ``(Z, f H, f W)`` to ``(Z, H, W)``."""
     slices, height, width = fine.shape
     blocks = fine.reshape(slices, height // factor, factor, width // factor, factor)

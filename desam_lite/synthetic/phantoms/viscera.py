@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from desam_lite.synthetic.phantoms.abdomen import ORGANS, Trunk
 from desam_lite.synthetic.phantoms.fields import ellipsoid
-from desam_lite.synthetic.phantoms.painting import Mask
+from desam_lite.synthetic.phantoms.painting import VoxelMask
+from desam_lite.synthetic.phantoms.trunk import ORGANS, Trunk
 
 
 class Viscera:
@@ -72,7 +72,7 @@ class Viscera:
         canvas.fill(inside, "liver", organ=ORGANS["liver"])
         self._liver_vessels(right, left)
 
-    def _shape(self, centre: tuple[float, float, float], radii: tuple[float, ...]) -> Mask:
+    def _shape(self, centre: tuple[float, float, float], radii: tuple[float, ...]) -> VoxelMask:
         inside = np.zeros(self.canvas.tissue.shape, bool)
         box = self.canvas.box(centre, radii)
         inside[box] = ellipsoid(self.canvas.within(box), centre, radii, power=2.5) < 1
@@ -139,13 +139,13 @@ class Viscera:
 
     def kidney(self, side: int) -> None:
         """Cortex, medullary pyramids, and the pelvis in its fat; around it a capsule of fat, above it the adrenal."""
-        one = 0 if side < 0 else 1
-        organ, size = ORGANS["right kidney" if side < 0 else "left kidney"], self.patient.kidneys[one]
-        dx, dy, dz = self.patient.kidney_shift[one]
+        index = 0 if side < 0 else 1
+        organ, size = ORGANS["right kidney" if side < 0 else "left kidney"], self.patient.kidneys[index]
+        dx, dy, dz = self.patient.kidney_shift[index]
         out = (60 + 8 * self.patient.inner_fat) * side
         x, y, z = self.at(out, 0, 2 if side < 0 else 14, 0.7)
         x, y, z = x + dx, self.trunk.back - 4 + 0.5 * dy, z + dz
-        tilt = self.patient.kidney_tilt[one] * 1.0
+        tilt = self.patient.kidney_tilt[index]
         radii = (25 * size, 30 * size, 54 * size)
         fat = 3 + 11 * self.patient.inner_fat
         around = [r + fat for r in radii]

@@ -65,23 +65,25 @@ def run_two_way(
     queries = tokens
     for layer in transformer.layers:
         if layer.skip_first_layer_pe:
-            queries = layer.norm1(_attend(layer.self_attn, queries, queries, queries))
+            queries = layer.norm1(_run_attention(layer.self_attn, queries, queries, queries))
         else:
             q = queries + tokens
-            queries = layer.norm1(queries + _attend(layer.self_attn, q, q, queries))
+            queries = layer.norm1(queries + _run_attention(layer.self_attn, q, q, queries))
         to_image = layer.cross_attn_token_to_image
-        queries = layer.norm2(queries + _attend(to_image, queries + tokens, source, source, key_place=place))
+        queries = layer.norm2(
+            queries + _run_attention(to_image, queries + tokens, source, source, key_place=place)
+        )
         queries = layer.norm3(queries + layer.mlp(queries))
         to_tokens = layer.cross_attn_image_to_token
         source = layer.norm4(
-            source + _attend(to_tokens, source, queries + tokens, queries, query_place=place)
+            source + _run_attention(to_tokens, source, queries + tokens, queries, query_place=place)
         )
     final = transformer.final_attn_token_to_image
-    queries = queries + _attend(final, queries + tokens, source, source, key_place=place)
+    queries = queries + _run_attention(final, queries + tokens, source, source, key_place=place)
     return transformer.norm_final_attn(queries), source
 
 
-def _attend(
+def _run_attention(
     attention: Attention,
     q: torch.Tensor,
     k: torch.Tensor,
@@ -116,15 +118,15 @@ def upscale_masks(decoder: MaskDecoder, source: torch.Tensor, weights: torch.Ten
         ``(P, 4, 4 h, 4 w)``.
     """
     first, norm, _, second, _ = decoder.output_upscaling
-    image = _spread(first, source)
+    image = _convolve(first, source)
     image = functional.gelu(functional.layer_norm(image, image.shape[-1:], norm.weight, norm.bias, norm.eps))
-    image = functional.gelu(_spread(second, image))  # (P, h w, 2 2, 2 2, C / 8)
+    image = functional.gelu(_convolve(second, image))  # (P, h w, 2 2, 2 2, C / 8)
     side = math.isqrt(source.shape[1])
     logits = (image.flatten(1, 3) @ weights.mT).view(-1, side, side, 2, 2, 2, 2, weights.shape[1])
     return logits.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(len(source), -1, 4 * side, 4 * side)
 
 
-def _spread(convolution: nn.ConvTranspose2d, image: torch.Tensor) -> torch.Tensor:
+def _convolve(convolution: nn.ConvTranspose2d, image: torch.Tensor) -> torch.Tensor:
     """Run a transposed convolution of stride and kernel 2 on pixels ``(..., C)``: ``(..., 2 2, C')``."""
     weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (2 2 C', C)
     assert convolution.bias is not None

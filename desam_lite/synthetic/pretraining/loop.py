@@ -29,7 +29,7 @@ from desam_lite.synthetic.pretraining.probe import probe
 from desam_lite.synthetic.pretraining.promptable_sam import PromptableSAM, fill_promptable
 from desam_lite.synthetic.pretraining.prompts import first_prompts, further_clicks
 from desam_lite.synthetic.pretraining.recipe import Recipe
-from desam_lite.synthetic.pretraining.rendering import STEP, draw_images, pick_objects
+from desam_lite.synthetic.pretraining.rendering import MASK_STEP, draw_images, pick_objects
 from desam_lite.synthetic.pretraining.scenes import FIRST_SHAPE, LABELS, chance, draw_scenes, generator_at
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import atomic_path, sha256_file, write_json
@@ -116,7 +116,7 @@ class Pretraining:
         recipe = self.recipe
         scenes = draw_scenes(count, size, generator)
         images = torch.cat([draw_images(scenes, generator) for _ in range(2)])
-        masks = pick_objects(scenes, recipe.objects, STEP, generator).masks.repeat(2, 1, 1, 1)
+        masks = pick_objects(scenes, recipe.objects, MASK_STEP, generator).masks.repeat(2, 1, 1, 1)
         embeddings = self.model.encode_image(preprocess(images, size))
         losses = self._prediction_losses(embeddings.neck, masks, generator)
         if recipe.contrast:
@@ -130,14 +130,14 @@ class Pretraining:
     ) -> dict[str, torch.Tensor]:
         """Predict twice: from a point or box, then from clicks where the first mask was wrong."""
         boxed = chance(generator, 0.5, *masks.shape[:2])
-        points, kinds = first_prompts(masks, boxed, STEP, generator)
+        points, kinds = first_prompts(masks, boxed, MASK_STEP, generator)
         logits, predicted_iou = self.model.predict_masks(neck, points, kinds)
         first = prediction_loss(logits, predicted_iou, masks, boxed)
         first_mask = torch.tensor([_ABOVE_ANY_IOU, 0, 0, 0], device=neck.device) * boxed[..., None]
         best = (predicted_iou.detach() + first_mask).argmax(-1)[..., None, None, None]
         earlier = logits.detach().take_along_dim(best, 2)[:, :, 0]  # (B, M, s, s)
         count = int(torch.randint(1, _MOST_CLICKS + 1, (), generator=generator, device=neck.device))
-        clicks, sides = further_clicks(masks, earlier > 0, count, STEP, generator)
+        clicks, sides = further_clicks(masks, earlier > 0, count, MASK_STEP, generator)
         shown = earlier if bool(chance(generator, 0.5)) else None
         logits, predicted_iou = self.model.predict_masks(
             neck, torch.cat((points, clicks), 2), torch.cat((kinds, sides), 2), shown
@@ -236,7 +236,7 @@ class Pretraining:
         self.log = json.loads(state["log"])
 
 
-def pretrain(
+def run_pretraining(
     recipe: Recipe,
     folder: Path,
     device: torch.device,

@@ -9,12 +9,12 @@ from desam_lite.model.sam import preprocess
 from desam_lite.synthetic.pretraining.losses import normalise_features, token_regions
 from desam_lite.synthetic.pretraining.promptable_sam import BOTTOM_RIGHT, TOP_LEFT, PromptableSAM
 from desam_lite.synthetic.pretraining.prompts import boxes_around, first_prompts, further_clicks
-from desam_lite.synthetic.pretraining.rendering import STEP, draw_images, pick_objects
+from desam_lite.synthetic.pretraining.rendering import MASK_STEP, draw_images, pick_objects
 from desam_lite.synthetic.pretraining.scenes import draw_scenes, generator_at
 
 HELD_OUT_SEED = 1 << 40
 """Seed of the stream that is never trained on."""
-_NEIGHBOURS = 2  # tokens; nearer ones see nearly the same pixels
+_NEAR_TOKENS = 2  # tokens; nearer ones see nearly the same pixels
 
 
 @torch.no_grad()
@@ -41,11 +41,11 @@ def probe(
     for number in range(batches):
         generator = generator_at(HELD_OUT_SEED, number, device)
         drawn = draw_scenes(scenes, size, generator)
-        masks = pick_objects(drawn, objects, STEP, generator).masks
+        masks = pick_objects(drawn, objects, MASK_STEP, generator).masks
         first, second = (
             model.encode_image(preprocess(draw_images(drawn, generator), size)).neck for _ in range(2)
         )
-        scores = score_prompts(model, first, masks, STEP, generator, clicks)
+        scores = score_prompts(model, first, masks, MASK_STEP, generator, clicks)
         scores["contrast"] = agreement(first, second, drawn.labels, model.spec.patch)
         for name, value in scores.items():
             values.setdefault(name, []).append(value.flatten())
@@ -155,7 +155,9 @@ def agreement(first: torch.Tensor, second: torch.Tensor, labels: torch.Tensor, p
     side = first.shape[-1]
     place = torch.arange(side * side, device=labels.device)
     rows, columns = place // side, place % side
-    near = ((rows[:, None] - rows).abs() <= _NEIGHBOURS) & ((columns[:, None] - columns).abs() <= _NEIGHBOURS)
+    near = ((rows[:, None] - rows).abs() <= _NEAR_TOKENS) & (
+        (columns[:, None] - columns).abs() <= _NEAR_TOKENS
+    )
     similar = normalise_features(first.float()) @ normalise_features(second.float()).mT
     similar = similar.masked_fill(near | (regions < 0)[:, None], -2.0)  # below every cosine
     nearest = regions.gather(1, similar.argmax(-1))

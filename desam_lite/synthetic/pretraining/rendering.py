@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from desam_lite.synthetic.pretraining.scenes import AIR, LABELS, Scenes, chance, interpolate_noise, uniform
 
-STEP = 2
+MASK_STEP = 2
 """Pixels of the image that a pixel of SAM's masks spans, at patch 8."""
 _SMALL_FIRST = -0.6  # a region of k times the area has k^0.4 times the chance, not k times
 _LEAST_AREA = 1 / 800  # part of the image; smaller regions are no objects

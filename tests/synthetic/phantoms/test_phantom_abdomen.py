@@ -5,10 +5,11 @@ from functools import cache
 import numpy as np
 import pytest
 
-from desam_lite.synthetic.phantoms.abdomen import IDS, ORGANS, AbdomenPatient, draw_abdomen, paint_abdomen
+from desam_lite.synthetic.phantoms.abdomen import draw_abdomen, paint_abdomen
 from desam_lite.synthetic.phantoms.fields import Field
 from desam_lite.synthetic.phantoms.painting import Canvas
 from desam_lite.synthetic.phantoms.tissues import ABDOMEN_TISSUES
+from desam_lite.synthetic.phantoms.trunk import IDS, ORGANS, AbdomenPatient
 
 NAMES = np.array(list(ABDOMEN_TISSUES))
 STEP, THICK = 4.0, 6.0

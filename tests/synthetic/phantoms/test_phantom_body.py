@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from desam_lite.synthetic.phantoms import ABDOMEN_SITES, make_case
-from desam_lite.synthetic.phantoms.abdomen import IDS, draw_abdomen
+from desam_lite.synthetic.phantoms.abdomen import draw_abdomen
 from desam_lite.synthetic.phantoms.body_scanner import WINDOW, BodyScanner, expose_body
 from desam_lite.synthetic.phantoms.tissues import ABDOMEN_TISSUES
+from desam_lite.synthetic.phantoms.trunk import IDS
 
 CT, MR = (ABDOMEN_SITES[name].scanner for name in ("CT", "MR"))
 CLEAN = {"noise": 0.0, "bias": 0.0, "surface": 0.0, "blur": 0.0, "streak": 0.0, "ghost": 0.0, "gibbs": 0.0}
@@ -52,8 +53,8 @@ def hounsfield(tissue: str, **changes: object) -> float:
 )
 @pytest.mark.parametrize("enhancement", [0.0, 0.5, 1.0])
 def test_a_ct_shows_hounsfield_units_with_its_contrast_medium(tissue: str, enhancement: float) -> None:
-    known = ABDOMEN_TISSUES[tissue]
-    expected = known.hounsfield + enhancement * known.uptake
+    properties = ABDOMEN_TISSUES[tissue]
+    expected = properties.hounsfield + enhancement * properties.uptake
     assert hounsfield(tissue, enhancement=enhancement) == pytest.approx(expected, abs=4)
 
 
@@ -65,12 +66,16 @@ def test_units_are_those_a_radiologist_expects_in_the_portal_venous_phase() -> N
 
 def test_an_mri_shows_the_signal_of_a_spin_echo() -> None:
     def signal(name: str) -> float:
-        known = ABDOMEN_TISSUES[name]
-        return known.density * (1 - np.exp(-MR.repetition / known.t1[0])) * np.exp(-MR.echo / known.t2[0])
+        properties = ABDOMEN_TISSUES[name]
+        return (
+            properties.density
+            * (1 - np.exp(-MR.repetition / properties.t1[0]))
+            * np.exp(-MR.echo / properties.t2[0])
+        )
 
-    found = [picture(name, MR).mean() for name in ("liver", "spleen", "renal cortex", "muscle")]
+    measured = [picture(name, MR).mean() for name in ("liver", "spleen", "renal cortex", "muscle")]
     expected = [signal(name) for name in ("liver", "spleen", "renal cortex", "muscle")]
-    np.testing.assert_allclose(np.array(found) / found[0], np.array(expected) / expected[0], rtol=0.03)
+    np.testing.assert_allclose(np.array(measured) / measured[0], np.array(expected) / expected[0], rtol=0.03)
 
 
 def test_in_t2_spir_fluid_is_white_fat_dark_and_the_liver_darker_than_spleen_and_kidney() -> None:
@@ -102,10 +107,10 @@ def test_iron_darkens_the_liver_in_an_mri_alone_and_fat_in_a_ct() -> None:
 
 @pytest.mark.parametrize("grain", [0.0, 1.0])
 def test_noise_of_a_ct_has_the_spread_it_says_whatever_its_grain(grain: float) -> None:
-    found = picture("bile", CT, noise=0.05, grain=grain) - picture("bile", CT)
-    assert (found.mean(), found.std()) == (pytest.approx(0, abs=0.004), pytest.approx(0.05, rel=0.06))
-    beside = np.corrcoef(found[:, :, 1:].ravel(), found[:, :, :-1].ravel())[0, 1]
-    assert beside > 0.6 if grain else abs(beside) < 0.05
+    measured = picture("bile", CT, noise=0.05, grain=grain) - picture("bile", CT)
+    assert (measured.mean(), measured.std()) == (pytest.approx(0, abs=0.004), pytest.approx(0.05, rel=0.06))
+    neighbours = np.corrcoef(measured[:, :, 1:].ravel(), measured[:, :, :-1].ravel())[0, 1]
+    assert neighbours > 0.6 if grain else abs(neighbours) < 0.05
 
 
 def test_noise_of_an_mri_is_that_of_a_magnitude() -> None:
@@ -123,19 +128,19 @@ def test_coils_see_the_surface_best_and_bias_is_smooth() -> None:
 
 
 def test_streaks_run_along_x() -> None:
-    found = picture("bile", CT, streak=0.1) - picture("bile", CT)
-    assert found.std(axis=1).mean() > 5 * found.std(axis=2).mean()
-    assert 0.02 < found.std() < 0.2
+    measured = picture("bile", CT, streak=0.1) - picture("bile", CT)
+    assert measured.std(axis=1).mean() > 5 * measured.std(axis=2).mean()
+    assert 0.02 < measured.std() < 0.2
 
 
 def test_ghosts_lie_a_quarter_of_the_picture_away_along_y() -> None:
     block = np.full(SHAPE, IDS["air"], np.uint8)
     block[:, 16:20, 10:20] = IDS["bile"]
-    found = picture(block, MR, ghost=0.2)
+    measured = picture(block, MR, ghost=0.2)
     for away in (-10, 10):
-        ghost = found[:, 16 + away : 20 + away, 10:20]
-        np.testing.assert_allclose(ghost, 0.1 * found[:, 16:20, 10:20], atol=1e-5)
-    assert found[:, :, 24:].max() == 0
+        ghost = measured[:, 16 + away : 20 + away, 10:20]
+        np.testing.assert_allclose(ghost, 0.1 * measured[:, 16:20, 10:20], atol=1e-5)
+    assert measured[:, :, 24:].max() == 0
 
 
 def test_between_the_modalities_lies_their_mixture() -> None:

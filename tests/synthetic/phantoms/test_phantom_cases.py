@@ -10,8 +10,8 @@ import pytest
 
 from desam_lite.data.manifest import load_manifest
 from desam_lite.synthetic.phantoms import ABDOMEN_SITES, PROSTATE_SITES, Case, Site, make_case
-from desam_lite.synthetic.phantoms.abdomen import ORGANS
 from desam_lite.synthetic.phantoms.making import TASKS
+from desam_lite.synthetic.phantoms.trunk import ORGANS
 
 
 def draw(seed: int, site: Site, matrix: int = 32) -> Case:
@@ -33,8 +33,8 @@ def test_a_task_has_the_domains_and_organs_of_its_manifest(task: str) -> None:
     assert list(manifest.domains) == list(TASKS[task])
     assert manifest.synthetic
     for site in TASKS[task].values():
-        found = set(np.unique(draw(0, site).label)) - {0}
-        assert found <= {organ.label for organ in manifest.organs}
+        labels = set(np.unique(draw(0, site).label)) - {0}
+        assert labels <= {organ.label for organ in manifest.organs}
 
 
 def test_the_synthetic_abdomen_has_the_organs_and_preparation_of_the_real_one() -> None:
@@ -50,17 +50,19 @@ OTHER_PROCESSOR = {
     "OPENBLAS_CORETYPE": "Nehalem",  # matrix products without AVX
     "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR",  # and numpy's loops without
 }
+PINNED = ["9c1ed24523b916a3", "3d5962becd5786df", "0e19bd04f60c5f1d"]
+"""Hashes of the cases below: whoever changes a bit of them raises `PHANTOM_VERSION`, and finished runs no longer stand."""
 HASHES = """
 import hashlib, numpy, sys
 from desam_lite.synthetic.phantoms import ABDOMEN_SITES, PROSTATE_SITES, make_case
 for site in (PROSTATE_SITES["B"], *ABDOMEN_SITES.values()):
     case = make_case(site, numpy.random.default_rng(3), matrix=64)
-    print(hashlib.sha256(case.image.tobytes() + case.label.tobytes()).hexdigest())
+    print(hashlib.sha256(case.image.tobytes() + case.label.tobytes()).hexdigest()[:16])
 """
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="names the features of x86 processors")
-def test_an_older_processor_makes_the_same_bits() -> None:
+def test_every_processor_makes_the_same_bits_as_ever() -> None:
     def hashes(**environment: str) -> list[str]:
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", HASHES],
@@ -71,6 +73,5 @@ def test_an_older_processor_makes_the_same_bits() -> None:
         )
         return done.stdout.split()
 
-    here = hashes()
-    assert len(set(here)) == 3
-    assert hashes(**OTHER_PROCESSOR) == here
+    assert hashes() == PINNED
+    assert hashes(**OTHER_PROCESSOR) == PINNED

@@ -47,9 +47,9 @@ def test_a_dial_moves_its_own_settings_and_no_other(pair: str, dial: str) -> Non
     first, second = PAIRS[pair]
     half = dialled(first, second, {dial: 0.5})
     for field in fields(first.scanner):
-        start, end, found = (getattr(s.scanner, field.name) for s in (first, second, half))
+        start, end, measured = (getattr(s.scanner, field.name) for s in (first, second, half))
         own = field.name in first.scanner.DIALS.get(dial, ())
-        assert found == pytest.approx((start + end) / 2) if own else found == start
+        assert measured == pytest.approx((start + end) / 2) if own else measured == start
     assert half.hounsfield is first.hounsfield
     if first.balloon is not None:
         assert half.balloon == (0.5 if dial == "balloon" else first.balloon)

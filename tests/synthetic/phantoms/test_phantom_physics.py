@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from desam_lite.synthetic.phantoms.fields import ellipsoid, smooth_field, smooth_noise
-from desam_lite.synthetic.phantoms.scanner import Scanner, average, expose, ring
+from desam_lite.synthetic.phantoms.scanner import Scanner, average_blocks, expose, ring
 from desam_lite.synthetic.phantoms.tissues import TISSUES
 
 PLAIN = Scanner(3.0, 4000, 100, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 3.0, 180, 80, 0.0, 0.0)
@@ -39,9 +39,9 @@ def axes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     ("tesla", "t1", "t2"), [(1.5, 1010, 44), (3.0, 1420, 38), (2.25, 1215, 41), (7.0, 1420, 38)]
 )
 def test_a_tissue_gives_the_signal_of_a_spin_echo(tesla: float, t1: float, t2: float) -> None:
-    found = picture("muscle", field_strength=tesla, repetition=2000, echo=60)
+    measured = picture("muscle", field_strength=tesla, repetition=2000, echo=60)
     expected = 0.85 * (1 - np.exp(-2000 / t1)) * np.exp(-60 / t2)
-    assert found.mean() == pytest.approx(expected, rel=0.03)  # the muscle's own texture remains
+    assert measured.mean() == pytest.approx(expected, rel=0.03)  # the muscle's own texture remains
 
 
 def test_a_longer_echo_sets_fluid_off_from_muscle() -> None:
@@ -69,10 +69,10 @@ def test_bias_is_the_spread_of_the_logarithm() -> None:
 
 
 def test_an_endorectal_coil_is_brightest_near_itself() -> None:
-    found = picture("urine", endorectal=1.0)
+    measured = picture("urine", endorectal=1.0)
     x, y, z = axes()
     distance = np.sqrt(x**2 + (y - 20) ** 2 + z**2)
-    near, middle, far = (found[(distance > a) & (distance <= a + 8)].mean() for a in (0, 16, 36))
+    near, middle, far = (measured[(distance > a) & (distance <= a + 8)].mean() for a in (0, 16, 36))
     assert near > 1.5 * middle > 1.5 * 1.5 * far
 
 
@@ -99,18 +99,18 @@ def test_blur_is_the_spread_of_an_edge_in_mm(blur: float, monkeypatch: pytest.Mo
 def test_a_ghost_is_the_picture_again_a_fifth_of_the_width_away() -> None:
     square = np.full(SHAPE, IDS["air"], np.uint8)
     square[:, 20:28, 4:8] = IDS["urine"]
-    found = picture(square, ghost=0.2)
-    np.testing.assert_allclose(found[:, 20:28, 12:16], 0.2 * found[:, 20:28, 4:8], rtol=1e-5)
-    assert found[:, :, 20:].max() == 0
+    measured = picture(square, ghost=0.2)
+    np.testing.assert_allclose(measured[:, 20:28, 12:16], 0.2 * measured[:, 20:28, 4:8], rtol=1e-5)
+    assert measured[:, :, 20:].max() == 0
 
 
 def test_ringing_overshoots_an_edge_by_a_tenth_and_keeps_the_mean() -> None:
     step = np.zeros((2, 64, 3), np.float32)
     step[:, 16:48] = 1
-    found = ring(step, 1.0)
-    assert 0.06 < found.max() - 1 < 0.14  # Gibbs: 9 % of the step for a continuous signal
-    np.testing.assert_allclose(found.mean(axis=1), step.mean(axis=1), atol=1e-6)
-    np.testing.assert_allclose(ring(step, 0.5), (step + found) / 2, atol=1e-6)
+    measured = ring(step, 1.0)
+    assert 0.06 < measured.max() - 1 < 0.14  # Gibbs: 9 % of the step for a continuous signal
+    np.testing.assert_allclose(measured.mean(axis=1), step.mean(axis=1), atol=1e-6)
+    np.testing.assert_allclose(ring(step, 0.5), (step + measured) / 2, atol=1e-6)
     assert np.array_equal(ring(step, 0.0), step)
     across = step.swapaxes(1, 2).repeat(8, axis=1)  # an edge along x does not ring: the lines are along y
     np.testing.assert_allclose(ring(across, 1.0), across, atol=1e-6)
@@ -119,16 +119,16 @@ def test_ringing_overshoots_an_edge_by_a_tenth_and_keeps_the_mean() -> None:
 def test_a_finer_tissue_map_is_averaged_into_the_picture() -> None:
     fine = np.full((6, 96, 80), IDS["air"], np.uint8)
     fine[:, :, 41:] = IDS["urine"]  # through the middle of column 20
-    found = picture(fine)
-    half = found[:, :, 20].mean() / found[:, :, 30:].mean()
+    measured = picture(fine)
+    half = measured[:, :, 20].mean() / measured[:, :, 30:].mean()
     assert half == pytest.approx(0.5, abs=0.03)
-    assert found[:, :, :20].max() < 1e-6
+    assert measured[:, :, :20].max() < 1e-6
 
 
 def test_average_is_the_mean_of_blocks() -> None:
     fine = np.random.default_rng(0).normal(size=(2, 6, 9))
     expected = ndimage.uniform_filter(fine, (0, 3, 3))[:, 1::3, 1::3]
-    np.testing.assert_allclose(average(fine, 3), expected, rtol=1e-5)
+    np.testing.assert_allclose(average_blocks(fine, 3), expected, rtol=1e-5)
 
 
 def test_equal_streams_give_equal_pictures_and_others_do_not() -> None:
@@ -183,8 +183,8 @@ def test_an_ellipsoid_has_the_volume_of_one_however_it_lies() -> None:
     for tilt in (0.0, 0.7):
         inside = ellipsoid((x, y, z), (1, -2, 3), (12, 8, 5), tilt=tilt) < 1
         assert inside.sum() == pytest.approx(4 / 3 * np.pi * 12 * 8 * 5, rel=0.02)
-        found = [float(axis[inside].mean()) for axis in (x, y, z)]
-        assert found == pytest.approx([1, -2, 3], abs=0.1)
+        measured = [float(axis[inside].mean()) for axis in (x, y, z)]
+        assert measured == pytest.approx([1, -2, 3], abs=0.1)
     assert (ellipsoid((x, y, z), (0, 0, 0), (12, 8, 5), power=4) < 1).sum() > 1.2 * inside.sum()
 
 

@@ -107,11 +107,11 @@ def test_the_command_makes_the_same_bytes_for_the_same_seed(run, made: Path, tmp
     words = ["data", "make", "phantom_prostate", "--out", tmp_path, "--cases", 2, "--domain", "D"]
     code, out, _ = run(*words)
     assert code == 0 and "2 cases per domain, seed 0" in out
-    found = contents(tmp_path / "D")
-    assert sorted(found) == sorted([*FILES, *(name.replace("00", "01") for name in FILES)])
+    written = contents(tmp_path / "D")
+    assert sorted(written) == sorted([*FILES, *(name.replace("00", "01") for name in FILES)])
     for name in FILES:
-        assert found[name] == (made / "D" / name).read_bytes()  # whatever other cases and domains are made
-    assert found["Case00.nii.gz"] != found["Case01.nii.gz"]
+        assert written[name] == (made / "D" / name).read_bytes()  # whatever other cases and domains are made
+    assert written["Case00.nii.gz"] != written["Case01.nii.gz"]
     assert [p.name for p in tmp_path.iterdir()] == ["D"]
 
 
@@ -143,13 +143,13 @@ def test_a_harmed_file_is_made_again_and_whole_ones_are_left(
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "A").iterdir()}
     harm(tmp_path / "D" / name)
     written: list[tuple[str, int]] = []
-    original = making._write
+    original = making._write_case
 
     def spy(out: Path, domain: str, number: int, site: Site, recipe: dict) -> None:
         written.append((domain, number))
         original(out, domain, number, site, recipe)
 
-    monkeypatch.setattr(making, "_write", spy)
+    monkeypatch.setattr(making, "_write_case", spy)
     monkeypatch.setattr(making, "make_case", lambda *_: stored(made / "D"))
     make_task("phantom_prostate", tmp_path, cases=1, domains=["A", "D"], progress=False)
     assert written == [("D", 0)]
@@ -284,10 +284,10 @@ def test_dialled_cases_say_so_and_are_never_taken_for_plain_ones(run, made: Path
     words = ["--cases", 1, "--domain", "D", "--towards", "A", "--dial", "noise=0.5", "--dial", "bias=1"]
     code, _, _ = run("data", "make", "phantom_prostate", "--out", tmp_path, *words)
     assert code == 0
-    plain, found = record(made, "D"), record(tmp_path, "D")
-    assert found["patient"] == plain["patient"]
-    assert (found["recipe"]["towards"], found["recipe"]["dials"]) == ("A", {"noise": 0.5, "bias": 1.0})
-    moved = {name for name, value in found["scanner"].items() if value != plain["scanner"][name]}
+    plain, dialled = record(made, "D"), record(tmp_path, "D")
+    assert dialled["patient"] == plain["patient"]
+    assert (dialled["recipe"]["towards"], dialled["recipe"]["dials"]) == ("A", {"noise": 0.5, "bias": 1.0})
+    moved = {name for name, value in dialled["scanner"].items() if value != plain["scanner"][name]}
     assert moved == {"noise", "bias"}
     labels = [(folder / "D" / FILES[2]).read_bytes() for folder in (made, tmp_path)]
     images = [(folder / "D" / FILES[1]).read_bytes() for folder in (made, tmp_path)]

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from desam_lite.model.build import build_desam
 from desam_lite.model.checkpoints import load_checkpoint
-from desam_lite.synthetic.pretraining.loop import Pretraining, pretrain
+from desam_lite.synthetic.pretraining.loop import Pretraining, run_pretraining
 from desam_lite.synthetic.pretraining.losses import (
     border_targets,
     contrast_loss,
@@ -70,13 +70,13 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) ->
     whole = Pretraining(RECIPE, CPU)
     expected = [whole.advance() for _ in range(6)]
     first = Pretraining(RECIPE, CPU)
-    found = [first.advance() for _ in range(3)]
+    resumed = [first.advance() for _ in range(3)]
     first.save(tmp_path / "checkpoint.pt")
     second = Pretraining(RECIPE, CPU)
     torch.manual_seed(99)  # what the process has drawn elsewhere does not matter
     second.load(tmp_path / "checkpoint.pt")
-    found += [second.advance() for _ in range(3)]
-    assert found == expected
+    resumed += [second.advance() for _ in range(3)]
+    assert resumed == expected
     assert second.images == whole.images
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, second.model.state_dict()[name]), name
@@ -92,7 +92,7 @@ def test_the_loss_falls() -> None:
 
 
 def test_a_run_ends_with_a_log_and_weights_that_desam_reads(tmp_path: Path) -> None:
-    run = pretrain(RECIPE, tmp_path, CPU, progress=False)
+    run = run_pretraining(RECIPE, tmp_path, CPU, progress=False)
     assert run.step == 6
     assert run.log[-1]["pictures"] == run.images
     assert 0 <= run.log[-1]["box_32"] <= 1
@@ -102,7 +102,7 @@ def test_a_run_ends_with_a_log_and_weights_that_desam_reads(tmp_path: Path) -> N
     load_checkpoint(model, tmp_path / "micro.safetensors", encoder=True)
     for name, value in run.model.image_encoder.state_dict().items():
         assert torch.equal(model.image_encoder.state_dict()[name], value.half().float()), name
-    again = pretrain(replace(RECIPE, steps=7), tmp_path, CPU, progress=False)
+    again = run_pretraining(replace(RECIPE, steps=7), tmp_path, CPU, progress=False)
     assert again.step == 7
     assert len(again.log) == 2
 
@@ -169,20 +169,20 @@ def test_first_points_lie_in_the_object_and_further_clicks_where_the_answer_is_w
 def test_mask_losses_are_cross_entropy_and_dice() -> None:
     mask = square()
     logits = torch.randn(1, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    losses, found = mask_losses(logits, mask)
-    wanted = mask[0, 0].float()
-    share = float(wanted.mean())
-    weights = torch.where(wanted > 0, 0.5 / share, 0.5 / (1 - share))
+    losses, ious = mask_losses(logits, mask)
+    target = mask[0, 0].float()
+    share = float(target.mean())
+    weights = torch.where(target > 0, 0.5 / share, 0.5 / (1 - share))
     for k in range(4):
         chance = logits[0, 0, k].sigmoid()
-        entropy = functional.binary_cross_entropy(chance, wanted, weights)
-        dice = 1 - (2 * (chance * wanted).sum() + 1) / (chance.sum() + wanted.sum() + 1)
+        entropy = functional.binary_cross_entropy(chance, target, weights)
+        dice = 1 - (2 * (chance * target).sum() + 1) / (chance.sum() + target.sum() + 1)
         assert float(losses[0, 0, k]) == pytest.approx(float(entropy + dice), rel=1e-4)
         predicted = logits[0, 0, k] > 0
-        assert float(found[0, 0, k]) == pytest.approx(
+        assert float(ious[0, 0, k]) == pytest.approx(
             float((predicted & mask[0, 0]).sum() / (predicted | mask[0, 0]).sum())
         )
-    assert torch.equal(iou(logits[:, :, 0] > 0, mask), found[:, :, 0])
+    assert torch.equal(iou(logits[:, :, 0] > 0, mask), ious[:, :, 0])
 
 
 def test_the_contrast_loss_wants_regions_alike_under_both_contrasts() -> None:

@@ -93,22 +93,22 @@ def test_scenes_are_varied(drawn: tuple[Scenes, ...]) -> None:
     )  # most, not all, are bodies before empty background
 
 
-def test_pictures_are_whole_grey_levels(drawn: tuple[Scenes, torch.Tensor, torch.Tensor]) -> None:
-    _, one, other = drawn
-    for picture in (one, other):
-        assert picture.shape == (24, 64, 64)
-        assert torch.equal(picture, picture.round())
-        assert float(picture.min()) >= 0
-        assert float(picture.max()) <= 255
-    assert not torch.equal(one, other)
+def test_images_are_whole_intensities(drawn: tuple[Scenes, torch.Tensor, torch.Tensor]) -> None:
+    _, first, second = drawn
+    for image in (first, second):
+        assert image.shape == (24, 64, 64)
+        assert torch.equal(image, image.round())
+        assert float(image.min()) >= 0
+        assert float(image.max()) <= 255
+    assert not torch.equal(first, second)
 
 
 def test_contrast_between_two_regions_turns_round(
     drawn: tuple[Scenes, torch.Tensor, torch.Tensor],
 ) -> None:
-    scenes, one, other = drawn
+    scenes, first, second = drawn
     signs = []
-    for labels, a, b in zip(scenes.labels, one, other, strict=True):
+    for labels, a, b in zip(scenes.labels, first, second, strict=True):
         big = [k for k in labels.unique() if k != AIR and (labels == k).sum() > 200]
         for i, j in pairwise(big):
             difference = [float(p[labels == i].mean() - p[labels == j].mean()) for p in (a, b)]
