@@ -1,26 +1,27 @@
-"""What the lesson on the small promptable model needs: a short training, answers to look at, and what its record says."""
+"""The lesson on the small promptable model: masks for boxes and clicks to look at, and what the record of its training says."""
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from desam_lite.data.slices import CaseSlices
+from desam_lite.evaluation.metrics import Mask
 from desam_lite.model.resize import fit_square
 from desam_lite.model.sam import preprocess
 from desam_lite.study.report.slice_examples import largest_slice
+from desam_lite.study.report.style import WIDTH, styled
 from desam_lite.study.report.tables import Table
-from desam_lite.synthetic.pretraining.loop import Pretraining
 from desam_lite.synthetic.pretraining.probe import HELD_OUT_SEED, click_by_click, iou, predict_box
 from desam_lite.synthetic.pretraining.promptable_sam import INSIDE, PromptableSAM
-from desam_lite.synthetic.pretraining.recipe import Recipe
 from desam_lite.synthetic.pretraining.rendering import MASK_STEP, draw_images, pick_objects
 from desam_lite.synthetic.pretraining.scenes import draw_scenes, generator_at
-from desam_lite.utils.progress import track
 
 MEASURES = {
     "box": "tight box",
@@ -35,132 +36,103 @@ CAVEAT = (
     "**Not comparable with SAM.** `sam_tiny` is a stand-in of a few million weights that has seen synthetic scenes only. "
     "It is there so that the lessons of this book run everywhere."
 )
-
-
-def train_a_little(
-    steps: int, seed: int = 0, *, size: int = 64, progress: bool = True
-) -> tuple[Pretraining, pd.DataFrame]:
-    """Train a fresh `sam_tiny` on small pictures.
-
-    Args:
-        steps: Optimiser steps; each sees four scenes under two contrasts.
-        seed: Names initial weights and stream.
-        size: Side of the pictures, in pixels.
-        progress: Whether to show a bar.
-
-    Returns:
-        The run, and its losses, one row per step.
-    """
-    always = ((1.0,), (1.0,), (1.0,))
-    recipe = Recipe(
-        steps=steps, warmup=20, decay=max(1, steps // 4), sizes=(size,), scenes=(4,), shares=always, seed=seed
-    )
-    run = Pretraining(recipe, torch.device("cpu"))
-    rows = [
-        {"step": step, **run.advance()} for step in track(range(1, steps + 1), "training", enabled=progress)
-    ]
-    return run, pd.DataFrame(rows)
+_DPI_OF_SCENES = 110
+_OBJECT, _PREDICTED = "white", "#e69f00"
+_INSIDE, _OUTSIDE = "#56b4e9", "#d55e00"
+_CURVES = {
+    "box": ("#0072b2", "o"),
+    "best_of_three": ("#009e73", "s"),
+    "clicks_3": ("#cc79a7", "^"),
+    "clicks_8": ("#d55e00", "D"),
+}
+_LOSSES = {
+    "first": "first\nanswers",
+    "second": "answers\nafter clicks",
+    "contrast": "features\nunder two contrasts",
+    "dense": "borders",
+}
 
 
 class Scene(NamedTuple):
-    """A picture and an object on it.
-
-    Attributes:
-        title: What it is.
-        picture: ``(S, S)`` float, 0 to 255.
-        mask: ``(S / 2, S / 2)`` bool, the object.
-    """
+    """An image ``(S, S)`` float, 0 to 255, and an object in it: a mask ``(S / 2, S / 2)`` bool."""
 
     title: str
-    picture: torch.Tensor
+    image: torch.Tensor
     mask: torch.Tensor
 
 
 def held_out_scenes(count: int, size: int, *, contrasts: int = 1) -> list[Scene]:
-    """Draw scenes that no training has seen, each with one object; every scene under so many contrasts, one after the other."""
+    """Draw scenes that no training has seen, each with an object; every scene under so many contrasts, one after the other."""
     generator = generator_at(HELD_OUT_SEED, 0, torch.device("cpu"))
     scenes = draw_scenes(count, size, generator)
     masks = pick_objects(scenes, 1, MASK_STEP, generator).masks[:, 0]
-    drawn = [draw_images(scenes, generator) for _ in range(contrasts)]
+    images = [draw_images(scenes, generator) for _ in range(contrasts)]
     return [
-        Scene(f"synthetic scene {i + 1}", drawn[k][i], masks[i])
+        Scene(f"synthetic scene {i + 1}", images[k][i], masks[i])
         for i in range(count)
         for k in range(contrasts)
     ]
 
 
 def organ_scene(title: str, case: CaseSlices, organ: int, size: int) -> Scene:
-    """Return the slice of a case that holds most of an organ as a scene.
-
-    Args:
-        title: What it is.
-        case: Slices of a scan.
-        organ: Its id, from 1.
-        size: Side of the picture, in pixels.
-    """
-    wanted = case.labels == organ
-    z = largest_slice(wanted.astype(np.uint8))
-    grey, mask = (torch.from_numpy(v[z].astype(np.float32))[None, None] for v in (case.images, wanted))
-    return Scene(
-        title, fit_square(grey, size)[0, 0], fit_square(mask, size // MASK_STEP, nearest=True)[0, 0] > 0.5
-    )
+    """Return the slice of a case with most of an organ (an id from 1) as a scene of ``size`` pixels a side."""
+    labels = case.labels == organ
+    z = largest_slice(labels.astype(np.uint8))
+    image, mask = (torch.from_numpy(v[z].astype(np.float32))[None, None] for v in (case.images, labels))
+    small = fit_square(mask, size // MASK_STEP, nearest=True)[0, 0] > 0.5
+    return Scene(title, fit_square(image, size)[0, 0], small)
 
 
-class Answer(NamedTuple):
-    """What a model draws when it is asked.
+class PromptedMask(NamedTuple):
+    """A mask ``(S / 2, S / 2)`` bool with its IoU, and its prompt: in words, and as clicks.
 
-    Attributes:
-        prompt: In words.
-        mask: ``(S / 2, S / 2)`` bool.
-        iou: Of the mask with the object.
-        clicks: ``(N, 2)`` float, x and y in pixels of the picture; none for a box.
-        inside: ``(N,)`` bool, whether a click says "here" or "not here".
+    Clicks are ``(N, 2)`` float, x and y in pixels of the image (none for a box); ``inside`` ``(N,)`` bool says which of them
+    lie in the object.
     """
 
     prompt: str
-    mask: npt.NDArray[np.bool_]
+    mask: Mask
     iou: float
     clicks: npt.NDArray[np.float64]
     inside: npt.NDArray[np.bool_]
 
 
 @torch.no_grad()
-def ask(model: PromptableSAM, scene: Scene, clicks: Sequence[int] = (1, 3, 8), seed: int = 0) -> list[Answer]:
-    """Ask for the object with a tight box, then with clicks, each where the answer before was wrong.
+def predict_with_prompts(
+    model: PromptableSAM, scene: Scene, clicks: Sequence[int] = (1, 3, 8), seed: int = 0
+) -> list[PromptedMask]:
+    """Predict the object with a tight box, then with clicks, each where the mask before was wrong.
 
     Args:
         model: On the CPU.
-        scene: What is shown, and the object meant.
-        clicks: After how many clicks the answer is kept.
+        scene: The image and its object.
+        clicks: After how many clicks the mask is kept.
         seed: Names where the clicks fall.
     """
-    side, masks = scene.picture.shape[-1], scene.mask[None, None]
-    neck = model.encode_image(preprocess(scene.picture[None], side)).neck
+    side, masks = scene.image.shape[-1], scene.mask[None, None]
+    neck = model.encode_image(preprocess(scene.image[None], side)).neck
     generator = generator_at(HELD_OUT_SEED, 1 + seed, torch.device("cpu"))
-    nothing = np.empty((0, 2)), np.empty(0, bool)
-    found = [_answer("tight box", predict_box(model, neck, masks, MASK_STEP), masks, *nothing)]
-    for number, asked in enumerate(click_by_click(model, neck, masks, MASK_STEP, generator, max(clicks)), 1):
+    rounds = [("tight box", predict_box(model, neck, masks, MASK_STEP), np.empty((0, 2)), np.empty(0, bool))]
+    for number, clicked in enumerate(
+        click_by_click(model, neck, masks, MASK_STEP, generator, max(clicks)), 1
+    ):
         if number in clicks:
-            real = asked.kinds[0, 0] >= 0
-            where, kinds = asked.points[0, 0][real].double().numpy(), asked.kinds[0, 0][real].numpy()
+            kinds = clicked.kinds[0, 0]
+            places = clicked.points[0, 0][kinds >= 0].double().numpy()
             title = "one click" if number == 1 else f"{number} clicks"
-            found.append(_answer(title, asked.chosen, masks, where, kinds == INSIDE))
-    return found
+            rounds.append((title, clicked.chosen, places, kinds[kinds >= 0].numpy() == INSIDE))
+    return [
+        PromptedMask(title, (logits > 0)[0, 0].numpy(), float(iou(logits > 0, masks)), places, inside)
+        for title, logits, places, inside in rounds
+    ]
 
 
-def _answer(
-    prompt: str, logits: torch.Tensor, masks: torch.Tensor, clicks: npt.NDArray[Any], inside: npt.NDArray[Any]
-) -> Answer:
-    return Answer(prompt, (logits > 0)[0, 0].numpy(), float(iou(logits > 0, masks)), clicks, inside)
+def learning_curve(card: Mapping[str, Any]) -> pd.DataFrame:
+    """Return how good the weights of a card became as they were trained: a row per probe, images counted from the very first.
 
-
-def curve(card: dict[str, Any]) -> pd.DataFrame:
-    """Return how good the weights of a card became as they were trained: a row per probe, pictures counted from the very first.
-
-    Args:
-        card: Of `shipped_card`, or of another ``desam-lite pretrain``.
+    The card is that of `weights.shipped_card`, or of another ``desam-lite pretrain``.
     """
-    before = _pictures(card) - int(card["pictures"])
+    before = _total(card, "pictures") - int(card["pictures"])
     side = card["probe"]["side"]
     names = [name for name in MEASURES if f"{name}_{side}" in card["curve"][0]]
     rows = [
@@ -170,69 +142,24 @@ def curve(card: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def forecast(seen: pd.DataFrame, measure: str, pictures: float) -> float:
-    """Return what a straight line over the logarithm of the pictures, fitted to the later half of a curve, gives there.
-
-    Args:
-        seen: Of `curve`.
-        measure: Of `MEASURES`.
-        pictures: How many are seen.
-    """
-    late = seen.iloc[len(seen) // 2 :]
-    if len(late) < 2:
-        return float("nan")
-    slope, height = np.polyfit(np.log10(late["pictures"]), late[measure], 1)
-    return float(height + slope * math.log10(pictures))
+def _chain(card: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    while card:
+        yield card
+        card = card.get("began with") or {}
 
 
-def compare(probes: dict[str, dict[str, float]]) -> pd.DataFrame:
-    """Return what models reach on the held-out stream, side by side: a row per kind of prompt.
-
-    Args:
-        probes: Name of a model to what `probe.probe` gave.
-    """
-    rows = [
-        {"prompt": said, **{name: found[measure] for name, found in probes.items()}}
-        for measure, said in MEASURES.items()
-    ]
-    return pd.DataFrame(rows)
+def _total(card: Mapping[str, Any], name: str) -> float:
+    return sum(entry[name] for entry in _chain(card))
 
 
-def say_clicks(probes: dict[str, dict[str, float]], shipped: str, aims: dict[str, float]) -> str:
-    """Answer in one sentence how well the shipped model answers, against what it was meant to reach.
-
-    Args:
-        probes: Of `compare`.
-        shipped: The name of the model in question.
-        aims: Measure to the IoU that was aimed at.
-    """
-    found = probes[shipped]
-    reached = [measure for measure, aim in aims.items() if found[measure] >= aim]
-    verdict = (
-        "As well as was aimed at"
-        if len(reached) == len(aims)
-        else "In part"
-        if reached
-        else "Not yet well enough"
-    )
-    each = ", ".join(f"{MEASURES[m]} {found[m]:.2f} (aim {aim:.2f})" for m, aim in aims.items())
-    others = "; ".join(
-        f"{name} has {p['box']:.2f} with the box" for name, p in probes.items() if name != shipped
-    )
-    return (
-        "By being asked for one region after the other in pictures without end. "
-        f"**{verdict}**: on pictures it never saw, the model that comes with this book has mean IoU {each}, and "
-        f"{found['clicks_8']:.2f} after eight clicks. {others}."
-    )
-
-
-def provenance(card: dict[str, Any], *, profile: str, steps: int) -> Table:
+def weights_table(card: Mapping[str, Any], *, profile: str, steps: int) -> Table:
     """Return where the shipped weights and the numbers of the page come from, as a table of two columns."""
     code = card["code"]
+    minutes = f"{_total(card, 'minutes'):.0f} minutes of computing, last on {card['device']}"
     rows = {
         "profile": f"{profile}: {steps} steps of training on this page",
         "weights": f"{card['name']}, SHA-256 {card['sha256'][:16]}",
-        "trained": f"{_pictures(card):,} pictures, {_minutes(card):.0f} minutes of computing, last on {card['device']}",
+        "trained": f"{_total(card, 'pictures'):,} pictures, {minutes}",
         "data": card["data"],
         "code": f"desam-lite {code['version']}, {(code.get('commit') or 'no commit known')[:10]}",
         "libraries": ", ".join(f"{k} {v}" for k, v in card["libraries"].items()),
@@ -241,15 +168,145 @@ def provenance(card: dict[str, Any], *, profile: str, steps: int) -> Table:
     return Table(pd.DataFrame(list(rows.items())), kind="provenance", headings=False)
 
 
-def _all(card: dict[str, Any]) -> Iterable[dict[str, Any]]:
-    while card:
-        yield card
-        card = card.get("began with") or {}
+def say_clicks(probes: Mapping[str, Mapping[str, float]], shipped: str, aims: Mapping[str, float]) -> str:
+    """Say how good the shipped model's masks are, against the IoU that was aimed at for some `MEASURES`.
+
+    Args:
+        probes: Name of a model to what `probe.probe` measured.
+        shipped: The name of the model in question.
+        aims: Measure to the IoU that was aimed at.
+    """
+    scores = probes[shipped]
+    reached = [scores[measure] >= aim for measure, aim in aims.items()]
+    verdict = (
+        "As well as was aimed at" if all(reached) else "In part" if any(reached) else "Not yet well enough"
+    )
+    each = ", ".join(f"{MEASURES[m]} {scores[m]:.2f} (aim {aim:.2f})" for m, aim in aims.items())
+    others = "; ".join(
+        f"{name} has {p['box']:.2f} with the box" for name, p in probes.items() if name != shipped
+    )
+    return (
+        "By being asked for one region after the other in pictures without end. "
+        f"**{verdict}**: on pictures it never saw, the model that comes with this book has mean IoU {each}, and "
+        f"{scores['clicks_8']:.2f} after eight clicks. {others}."
+    )
 
 
-def _pictures(card: dict[str, Any]) -> int:
-    return sum(int(one["pictures"]) for one in _all(card))
+def draw_scene_grid(scenes: Sequence[Scene], contrasts: int) -> Figure:
+    """Draw `held_out_scenes`, a column each, their contrasts below one another, the object outlined."""
+    columns = len(scenes) // contrasts
+    with styled():
+        size = (WIDTH, contrasts * WIDTH / columns + 0.3)
+        figure = Figure(size, dpi=_DPI_OF_SCENES, layout="constrained")
+        axes = figure.subplots(contrasts, columns, squeeze=False)
+        for number, scene in enumerate(scenes):
+            ax = axes[number % contrasts, number // contrasts]
+            _draw_scene(ax, scene, {(_PREDICTED, "solid"): scene.mask.numpy()})
+            if number % contrasts == 0:
+                ax.set_title(scene.title.replace("synthetic ", ""), pad=3)
+    return figure
 
 
-def _minutes(card: dict[str, Any]) -> float:
-    return sum(float(one["minutes"]) for one in _all(card))
+def draw_scene_grid_alt(scenes: Sequence[Scene], contrasts: int) -> str:
+    """Say what `draw_scene_grid` shows."""
+    areas = [f"{100 * float(scene.mask.float().mean()):.0f}" for scene in scenes[::contrasts]]
+    return (
+        f"{len(areas)} synthetic scenes of random regions, each under {contrasts} unrelated contrasts, with one outlined object "
+        f"that covers {', '.join(areas)} % of the picture."
+    )
+
+
+def draw_predictions(rows: Sequence[tuple[Scene, Sequence[PromptedMask]]]) -> Figure:
+    """Draw the mask of each prompt: a scene per row, a prompt per column."""
+    columns = len(rows[0][1])
+    with styled():
+        size = (WIDTH, len(rows) * (WIDTH / columns + 0.38) + 0.1)
+        figure = Figure(size, dpi=_DPI_OF_SCENES, layout="constrained")
+        axes = figure.subplots(len(rows), columns, squeeze=False)
+        for panels, (scene, predictions) in zip(axes, rows, strict=True):
+            for ax, predicted in zip(panels, predictions, strict=True):
+                outlines = {(_PREDICTED, "solid"): predicted.mask, (_OBJECT, "dashed"): scene.mask.numpy()}
+                _draw_scene(ax, scene, outlines)
+                for (x, y), inside in zip(predicted.clicks, predicted.inside, strict=True):
+                    look = {"ms": 6, "mfc": _INSIDE if inside else _OUTSIDE, "mec": "white", "mew": 0.7}
+                    ax.plot(x, y, "P" if inside else "X", **look)
+                ax.set_title(predicted.prompt, pad=3)
+                ax.set_xlabel(f"IoU {predicted.iou:.2f}", fontsize=8.5, color="#444444")
+            panels[0].set_ylabel(scene.title, fontsize=8.5)
+    return figure
+
+
+def draw_predictions_alt(rows: Sequence[tuple[Scene, Sequence[PromptedMask]]]) -> str:
+    """Say what `draw_predictions` shows."""
+    parts = [f"{scene.title}: {', '.join(f'{p.prompt} {p.iou:.2f}' for p in masks)}" for scene, masks in rows]
+    return f"Pictures with the object (dashed white), the answer (solid) and the clicks; IoU per prompt. {'; '.join(parts)}."
+
+
+def _draw_scene(ax: Axes, scene: Scene, outlines: Mapping[tuple[str, str], Mask]) -> None:
+    side = scene.image.shape[-1]
+    extent = (0, side, side, 0)
+    ax.imshow(scene.image.numpy(), cmap="gray", vmin=0, vmax=255, extent=extent, interpolation="nearest")
+    ax.set(xticks=[], yticks=[], xlim=(0, side), ylim=(side, 0))
+    ax.spines[:].set_visible(False)
+    for (color, line), mask in outlines.items():
+        if mask.any():
+            style: dict[str, Any] = {"colors": [color], "linestyles": [line], "linewidths": 1.4}
+            contour = ax.contour(mask.astype(float), levels=[0.5], origin="upper", extent=extent, **style)
+            contour.set_path_effects([withStroke(linewidth=2.4, foreground=(0, 0, 0, 0.55))])
+
+
+def draw_curve(curve: pd.DataFrame, aims: Mapping[str, float]) -> Figure:
+    """Draw how IoU on held-out images grew with the images trained on (`learning_curve`), and what was aimed at (dotted)."""
+    with styled():
+        figure = Figure((WIDTH, 3.0), layout="constrained")
+        ax = figure.subplots()
+        for name, (color, marker) in _CURVES.items():
+            if name in curve:
+                look = {"marker": marker, "ms": 4, "lw": 1.5, "color": color}
+                ax.plot(curve["pictures"], curve[name], label=MEASURES[name], **look)
+        for name, aim in aims.items():
+            ax.axhline(aim, color=_CURVES[name][0], ls=":", lw=1.2)
+        if "filled_box" in curve:
+            level = curve["filled_box"].mean()
+            ax.axhline(level, color="#767676", lw=1, ls="--", label=MEASURES["filled_box"])
+        ax.set(xlabel="pictures seen", ylabel="IoU, held-out pictures", ylim=(0, 1))
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        ax.grid(axis="y")
+        figure.legend(loc="outside upper center", ncols=2, fontsize=8.5)
+    return figure
+
+
+def draw_curve_alt(curve: pd.DataFrame, aims: Mapping[str, float]) -> str:
+    """Say what `draw_curve` shows."""
+    first, last = curve.iloc[0], curve.iloc[-1]
+    parts = [f"{MEASURES[n]} from {first[n]:.2f} to {last[n]:.2f}" for n in _CURVES if n in curve]
+    dotted = ", ".join(f"{MEASURES[name]} {aim:.2f}" for name, aim in aims.items())
+    return (
+        f"Curves of mean IoU between {first['pictures']:,.0f} and {last['pictures']:,.0f} pictures: {', '.join(parts)}. "
+        f"Dotted: aims, {dotted}."
+    )
+
+
+def draw_losses(history: pd.DataFrame) -> Figure:
+    """Draw the losses of a short training over its steps, smoothed over a tenth of them."""
+    with styled():
+        figure = Figure((WIDTH, 2.2), layout="constrained")
+        axes = figure.subplots(1, len(_LOSSES))
+        for ax, (name, title) in zip(axes, _LOSSES.items(), strict=True):
+            smooth = history[name].rolling(max(1, len(history) // 10), min_periods=1).mean()
+            ax.plot(history["step"], history[name], color="#bbbbbb", lw=0.6)
+            ax.plot(history["step"], smooth, color="#0072b2", lw=1.6)
+            ax.set_title(title, fontsize=8.5)
+            ax.set_xlabel("step", fontsize=8.5)
+            ax.tick_params(labelsize=8)
+    return figure
+
+
+def draw_losses_alt(history: pd.DataFrame) -> str:
+    """Say what `draw_losses` shows."""
+    tenth = max(1, len(history) // 10)
+    ends = [
+        f"{name} from {history[name][:tenth].mean():.2f} to {history[name][-tenth:].mean():.2f}"
+        for name in _LOSSES
+    ]
+    return f"Four losses over {len(history)} steps, means of the first and last tenth: {', '.join(ends)}."

@@ -8,10 +8,10 @@ import torch
 from desam_lite.data.geometry import Geometry
 from desam_lite.data.slices import CaseSlices
 from desam_lite.model.sam import get_backbone
-from desam_lite.study.chapters import click_figures, click_lesson
+from desam_lite.study.chapters import click_lesson
 from desam_lite.synthetic.pretraining.promptable_sam import PromptableSAM
 
-FOUND = {"box": 0.7, "filled_box": 0.6, "point": 0.3, "best_of_three": 0.4, "clicks_3": 0.5, "clicks_8": 0.6}
+SCORES = {"box": 0.7, "filled_box": 0.6, "point": 0.3, "best_of_three": 0.4, "clicks_3": 0.5, "clicks_8": 0.6}
 AIMS = {"box": 0.65, "best_of_three": 0.6}
 
 
@@ -20,39 +20,27 @@ def model() -> PromptableSAM:
     return PromptableSAM(get_backbone("sam_tiny")).eval()
 
 
-def test_a_short_training_is_the_same_each_time_and_logs_every_step() -> None:
-    histories = [click_lesson.train_a_little(2, seed, progress=False)[1] for seed in (3, 3, 4)]
-    assert list(histories[0]["step"]) == [1, 2]
-    losses = ["first", "second", "contrast", "dense"]
-    assert histories[0][losses].equals(histories[1][losses])
-    assert not histories[0][losses].equals(histories[2][losses])
-    assert "2 steps" in click_figures.losses_alt(histories[0])
-    assert len(click_figures.losses(histories[0]).axes) == 4
-
-
 def test_contrasts_of_a_scene_share_the_object_and_not_the_grey_levels() -> None:
     shown = click_lesson.held_out_scenes(2, 64, contrasts=2)
     assert [scene.title for scene in shown] == ["synthetic scene 1"] * 2 + ["synthetic scene 2"] * 2
     assert torch.equal(shown[0].mask, shown[1].mask)
-    assert not torch.equal(shown[0].picture, shown[1].picture)
-    assert "2 synthetic scenes" in click_figures.scenes_alt(shown, 2)
-    assert len(click_figures.scenes(shown, 2).axes) == 4
+    assert not torch.equal(shown[0].image, shown[1].image)
+    assert "2 synthetic scenes" in click_lesson.draw_scene_grid_alt(shown, 2)
+    assert len(click_lesson.draw_scene_grid(shown, 2).axes) == 4
 
 
 def test_a_model_is_asked_with_a_box_and_then_with_more_and_more_clicks(model: PromptableSAM) -> None:
     scene = click_lesson.held_out_scenes(1, 64)[0]
-    given = click_lesson.ask(model, scene, clicks=(1, 3))
+    given = click_lesson.predict_with_prompts(model, scene, clicks=(1, 3))
     assert [answer.prompt for answer in given] == ["tight box", "one click", "3 clicks"]
     assert [len(answer.clicks) for answer in given] == [0, 1, 3]
     x, y = (given[1].clicks[0] / 2).astype(int)
     assert given[1].inside.all() and scene.mask[y, x]  # the first click lies in the object
     for answer in given:
-        wanted = scene.mask.numpy()
-        assert answer.iou == pytest.approx(
-            (answer.mask & wanted).sum() / max(1, (answer.mask | wanted).sum())
-        )
-    assert f"one click {given[1].iou:.2f}" in click_figures.answers_alt([(scene, given)])
-    assert len(click_figures.answers([(scene, given)]).axes) == 3
+        true = scene.mask.numpy()
+        assert answer.iou == pytest.approx((answer.mask & true).sum() / max(1, (answer.mask | true).sum()))
+    assert f"one click {given[1].iou:.2f}" in click_lesson.draw_predictions_alt([(scene, given)])
+    assert len(click_lesson.draw_predictions([(scene, given)]).axes) == 3
 
 
 def test_the_slice_with_most_of_the_organ_is_asked_about() -> None:
@@ -63,8 +51,8 @@ def test_the_slice_with_most_of_the_organ_is_asked_about() -> None:
     images = np.arange(3, dtype=np.uint8)[:, None, None].repeat(40, 1).repeat(20, 2)
     case = CaseSlices("t", "A", "c", images, labels, (1.0, 1.0, 1.0), Geometry((20, 40, 3), np.eye(4)))
     scene = click_lesson.organ_scene("kidney", case, 2, 80)
-    assert scene.picture.shape == (80, 80) and scene.mask.shape == (40, 40)
-    assert scene.picture[:, :40].unique().tolist() == [1.0]
+    assert scene.image.shape == (80, 80) and scene.mask.shape == (40, 40)
+    assert scene.image[:, :40].unique().tolist() == [1.0]
     assert scene.mask[10:20, 5:15].all() and scene.mask.sum() == 100
 
 
@@ -96,17 +84,11 @@ def test_pictures_are_counted_from_the_very_first() -> None:
         {"pictures": 100, "box_256": 0.4, "point_256": 0.2},
     ]
     made = card(rows, 900)
-    seen = click_lesson.curve(made)
+    seen = click_lesson.learning_curve(made)
     assert list(seen["pictures"]) == [910, 1000]
     assert list(seen.columns) == ["pictures", "box", "point"]
-    assert "1,000 pictures, 5 minutes" in repr(click_lesson.provenance(made, profile="smoke", steps=2))
-    assert list(click_lesson.curve(card(rows, None))["pictures"]) == [10, 100]
-
-
-def test_the_forecast_goes_on_over_the_logarithm() -> None:
-    seen = pd.DataFrame({"pictures": [1, 10, 100, 1000], "box": [0.9, 0.9, 0.4, 0.5]})
-    assert click_lesson.forecast(seen, "box", 10_000) == pytest.approx(0.6)
-    assert np.isnan(click_lesson.forecast(seen[:1], "box", 10))
+    assert "1,000 pictures, 5 minutes" in repr(click_lesson.weights_table(made, profile="smoke", steps=2))
+    assert list(click_lesson.learning_curve(card(rows, None))["pictures"]) == [10, 100]
 
 
 @pytest.mark.parametrize(
@@ -115,21 +97,24 @@ def test_the_forecast_goes_on_over_the_logarithm() -> None:
 )
 def test_the_verdict_follows_from_the_aims(aims: dict[str, float], verdict: str) -> None:
     said = click_lesson.say_clicks(
-        {"untrained": dict.fromkeys(FOUND, 0.1), "shipped": FOUND}, "shipped", aims
+        {"untrained": dict.fromkeys(SCORES, 0.1), "shipped": SCORES}, "shipped", aims
     )
     assert f"**{verdict}**: on pictures" in said
     assert "untrained has 0.10 with the box" in said
 
 
-def test_models_stand_side_by_side() -> None:
-    table = click_lesson.compare({"a": FOUND, "b": dict.fromkeys(FOUND, 0.0)})
-    assert list(table.columns) == ["prompt", "a", "b"]
-    assert table.set_index("prompt")["a"]["tight box"] == 0.7
-
-
 def test_the_curve_shows_what_was_probed() -> None:
-    seen = pd.DataFrame({"pictures": [10, 100], **{name: [0.1, value] for name, value in FOUND.items()}})
-    figure = click_figures.curve(seen, AIMS)
+    seen = pd.DataFrame({"pictures": [10, 100], **{name: [0.1, value] for name, value in SCORES.items()}})
+    figure = click_lesson.draw_curve(seen, AIMS)
     assert {text.get_text() for text in figure.legends[0].texts} >= {"tight box", "the filled box itself"}
-    assert "tight box from 0.10 to 0.70" in click_figures.curve_alt(seen, AIMS)
-    click_figures.curve(seen.drop(columns="filled_box"), AIMS)
+    assert "tight box from 0.10 to 0.70" in click_lesson.draw_curve_alt(seen, AIMS)
+    click_lesson.draw_curve(seen.drop(columns="filled_box"), AIMS)
+
+
+def test_losses_are_smoothed_over_a_tenth_and_told() -> None:
+    names = ("first", "second", "contrast", "dense")
+    history = pd.DataFrame({"step": range(1, 21), **{name: np.linspace(2, 1, 20) for name in names}})
+    assert len(click_lesson.draw_losses(history).axes) == 4
+    assert "20 steps" in click_lesson.draw_losses_alt(
+        history
+    ) and "dense from 1.97" in click_lesson.draw_losses_alt(history)
