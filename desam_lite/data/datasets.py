@@ -3,27 +3,28 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from itertools import groupby
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import psutil
 import torch
+from torch.nn import functional
 
 from desam_lite.data.embeddings import EmbeddingStore
-from desam_lite.data.slices import CaseSlices, SliceStore, select_slices
+from desam_lite.data.slices import CaseSlices, SliceRule, SliceStore, select_slices
 from desam_lite.model.prompts import ImageEmbeddings, Prompts
 from desam_lite.model.resize import fit_square, scaled_size
 from desam_lite.model.sam import preprocess
 from desam_lite.utils.errors import StudyError
 
-SliceRule = Literal["all", "foreground", "published"]
 Placement = Literal["auto", "device", "memory", "disk"]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Slices of a batch, as a method's loss sees them.
+    """Slices of a batch, as a method's loss takes them.
 
     Attributes:
         cases: The case id of each of the B slices.
@@ -33,7 +34,7 @@ class Batch:
             methods on embeddings.
         embeddings: The frozen encoder's maps, batch B; None for methods on slices.
         prompts: One prompt per slice; None where the method takes none.
-        iou_targets: ``(B, K)`` float: what the IoU head should say of each prompt; None without prompts.
+        iou_targets: ``(B, K)`` float: what the IoU head should predict for each prompt; None without prompts.
         drawn: What else a method has drawn at random for the slices, by its names: floats ``(B, ...)``.
     """
 
@@ -70,9 +71,8 @@ class TrainingData(ABC):
         """Return the slices at these positions."""
 
 
-@dataclass(frozen=True)
-class SliceRef:
-    """One slice of one case."""
+class SliceRef(NamedTuple):
+    """Which slice of which case."""
 
     domain: str
     case: str
@@ -114,64 +114,77 @@ def organ_maps(labels: npt.NDArray[np.uint8], n_organs: int) -> torch.Tensor:
     return (torch.from_numpy(labels)[:, None] == ids).float()
 
 
-class SliceData(TrainingData):
-    """Slices for methods that see pictures: standardised per volume, fitted to a square of ``size`` pixels."""
-
-    def __init__(self, store: SliceStore, refs: Sequence[SliceRef], n_organs: int, size: int):
-        self.refs = _by_case(refs)
-        images, masks = [], []
-        self.sizes: list[tuple[int, int]] = []
-        for case in _load_cases(store, self.refs):
-            rows = [r.row for r in self.refs if (r.domain, r.case) == (case.domain, case.case)]
-            picture = torch.from_numpy(standardise(case.images)[rows])[:, None]
-            images.append(fit_square(picture, size))
-            masks.append(fit_square(organ_maps(case.labels[rows], n_organs), size, nearest=True))
-            self.sizes += [_framed_size(case, size)] * len(rows)
-        self.images, self.masks = torch.cat(images), torch.cat(masks)  # (N, 1, S, S), (N, K, S, S)
-
-    def __len__(self) -> int:
-        return len(self.refs)
-
-    def batch(self, rows: npt.NDArray[np.int64]) -> Batch:
-        """Return the slices at these positions, with ``images`` and ``masks``."""
-        cases, sizes = tuple(self.refs[r].case for r in rows), tuple(self.sizes[r] for r in rows)
-        return Batch(cases, self.masks[rows], sizes, images=self.images[rows])
-
-
-class PixelData(TrainingData):
-    """Slices for methods that run SAM's encoder themselves: kept as grey levels, brought to SAM's square when asked for.
+class _ListedSlices(TrainingData):
+    """Masks of listed slices, in memory; a subclass adds what its methods take as input.
 
     Args:
         store: The prepared slices.
-        refs: Which of them.
+        refs: Which of them; those of one case are put together, cases in order of their first occurrence.
         n_organs: K.
         size: Side of the mask targets, in pixels.
         square: Side of the model's input square, in pixels.
     """
 
     def __init__(self, store: SliceStore, refs: Sequence[SliceRef], n_organs: int, *, size: int, square: int):
-        self.refs, self.square = _by_case(refs), square
-        self.images: list[torch.Tensor] = []  # (H, W) uint8
+        self.square = square
+        place = {pair: number for number, pair in enumerate(dict.fromkeys(ref[:2] for ref in refs))}
+        self.refs = sorted(refs, key=lambda ref: place[ref[:2]])
         masks = []
         self.sizes: list[tuple[int, int]] = []
-        for case in _load_cases(store, self.refs):
-            rows = [r.row for r in self.refs if (r.domain, r.case) == (case.domain, case.case)]
-            self.images += list(torch.from_numpy(case.images[rows]))
-            masks.append(_mask_targets(case.labels[rows], n_organs, square, size))
-            self.sizes += [_framed_size(case, size)] * len(rows)
-        self.masks = torch.cat(masks)
+        for pair, group in groupby(self.refs, key=lambda ref: ref[:2]):
+            case, rows = store.load(*pair), [ref.row for ref in group]
+            on_square = fit_square(organ_maps(case.labels[rows], n_organs), square, nearest=True)
+            masks.append(functional.interpolate(on_square, (size, size), mode="nearest-exact"))
+            self.sizes += [scaled_size((case.images.shape[1], case.images.shape[2]), size)] * len(rows)
+            self._add(case, rows)
+        self.masks = torch.cat(masks)  # (N, K, size, size)
+
+    def _add(self, case: CaseSlices, rows: list[int]) -> None:
+        """Take over the images of some slices of a case."""
+
+    @abstractmethod
+    def _inputs(self, rows: npt.NDArray[np.int64]) -> dict[str, Any]:
+        """Return the fields of `Batch` that a method takes as input."""
 
     def __len__(self) -> int:
         return len(self.refs)
 
     def batch(self, rows: npt.NDArray[np.int64]) -> Batch:
-        """Return the slices at these positions, with ``images`` ``(B, 3, S, S)`` as SAM takes them and ``masks``."""
+        """Return the slices at these positions, with ``images`` or ``embeddings``, and ``masks``."""
         cases, sizes = tuple(self.refs[r].case for r in rows), tuple(self.sizes[r] for r in rows)
-        pixels = torch.cat([preprocess(self.images[r][None], self.square) for r in rows])
-        return Batch(cases, self.masks[rows], sizes, images=pixels)
+        return Batch(cases, self.masks[rows], sizes, **self._inputs(rows))
 
 
-class EmbeddingData(TrainingData):
+class SliceData(_ListedSlices):
+    """Slices for methods on images: standardised per volume, fitted to a square of ``size`` pixels ``(1, size, size)``."""
+
+    def __init__(self, store: SliceStore, refs: Sequence[SliceRef], n_organs: int, size: int):
+        self.images: list[torch.Tensor] = []
+        super().__init__(store, refs, n_organs, size=size, square=size)
+
+    def _add(self, case: CaseSlices, rows: list[int]) -> None:
+        slices = torch.from_numpy(standardise(case.images)[rows])[:, None]
+        self.images += fit_square(slices, self.square)
+
+    def _inputs(self, rows: npt.NDArray[np.int64]) -> dict[str, Any]:
+        return {"images": torch.stack([self.images[r] for r in rows])}
+
+
+class PixelData(_ListedSlices):
+    """Slices for methods that run SAM's encoder: kept as uint8, brought to SAM's square ``(3, square, square)`` in a batch."""
+
+    def __init__(self, store: SliceStore, refs: Sequence[SliceRef], n_organs: int, *, size: int, square: int):
+        self.images: list[torch.Tensor] = []
+        super().__init__(store, refs, n_organs, size=size, square=square)
+
+    def _add(self, case: CaseSlices, rows: list[int]) -> None:
+        self.images += torch.from_numpy(case.images[rows])
+
+    def _inputs(self, rows: npt.NDArray[np.int64]) -> dict[str, Any]:
+        return {"images": torch.cat([preprocess(self.images[r][None], self.square) for r in rows])}
+
+
+class EmbeddingData(_ListedSlices):
     """Slices for methods on the frozen encoder's maps.
 
     Where the maps are held: on the device when they fit into half of its free memory, else in memory when they fit into
@@ -198,61 +211,23 @@ class EmbeddingData(TrainingData):
         device: torch.device,
         placement: Placement = "auto",
     ):
-        self.store, self.refs = store, _by_case(refs)
-        masks = []
-        self.sizes: list[tuple[int, int]] = []
-        for case in _load_cases(store.slices, self.refs):
-            rows = [r.row for r in self.refs if (r.domain, r.case) == (case.domain, case.case)]
-            masks.append(_mask_targets(case.labels[rows], n_organs, square, size))
-            self.sizes += [_framed_size(case, size)] * len(rows)
-        self.masks = torch.cat(masks)
+        super().__init__(store.slices, refs, n_organs, size=size, square=square)
+        self.store = store
         self.placement = self._choose(device) if placement == "auto" else placement
         self.held = self._hold(device) if self.placement != "disk" else None
 
-    def __len__(self) -> int:
-        return len(self.refs)
-
-    def batch(self, rows: npt.NDArray[np.int64]) -> Batch:
-        """Return the slices at these positions, with ``embeddings`` and ``masks``."""
-        cases, sizes = tuple(self.refs[r].case for r in rows), tuple(self.sizes[r] for r in rows)
-        return Batch(cases, self.masks[rows], sizes, embeddings=self._maps(rows))
-
-    def _maps(self, rows: npt.NDArray[np.int64]) -> ImageEmbeddings:
-        if self.held is not None:
-            return self.held[torch.from_numpy(rows).to(self.held.neck.device)]
-        return self._read([self.refs[r] for r in rows])
-
-    def _read(self, refs: Sequence[SliceRef]) -> ImageEmbeddings:
-        return self.store.load_slices([(ref.domain, ref.case, ref.row) for ref in refs])
+    def _inputs(self, rows: npt.NDArray[np.int64]) -> dict[str, Any]:
+        if self.held is None:
+            return {"embeddings": self.store.load_slices([self.refs[r] for r in rows])}
+        return {"embeddings": self.held[torch.from_numpy(rows).to(self.held.neck.device)]}
 
     def _choose(self, device: torch.device) -> Placement:
-        first = self._read(self.refs[:1])
+        first = self.store.load_slices(self.refs[:1])
         needed = len(self.refs) * sum(m.numel() * m.element_size() for m in (*first.levels, first.neck))
         if device.type == "cuda" and needed < torch.cuda.mem_get_info(device)[0] / 2:
             return "device"
         return "memory" if needed < psutil.virtual_memory().available / 2 else "disk"
 
     def _hold(self, device: torch.device) -> ImageEmbeddings:
-        whole = self._read(self.refs)
-        return whole.to(device=device) if self.placement == "device" else whole
-
-
-def _mask_targets(labels: npt.NDArray[np.uint8], n_organs: int, square: int, size: int) -> torch.Tensor:
-    """Bring organ ids ``(B, H, W)`` to SAM's square and that to its mask maps: ``(B, K, size, size)``."""
-    framed = fit_square(organ_maps(labels, n_organs), square, nearest=True)
-    return torch.nn.functional.interpolate(framed, (size, size), mode="nearest-exact")
-
-
-def _framed_size(case: CaseSlices, side: int) -> tuple[int, int]:
-    return scaled_size((case.images.shape[1], case.images.shape[2]), side)
-
-
-def _by_case(refs: Sequence[SliceRef]) -> list[SliceRef]:
-    """Put the slices of one case together, in order of the cases' first occurrence: so they are read and held."""
-    place = {pair: number for number, pair in enumerate(dict.fromkeys((r.domain, r.case) for r in refs))}
-    return sorted(refs, key=lambda r: place[r.domain, r.case])
-
-
-def _load_cases(store: SliceStore, refs: Sequence[SliceRef]) -> list[CaseSlices]:
-    """Load each case that occurs in ``refs`` once, in order of first occurrence."""
-    return [store.load(*pair) for pair in dict.fromkeys((r.domain, r.case) for r in refs)]
+        maps = self.store.load_slices(self.refs)
+        return maps.to(device=device) if self.placement == "device" else maps

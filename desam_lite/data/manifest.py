@@ -329,8 +329,8 @@ def _sentence(fault: dict[str, Any]) -> str:
     place = [part for part in fault["loc"] if part != "[key]"]
     where, kind = ".".join(map(str, place)), fault["type"]
     if kind == "extra_forbidden":
-        inner = {"domains": Domain, "organs": Organ}.get(str(place[0]), Intensity)
-        model = {1: Manifest, 3: inner}.get(len(place), Intensity)
+        inner = Domain if place[0] == "domains" else Organ
+        model: type[BaseModel] = {1: Manifest, 3: inner}.get(len(place), Intensity)
         hint = did_you_mean(str(place[-1]), model.model_fields).partition("?")[0]
         return f"unknown key {where!r}" + (f" ({hint}?)" if hint else "")
     if kind == "missing":

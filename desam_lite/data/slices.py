@@ -73,7 +73,7 @@ class SliceStore:
         self.index = index
         self._ids = None if organs is None else _new_ids(manifest, organs)
         self.manifest = manifest
-        rows = index.to_dict("records")
+        rows = [{str(key): value for key, value in row.items()} for row in index.to_dict("records")]
         self._rows = {(str(row["domain"]), str(row["case"])): row for row in rows}
 
     def only(self, organs: Sequence[str]) -> "SliceStore":
@@ -279,8 +279,10 @@ def _drawn_70_10_20(patients: list[str], seed: int) -> dict[str, Part]:
     val = max(1, round(0.1 * count)) if count >= 2 else 0
     test = max(1, round(0.2 * count)) if count >= 3 else 0
     drawn = [str(patient) for patient in np.random.default_rng(seed).permutation(sorted(patients))]
-    parts: list[Part] = [*["val"] * val, *["test"] * test, *["train"] * (count - val - test)]
-    return dict(zip(drawn, parts, strict=True))
+    return {
+        patient: "val" if number < val else "test" if number < val + test else "train"
+        for number, patient in enumerate(drawn)
+    }
 
 
 def _new_ids(manifest: Manifest, organs: Sequence[str]) -> npt.NDArray[np.uint8]:
