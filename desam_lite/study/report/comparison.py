@@ -1,8 +1,7 @@
-"""Which method travels best, under equal steps and under equal time, and the sentences that say so."""
+"""Which method is best out of domain, at equal steps and at equal time, what each cost, and the sentences that tell it."""
 
 import math
 from collections.abc import Collection, Sequence
-from statistics import median
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -10,8 +9,10 @@ import pandas as pd
 from desam_lite.evaluation.statistics import METRICS
 from desam_lite.methods import METHODS
 from desam_lite.study.report.paper_numbers import out_of_domain_by
+from desam_lite.study.report.sentences import count, format_interval, list_words, out_of_domain
 from desam_lite.study.report.style import UNITS, is_oracle
 from desam_lite.study.report.tables import Table, score_table
+from desam_lite.study.run import collect_history
 from desam_lite.utils.errors import StudyError
 
 if TYPE_CHECKING:
@@ -22,23 +23,20 @@ if TYPE_CHECKING:
 MOST_TIMES = 5
 """However cheap a method is, equal time gives it at most this many times the epochs of equal steps."""
 
+_VERDICTS = {
+    "better": "better than {}",
+    "worse": "worse than {}",
+    "equivalent": "equivalent to {}",
+    "better by less than the margin": "better than {} by less than the margin",
+    "worse by less than the margin": "worse than {} by less than the margin",
+    "cannot tell": "not to be told apart from {}",
+}
+
 
 def seconds_per_epoch(runs: "Sequence[Run]") -> dict[str, float]:
-    """Return how long one pass over the training slices took each trained method, by label.
-
-    On a CPU these are seconds of its cores, which depend little on what else the machine was doing; on a GPU those of the clock.
-
-    Args:
-        runs: Finished ones count; what was measured is read from their ``history.csv`` and stays what it is.
-
-    Returns:
-        The median over epochs and runs, validation included.
-    """
-    measured: dict[str, list[float]] = {}
-    for run in _trained(runs):
-        history = run.history()
-        measured.setdefault(run.spec.label, []).extend(history["busy_seconds"])
-    return {label: median(seconds) for label, seconds in measured.items()}
+    """Return the median seconds of an epoch by label, validation included: of the cores on a CPU, of the clock on a GPU."""
+    history = collect_history(_trained(runs))
+    return {} if history.empty else history.groupby("label")["busy_seconds"].median().to_dict()
 
 
 def usual_budget(runs: "Sequence[Run]") -> float:
@@ -56,19 +54,15 @@ def equal_time(
 ) -> "list[RunSpec]":
     """Plan runs that give each method the same minutes of training instead of the same number of steps.
 
-    How many epochs these minutes are is computed from what an epoch took in the runs given, on the machine that did them, and is
-    written into the specification. So the planned runs are ordinary ones: named by their epochs, resumable, with a schedule of
-    the learning rate that fits their length, and the same numbers on any machine that is asked for the same epochs.
+    How many epochs these minutes are is computed from what an epoch took in the runs given, and is written into the
+    specification. So the planned runs are ordinary ones: named by their epochs, resumable, with a schedule of the learning rate
+    that fits their length, and the same numbers on any machine.
 
     Args:
         runs: With equal steps. What is not trained (and what is not finished) is left out.
         minutes: Of training, for each run.
         seeds: How many of the seeds are run, the lowest first; None for all.
         labels: Of the methods that are; empty for all.
-
-    Returns:
-        One specification per finished run of a trained method and chosen seed, in their order; of at least one epoch, and at
-        most `MOST_TIMES` as many as before.
 
     Raises:
         StudyError: The minutes are not positive.
@@ -82,51 +76,44 @@ def equal_time(
     seconds = seconds_per_epoch(runs)
     chosen = sorted({run.spec.seed for run in runs})[:seeds]
     planned = []
-    for run in _trained(runs):
-        usual = run.spec.epochs or 1
-        fitting = math.floor(60 * minutes / max(seconds[run.spec.label], 1e-6) + 1e-6)
-        if run.spec.seed in chosen and (not labels or run.spec.label in labels):
-            planned.append(run.spec.model_copy(update={"epochs": min(max(1, fitting), MOST_TIMES * usual)}))
+    for spec in (run.spec for run in _trained(runs)):
+        fitting = math.floor(60 * minutes / max(seconds[spec.label], 1e-6) + 1e-6)
+        epochs = min(max(1, fitting), MOST_TIMES * (spec.epochs or 1))
+        if spec.seed in chosen and (not labels or spec.label in labels):
+            planned.append(spec.model_copy(update={"epochs": epochs}))
     return planned
 
 
 def steps_vs_time(
     steps: pd.DataFrame, time: pd.DataFrame, *, runs: "Sequence[Run]", metric: str = "dice"
 ) -> Table:
-    """Return the averages out of domain under equal steps and under equal time side by side.
-
-    Args:
-        steps: Of `results.summarise` by label and in_domain, of the runs with equal steps.
-        time: The same, of those with equal time.
-        runs: Those with equal time, which tell the epochs it gave.
-        metric: What it is a summary of.
-
-    Returns:
-        One row per method that was trained with equal time, the best under equal time first.
-    """
+    """Return averages by label and in_domain under equal steps and under equal time (of these runs), best time first."""
     title, factor = UNITS[metric]
-    epochs = {run.spec.label: str(run.spec.epochs) for run in runs}
-    away = {name: _away(frame) for name, frame in (("equal steps", steps), ("equal time", time))}
-    order = away["equal time"].sort_values("mean", ascending=not METRICS[metric])
-    rows = []
-    for label in order.index:
-        row = {"method": label, "epochs in equal time": epochs.get(label, "")}
-        for name, frame in away.items():
-            row[f"{title}, {name}"] = _mean_and_interval(frame, label, factor) if label in frame.index else ""
-        rows.append(row)
-    return Table(pd.DataFrame(rows))
+    method = pd.Series(_rank(time, metric), dtype=str)
+    columns = {
+        "method": method,
+        "epochs in equal time": method.map({r.spec.label: str(r.spec.epochs) for r in runs}),
+    }
+    for name, summary in (("equal steps", steps), ("equal time", time)):
+        rows = out_of_domain(summary).to_dict("records")
+        columns[f"{title}, {name}"] = method.map({row["label"]: format_interval(row, factor) for row in rows})
+    return Table(pd.DataFrame(columns).fillna(""))
+
+
+def _rank(summary: pd.DataFrame, metric: str) -> list[str]:
+    away = out_of_domain(summary)
+    return list(away.sort_values("mean", ascending=not METRICS[metric])["label"]) if len(away) else []
 
 
 def rank_labels(summary: pd.DataFrame, *, metric: str = "dice") -> list[str]:
     """Return all labels, the best mean out of domain first; oracles, which are no competitors, come last."""
-    away = _away(summary).sort_values("mean", ascending=not METRICS[metric])
-    return sorted(away.index, key=is_oracle)
+    return sorted(_rank(summary, metric), key=is_oracle)
 
 
-def sort_by_label(summary: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
-    """Return the rows of a summary in the order of labels."""
-    places = summary["label"].map({label: place for place, label in enumerate(labels)})
-    return summary.assign(place=places).sort_values("place", kind="stable").drop(columns="place")
+def sort_by_label(frame: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
+    """Return the rows of a frame in the order of labels."""
+    places = {label: place for place, label in enumerate(labels)}
+    return frame.sort_values("label", key=lambda column: column.map(places), kind="stable")
 
 
 def best_label(summary: pd.DataFrame, *, metric: str = "dice") -> str:
@@ -135,198 +122,130 @@ def best_label(summary: pd.DataFrame, *, metric: str = "dice") -> str:
 
 
 def margins_over_control(scores: pd.DataFrame, *, control: str = "Prior") -> pd.DataFrame:
-    """Set every method beside a control, target by target.
-
-    Args:
-        scores: Of `results.scores`; what is in domain does not count.
-        control: Label of the control.
+    """Compare every method with a control, target by target out of domain, the farthest behind first.
 
     Returns:
-        A row per method and target out of domain, the farthest behind the control first: ``label``, ``target``, ``mean`` and
-        ``control`` (the mean over sources, seeds and cases of each) and ``ahead``, their difference, positive where the method is
-        better, whether more or less is better. Empty if the control has no score.
+        ``label``, ``target``, ``mean`` and ``control`` (means over sources, seeds and cases) and ``ahead``, their difference,
+        positive where the method is better, whether more or less is better. Empty if the control has no score.
     """
     away = scores[~scores["in_domain"].astype(bool)]
     means = (
         away.groupby(["label", "target"], sort=False)["value"].mean().dropna().rename("mean").reset_index()
     )
-    known = means[means["label"] == control].set_index("target")["mean"]
-    rows = means[(means["label"] != control) & means["target"].isin(known.index)]
-    rows = rows.assign(control=rows["target"].map(known))
+    of_control = means[means["label"] == control].set_index("target")["mean"]
+    rows = means[(means["label"] != control) & means["target"].isin(of_control.index)]
+    rows = rows.assign(control=rows["target"].map(of_control))
     sign = 1 if scores.empty or METRICS[str(scores["metric"].iloc[0])] else -1
     return rows.assign(ahead=sign * (rows["mean"] - rows["control"])).sort_values("ahead", ignore_index=True)
 
 
 def target_table(task: "Task", scores: pd.DataFrame, labels: Sequence[str], *, metric: str = "dice") -> Table:
-    """Return the mean out of domain of every method at each target, under headings that tell the target's coil or modality.
-
-    Args:
-        task: Whose manifest tells them.
-        scores: Of `results.scores`.
-        labels: The methods, in the order of the rows.
-        metric: What the scores are.
-    """
-    facts = {
+    """Return the mean out of domain of every method at each target, under headings that name its coil or modality."""
+    headings = {
         name: ", ".join(filter(None, [name, domain.coil or domain.modality]))
         for name, domain in task.manifest.domains.items()
     }
-    rows = sort_by_label(out_of_domain_by(scores, "target", metric=metric), labels).rename(columns=facts)
-    return score_table(rows, caption=f"{UNITS[metric][0]} out of domain, by the target")
-
-
-def say_behind(beside: pd.DataFrame, *, control: str = "Prior") -> str:
-    """Name the methods that are behind a control, and at which targets.
-
-    Args:
-        beside: Of `margins_over_control`.
-        control: What it was set beside.
-    """
-    if beside.empty:
-        return f"No method stands beside {control} out of domain yet."
-    behind = beside[beside["ahead"] < 0]
-    if behind.empty:
-        return f"No method is behind {control} at any target."
-    parts = []
-    for label, rows in behind.groupby("label", sort=False):
-        everywhere = len(rows) == (beside["label"] == label).sum() > 1
-        parts.append(f"{label} at {'every target' if everywhere else _listed(sorted(rows['target']))}")
-    return f"Behind {control}, by the mean of a target: {'; '.join(parts)}."
-
-
-def say_best(summary: pd.DataFrame, differences: pd.DataFrame, *, metric: str = "dice") -> str:
-    """Answer in one sentence which method travels best, and which others may travel as well.
-
-    Args:
-        summary: Of `results.summarise` by label and in_domain.
-        differences: Of `results.compare`, out of domain, the best minus each other.
-        metric: What they are of.
-
-    Returns:
-        A sentence in Markdown. Two methods are told apart if the interval of their difference excludes zero.
-    """
-    title, factor = UNITS[metric]
-    best = best_label(summary, metric=metric)
-    if not best:
-        return "There is no answer yet: no method has been scored out of domain."
-    rows = differences[(differences["first"] == best) & ~differences["in_domain"].astype(bool)].dropna(
-        subset="mean"
-    )
-    rows = rows[[not is_oracle(label) for label in rows["second"]]]
-    apart = (rows["low"] > 0) | (rows["high"] < 0)
-    close = list(rows[~apart]["second"])
-    reached = _mean_and_interval(_away(summary), best, factor)
-    others = (
-        f"; of {len(rows)} others, {_listed(close)} cannot be told apart from it"
-        if close
-        else ", and each of the others is behind it beyond chance"
-    )
-    return f"**{best}**, here: its mean {title} out of domain is {reached}{others}."
-
-
-def say_budget(minutes: float, runs: "Sequence[Run]") -> str:
-    """Say what equal time was, and how many epochs it gave the methods."""
-    epochs = {run.spec.label: run.spec.epochs for run in runs}
-    if not epochs:
-        return "No trained method has finished with equal steps, so there is nothing to plan equal time from."
-    few, many = min(epochs, key=lambda k: epochs[k] or 0), max(epochs, key=lambda k: epochs[k] or 0)
-    return (
-        f"Each training got {minutes:.2f} minutes of a core, which gave between {epochs[few]} ({few}) and {epochs[many]} "
-        f"({many}) epochs; at least one, and at most {MOST_TIMES} times those of equal steps."
-    )
-
-
-def say_gains(differences: pd.DataFrame, *, metric: str = "dice") -> str:
-    """Say in one sentence what a method gains over others out of domain.
-
-    Args:
-        differences: Of `results.compare`, the method first.
-        metric: What they are differences of.
-    """
-    title, factor = UNITS[metric]
-    away = differences[~differences["in_domain"].astype(bool)].dropna(subset="mean")
-    start = "**Write a class, register it, and it stands in every table.**"
-    if away.empty:
-        return f"{start} What it gains is not known yet: no case has been scored by it and by another."
-    sign = 1 if METRICS[metric] else -1
-    parts = []
-    for row in away.to_dict("records"):
-        edges = sorted((sign * row["low"], sign * row["high"]))
-        verdict = (
-            "better than" if edges[0] > 0 else "worse than" if edges[1] < 0 else "not to be told apart from"
-        )
-        interval = f"{row['low'] * factor:+.1f} to {row['high'] * factor:+.1f}"
-        parts.append(f"{verdict} {row['second']} ({row['mean'] * factor:+.1f}, {interval})")
-    first = away["first"].iloc[0]
-    return f"{start} The one of this page, {first}, is out of domain {_listed(parts)} in {title}."
-
-
-def _away(summary: pd.DataFrame) -> pd.DataFrame:
-    if summary.empty:
-        return pd.DataFrame(columns=["mean", "low", "high"])
-    rows = summary[~summary["in_domain"].astype(bool)]
-    return rows.set_index("label").dropna(subset="mean")
-
-
-def _mean_and_interval(away: pd.DataFrame, label: str, factor: float) -> str:
-    mean, low, high = (float(value) * factor for value in away.loc[[label], ["mean", "low", "high"]].iloc[0])
-    return f"{mean:.1f}" if math.isnan(low) else f"{mean:.1f} ({low:.1f} to {high:.1f})"
-
-
-def _listed(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+    rows = sort_by_label(out_of_domain_by(scores, "target", metric=metric), labels).rename(columns=headings)
+    return score_table(rows, caption=f"{UNITS[metric].title} out of domain, by the target")
 
 
 def cost_table(runs: "Sequence[Run]", summary: pd.DataFrame, *, metric: str = "dice") -> Table:
-    """Return trained parameters, epochs, minutes and peak memory per run of each method beside its scores.
-
-    Args:
-        runs: Those that are not finished are left out.
-        summary: Of `results.summarise` by label and in_domain.
-        metric: What it is a summary of.
-
-    Returns:
-        One row per method, in the order of the runs: minutes are means over its runs, memory is the largest of the process.
-    """
+    """Return parameters, epochs, mean minutes and largest memory of each method's finished runs, with its scores of a summary."""
     title, factor = UNITS[metric]
-    scores = {(str(row["label"]), bool(row["in_domain"])): row["mean"] for row in summary.to_dict("records")}
-    finished = [run for run in runs if run.finished]
+    scores = summary.set_index(["label", "in_domain"])["mean"] if len(summary) else pd.Series(dtype=float)
     rows = []
-    for label in dict.fromkeys(run.spec.label for run in finished):
-        own = [run for run in finished if run.spec.label == label]
-        infos = [run.info for run in own]
-        minutes = [info["minutes"] for info in infos]
-        row = {"method": label, "trained parameters": f"{max(_parameters(info) for info in infos):,}"}
-        row["epochs"] = str(own[0].spec.epochs or "none")
-        for part in ("training", "scoring"):
-            row[f"{part} (min)"] = f"{sum(m[part] for m in minutes) / len(minutes):.1f}"
-        row["memory (GiB)"] = f"{max(info['peak_memory']['process_mib'] for info in infos) / 1024:.1f}"
+    for label in dict.fromkeys(run.spec.label for run in runs if run.finished):
+        own = [run for run in runs if run.finished and run.spec.label == label]
+        records = pd.json_normalize([{"trained_parameters": 0, **run.info} for run in own])
+        memory = records["peak_memory.process_mib"].max() / 1024
+        row = {
+            "method": label,
+            "trained parameters": f"{records['trained_parameters'].max():,}",
+            "epochs": str(own[0].spec.epochs or "none"),
+            "training (min)": f"{records['minutes.training'].mean():.1f}",
+            "scoring (min)": f"{records['minutes.scoring'].mean():.1f}",
+            "memory (GiB)": f"{memory:.1f}",
+        }
         for name, inside in (("in", True), ("out of", False)):
-            value = scores.get((label, inside))
-            row[f"{title} {name} domain"] = "" if value is None or pd.isna(value) else f"{value * factor:.1f}"
+            mean = scores.get((label, inside))
+            row[f"{title} {name} domain"] = "" if mean is None or pd.isna(mean) else f"{mean * factor:.1f}"
         rows.append(row)
     return Table(pd.DataFrame(rows))
 
 
-def _parameters(info: dict[str, int]) -> int:
-    return info.get("trained_parameters", 0)
-
-
 def departure_table(specs: "Sequence[RunSpec]") -> Table:
-    """Return what the methods of these runs say of themselves: paper, source of the defaults, differences from the original."""
-    labels: dict[str, list[str]] = {}
-    for spec in specs:
-        known = labels.setdefault(spec.method, [])
-        known += [spec.label] if spec.label not in known else []
+    """Return what the methods of these runs state of themselves: paper, source of the defaults, departures from the original."""
     rows = []
-    for name, shown in labels.items():
+    for name in dict.fromkeys(spec.method for spec in specs):
         kind = METHODS[name].load()
-        differs = ". ".join(sentence[:1].upper() + sentence[1:] for sentence in kind.differs)
-        rows.append(
-            {
-                "method": ", ".join(shown),
-                "paper": kind.paper or "this study",
-                "defaults from": kind.defaults_from,
-                "what differs": f"{differs}." if differs else "",
-            }
-        )
+        departures = ". ".join(sentence[:1].upper() + sentence[1:] for sentence in kind.differs)
+        row = {"method": ", ".join(dict.fromkeys(spec.label for spec in specs if spec.method == name))}
+        row |= {"paper": kind.paper or "this study", "defaults from": kind.defaults_from}
+        rows.append(row | {"what differs": f"{departures}." if departures else ""})
     return Table(pd.DataFrame(rows))
+
+
+def say_behind(margins: pd.DataFrame, *, control: str = "Prior") -> str:
+    """Name the methods that are behind a control, and at which targets, from `margins_over_control`."""
+    if margins.empty:
+        return f"No method stands beside {control} out of domain yet."
+    parts = []
+    for label, rows in margins.groupby("label", sort=False):
+        behind = sorted(rows[rows["ahead"] < 0]["target"])
+        if behind:
+            parts.append(
+                f"{label} at {'every target' if len(behind) == len(rows) > 1 else list_words(behind)}"
+            )
+    if not parts:
+        return f"No method is behind {control} at any target."
+    return f"Behind {control}, by the mean of a target: {'; '.join(parts)}."
+
+
+def say_best(summary: pd.DataFrame, differences: pd.DataFrame, *, metric: str = "dice") -> str:
+    """Answer which method is best out of domain, and which may be as good, from `statistics.compare`: the best minus each."""
+    title, factor = UNITS[metric]
+    best = best_label(summary, metric=metric)
+    if not best:
+        return "There is no answer yet: no method has been scored out of domain."
+    away = out_of_domain(summary)
+    reached = format_interval(away[away["label"] == best].iloc[0], factor)
+    rows = out_of_domain(differences[differences["first"] == best])
+    rows = rows[[not is_oracle(label) for label in rows["second"]]]
+    if rows.empty:
+        return f"**{best}**, here: its mean {title} out of domain is {reached}; no other was scored on the same cases."
+    verdicts = rows.set_index("second")["verdict"]
+    close = [label for label, verdict in verdicts.items() if verdict in ("cannot tell", "equivalent")]
+    ahead = [label for label, verdict in verdicts.items() if verdict.startswith("worse")]
+    others = (
+        f"; of {count(len(rows), 'other')}, {list_words(close)} cannot be told apart from it" if close else ""
+    )
+    others += f"; on the cases of both, {list_words(ahead)} did better than it" if ahead else ""
+    others = others or ", and each of the others is behind it beyond chance"
+    return f"**{best}**, here: its mean {title} out of domain is {reached}{others}."
+
+
+def say_budget(minutes: float, runs: "Sequence[Run]") -> str:
+    """Tell what equal time was, and how many epochs it gave the methods of these runs."""
+    epochs = {run.spec.label: run.spec.epochs or 0 for run in runs}
+    if not epochs:
+        return "No trained method has finished with equal steps, so there is nothing to plan equal time from."
+    few, many = min(epochs, key=epochs.__getitem__), max(epochs, key=epochs.__getitem__)
+    between = f"between {epochs[few]} ({few}) and {epochs[many]} ({many}) epochs"
+    gave = between if epochs[few] < epochs[many] else f"{count(epochs[few], 'epoch')} to each method"
+    return (
+        f"Each training got {minutes:.2f} minutes of a core, which gave {gave}; at least one, "
+        f"and at most {MOST_TIMES} times those of equal steps."
+    )
+
+
+def say_gains(differences: pd.DataFrame, *, metric: str = "dice") -> str:
+    """Tell what a method gains over others out of domain: of `statistics.compare`, the method first."""
+    title, factor = UNITS[metric]
+    rows = out_of_domain(differences).to_dict("records")
+    if not rows:
+        return "What it gains is not known yet: no case has been scored by it and by another."
+    parts = [
+        f"{_VERDICTS[row['verdict']].format(row['second'])}: {format_interval(row, factor, '+.1f')}"
+        for row in rows
+    ]
+    return f"The method of this page, {rows[0]['first']}, is out of domain {list_words(parts)} in {title}."

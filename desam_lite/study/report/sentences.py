@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from desam_lite.evaluation.statistics import METRICS
+from desam_lite.evaluation.statistics import MARGINS, METRICS, decide
 from desam_lite.methods.run_spec import RANDOM_ENCODER, RunSpec
 from desam_lite.model.names import RANDOM_WEIGHTS, SHIPPED_WEIGHTS
 from desam_lite.study.report.style import UNITS, is_oracle
@@ -55,15 +55,6 @@ def format_interval(row: Mapping[Any, Any], factor: float = 100.0, spec: str = "
     return mean if pd.isna(row["low"]) else f"{mean} ({low} to {high})"
 
 
-def direction(row: Mapping[Any, Any], metric: str = "dice") -> int:
-    """Return whether a difference is for the better (1), for the worse (-1), or cannot be told from none (0).
-
-    It is told apart if its 95 % interval excludes zero.
-    """
-    sign = 1 if METRICS[metric] else -1
-    return sign if row["low"] > 0 else -sign if row["high"] < 0 else 0
-
-
 def out_of_domain(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of a summary, or of differences, that are out of domain and hold a number."""
     return frame[~frame["in_domain"].astype(bool)].dropna(subset="mean") if len(frame) else frame
@@ -88,10 +79,7 @@ def say_transfer(summary: pd.DataFrame, *, metric: str = "dice", control: str = 
     learners = [label for label in home if label in away and label != control and not is_oracle(label)]
     if not learners:
         return "There is no answer yet: no trained method has been scored both in and out of domain."
-    lost = [
-        direction({name: away[label][name] - home[label]["mean"] for name in ("low", "high")}, metric) < 0
-        for label in learners
-    ]
+    lost = [_is_worse(home[label], away[label], metric) for label in learners]
     verdict = (
         "Not as well" if all(lost) else "Some methods lose" if any(lost) else "No loss beyond chance was seen"
     )
@@ -106,6 +94,11 @@ def say_transfer(summary: pd.DataFrame, *, metric: str = "dice", control: str = 
     return sentence
 
 
+def _is_worse(home: Mapping[Any, Any], away: Mapping[Any, Any], metric: str) -> bool:
+    low, high = (away[end] - home["mean"] for end in ("low", "high"))
+    return decide(low, high, MARGINS[metric], more_is_better=METRICS[metric]).startswith("worse")
+
+
 def say_ablation(differences: pd.DataFrame, *, metric: str = "dice") -> str:
     """Answer whether a whole is better out of domain than what is left when parts are taken away.
 
@@ -117,12 +110,12 @@ def say_ablation(differences: pd.DataFrame, *, metric: str = "dice") -> str:
     rows = out_of_domain(differences).to_dict("records")
     if not rows:
         return "There is no answer yet: no two decoders have been scored on the same cases out of domain."
-    directions = [direction(row, metric) for row in rows]
+    better, worse = ([row["verdict"].startswith(word) for row in rows] for word in ("better", "worse"))
     verdict = (
         "Every part that was taken away was missed"
-        if all(way > 0 for way in directions)
+        if all(better)
         else "Some parts make a difference"
-        if any(directions)
+        if any(better + worse)
         else "No part was seen to make a difference beyond chance"
     )
     each = [f"{row['first']} against {row['second']} {format_interval(row, factor, '+.1f')}" for row in rows]

@@ -1,14 +1,19 @@
 """Equal time is planned from what was measured, and sentences about the best method say what the tables say."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from desam_lite.evaluation.statistics import compare, summarise
+from desam_lite.methods import METHODS
+from desam_lite.methods.registry import METHOD_CHOICES
 from desam_lite.methods.run_spec import make_spec
 from desam_lite.study.report import comparison
+from desam_lite.study.run import execute_run
 from desam_lite.utils.errors import StudyError
 
 
@@ -17,7 +22,9 @@ def run(
 ) -> Any:
     spec = make_spec(manifest=".", data_root=".", source="A", method=label_of, epochs=epochs, seed=seed)
     return SimpleNamespace(
-        spec=spec, finished=finished, history=lambda: pd.DataFrame({"busy_seconds": seconds})
+        spec=spec,
+        finished=finished,
+        history=lambda: pd.DataFrame({"label": spec.label, "busy_seconds": seconds}),
     )
 
 
@@ -108,11 +115,41 @@ def test_the_answer_names_who_cannot_be_told_apart() -> None:
 
 def test_gains_are_told_with_their_sign_and_interval() -> None:
     found = compare(SCORED, [("CSDG", "Prior"), ("CSDG", "U-Net")])
-    said = comparison.say_gains(found)
-    assert "CSDG, is out of domain better than Prior (+50.8, +4" in said
-    assert "and not to be told apart from U-Net (+0.8, -" in said
-    assert "worse than Prior" in comparison.say_gains(found, metric="assd")
+    gains = comparison.say_gains(found)
+    assert gains.startswith(
+        "The method of this page, CSDG, is out of domain better than Prior: +50.8 (+42.7 to"
+    )
+    assert " and not to be told apart from U-Net: +0.8 (-7.3 to +8.8) in Dice (%)." in gains
+    assert "worse than Prior" in comparison.say_gains(
+        compare(SCORED.assign(metric="assd"), [("CSDG", "Prior")])
+    )
     assert "not known yet" in comparison.say_gains(found[found["in_domain"]])
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [
+        ("equivalent", "is out of domain equivalent to U-Net: +0.0"),
+        ("better by less than the margin", "better than U-Net by less than the margin"),
+        ("worse by less than the margin", "worse than U-Net by less than the margin"),
+        ("cannot tell", "not to be told apart from U-Net"),
+    ],
+)
+def test_every_verdict_has_its_words(verdict: str, words: str) -> None:
+    row = {"first": "CSDG", "second": "U-Net", "in_domain": False, "mean": 0.0, "low": np.nan, "high": np.nan}
+    assert words in comparison.say_gains(pd.DataFrame([row | {"verdict": verdict}]))
+
+
+def test_the_best_may_lose_on_the_cases_of_both_and_may_be_alone() -> None:
+    summary = summarise(SCORED)
+    ahead = compare(SCORED, [("CSDG", other) for other in ("Prior", "U-Net")])
+    reversed_ = ahead.assign(verdict=["better", "better", "worse", "worse"])
+    assert comparison.say_best(summary, reversed_).endswith(
+        "; on the cases of both, U-Net did better than it."
+    )
+    assert comparison.say_best(summary, ahead[:0]).endswith("; no other was scored on the same cases.")
+    close = comparison.say_best(summary, ahead[ahead["second"] == "U-Net"])
+    assert close.endswith("; of 1 other, U-Net cannot be told apart from it.")
 
 
 def test_both_tables_stand_side_by_side() -> None:
@@ -130,6 +167,8 @@ def test_the_budget_is_said_with_the_epochs_it_gave() -> None:
     assert said.startswith(
         "Each training got 0.50 minutes of a core, which gave between 7 (CSDG) and 30 (U-Net) epochs"
     )
+    alone = comparison.say_budget(0.5, [run("unet", [1.0], epochs=1)])
+    assert "which gave 1 epoch to each method;" in alone
     assert "nothing to plan" in comparison.say_budget(0.5, [])
 
 
@@ -147,3 +186,57 @@ def test_methods_are_set_beside_a_control_target_by_target() -> None:
     assert "U-Net at every target" in comparison.say_behind(far)
     assert "No method is behind Prior" in comparison.say_behind(beside[beside["ahead"] > 0])
     assert "No method stands beside" in comparison.say_behind(comparison.margins_over_control(SCORED[:0]))
+
+
+def costed(label: str, training: float, memory: float, *, finished: bool = True, parameters: int = 0) -> Any:
+    minutes = {"training": training, "scoring": 0.5}
+    info = {"minutes": minutes, "peak_memory": {"process_mib": memory}, "trained_parameters": parameters}
+    return SimpleNamespace(spec=SimpleNamespace(label=label, epochs=20), finished=finished, info=info)
+
+
+def test_costs_stand_beside_scores_one_row_per_method() -> None:
+    runs = [
+        costed("U-Net", 1.0, 1024, parameters=1234567),
+        costed("CSDG", 4.0, 3072),
+        costed("U-Net", 2.0, 2048, parameters=1234567),
+    ]
+    summary = pd.DataFrame(
+        [("U-Net", True, 0.74), ("U-Net", False, 0.42)], columns=["label", "in_domain", "mean"]
+    )
+    frame = comparison.cost_table([*runs, costed("MaxStyle", 9, 9, finished=False)], summary).frame.set_index(
+        "method"
+    )
+    assert list(frame.index) == ["U-Net", "CSDG"]
+    assert frame.loc["U-Net"].tolist() == ["1,234,567", "20", "1.5", "0.5", "2.0", "74.0", "42.0"]
+    assert frame.loc["CSDG"].tolist()[-2:] == ["", ""]
+
+
+def test_no_finished_run_gives_an_empty_table() -> None:
+    assert comparison.cost_table([costed("CSDG", 1, 1, finished=False)], pd.DataFrame()).frame.empty
+
+
+def test_a_run_records_how_many_numbers_were_trained(tiny_task: tuple[Path, Path], tmp_path: Path) -> None:
+    where: dict[str, Any] = {"manifest": tiny_task[0], "data_root": tiny_task[1], "source": "A"}
+    small = {"unet_width": 4, "unet_size": 32, "epochs": 1, "split": "70_10_20", "train_slices": "all"}
+    done = execute_run(make_spec(**where, method="maxstyle", **small), tmp_path, progress=False)
+    assert done.info["trained_parameters"] == sum(
+        p.numel() for p in METHODS["maxstyle"].load()(1, 4, 32, 0).parameters()
+    )
+    prior = execute_run(make_spec(**where, method="prior", split="70_10_20"), tmp_path, progress=False)
+    assert prior.info["trained_parameters"] == 0
+    assert comparison.cost_table([done, prior], pd.DataFrame()).frame["method"].tolist() == [
+        "MaxStyle",
+        "Prior",
+    ]
+
+
+def test_every_method_says_what_differs_from_its_paper() -> None:
+    specs = [
+        make_spec(manifest=".", data_root=".", source="A", **choice) for choice in METHOD_CHOICES.values()
+    ]
+    frame = comparison.departure_table(specs).frame.set_index("method")
+    assert "U-Net, U-Net + light aug., U-Net + nnU-Net aug." in frame.index
+    assert frame.loc["Prior", "paper"] == "this study"
+    assert frame.loc["CSDG", "paper"] == "csdg"
+    assert "EfficientNet" in frame.loc["CSDG", "what differs"]
+    assert frame.loc["MaxStyle", "what differs"].endswith("same one.")

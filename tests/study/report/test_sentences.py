@@ -1,5 +1,6 @@
 """What a page says is worked out from its results."""
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,9 +9,9 @@ import pandas as pd
 import pytest
 
 from desam_lite.data.manifest import Manifest
-from desam_lite.evaluation.statistics import summarise
+from desam_lite.evaluation.statistics import MARGINS, METRICS, decide, summarise
 from desam_lite.methods.run_spec import make_spec
-from desam_lite.study.report import sentences, tables
+from desam_lite.study.report import sentences
 
 
 def run(label: str = "U-Net", *, finished: bool = True, **changed: Any) -> Any:
@@ -69,6 +70,17 @@ def test_the_answer_does_not_claim_a_loss_within_the_interval() -> None:
     assert sentences.say_transfer(summary(*KEEPER)).startswith("**No loss beyond chance was seen**")
 
 
+def test_one_seed_or_a_tie_or_a_gain_is_no_loss() -> None:
+    for low, high in ((np.nan, np.nan), (0.7, 0.9), (0.85, 0.95)):
+        away = summary(("U-Net", True, 0.8, 0.7, 0.9), ("U-Net", False, 0.8, low, high))
+        assert sentences.say_transfer(away).startswith("**No loss beyond chance was seen**")
+
+
+def test_an_oracle_is_no_method_that_loses() -> None:
+    oracle = [("SAM box (oracle)", inside, mean, mean, mean) for inside, mean in ((True, 0.9), (False, 0.5))]
+    assert "no answer yet" in sentences.say_transfer(summary(*oracle))
+
+
 def test_a_longer_distance_is_a_loss() -> None:
     far = summary(("U-Net", True, 2.0, 1.0, 3.0), ("U-Net", False, 9.0, 8.0, 10.0))
     said = sentences.say_transfer(far, metric="hd95")
@@ -83,6 +95,8 @@ def test_without_results_there_is_no_answer() -> None:
 
 def test_failed_runs_are_named_with_the_reason() -> None:
     assert sentences.say_unfinished([run(), run()]) == "All 2 runs are finished."
+    assert sentences.say_unfinished([run()]) == "The run is finished."
+    assert sentences.say_unfinished([run(finished=False)]).startswith("1 of 1 run failed")
     said = sentences.say_unfinished([run(), run("DeSAM-B", finished=False)])
     assert said == "1 of 2 runs failed and are missing below: DeSAM-B from A, seed 0: no space left"
 
@@ -92,6 +106,7 @@ def test_minutes_are_summed_over_finished_runs() -> None:
     assert (
         said == "The 2 runs took 4 minutes of computing (CPU, 1 thread(s); at most 2.0 GiB of memory each)."
     )
+    assert sentences.say_minutes([run(minutes={"training": 1.0})]).startswith("The 1 run took 1 minute of")
     assert sentences.say_minutes([]) == "No run is finished."
 
 
@@ -101,6 +116,13 @@ def test_facts_state_task_profile_sources_cases_seeds_and_protocol() -> None:
         said
         == "My task; profile `teach`, 2 sources (A, B), 1 to 2 cases per hospital, 2 seeds, protocol `published`."
     )
+
+
+def test_facts_of_one_source_case_and_seed_are_singular() -> None:
+    small = task()
+    small.index = small.index.iloc[1:]
+    facts = sentences.say_facts(small, [spec()], "smoke", "whole_volume")
+    assert "1 source (A), 1 case per hospital, 1 seed," in facts
 
 
 @pytest.mark.parametrize(
@@ -123,55 +145,6 @@ def test_what_forbids_comparison_with_the_paper_is_said(synthetic: bool, specs: 
     assert ("Not comparable with the paper" in caveats) == (specs[0].backbone != "vit_h")
 
 
-def test_tables_show_percent_words_and_no_row_numbers() -> None:
-    frame = summary(*LOSER).assign(p=[0.0001, np.nan], won=[0.75, 1.0])
-    table = tables.score_table(frame, caption="Dice & more")
-    assert table.frame.iloc[0].tolist() == ["U-Net", "in", "90.0", "88.0", "92.0", "<0.001", "75%"]
-    assert table.frame.iloc[1]["p"] == ""
-    html = table._repr_html_()
-    assert html.startswith('<table class="dataframe results"><caption>Dice &amp; more</caption>')
-    assert "<th>domain</th>" in html
-    assert repr(table).startswith("Dice & more\n")
-
-
-def test_distances_stay_in_millimetres() -> None:
-    assert tables.score_table(summary(("U-Net", True, 2.0, 1.0, 3.0)), metric="hd95").frame[
-        "mean"
-    ].tolist() == ["2.0"]
-
-
-def test_an_empty_table_is_still_a_table() -> None:
-    assert "<table" in tables.score_table(summary())._repr_html_()
-
-
-def test_hospitals_are_listed_with_scanner_and_cases() -> None:
-    assert tables.domain_table(task()).frame.to_numpy().tolist() == [
-        ["A", "North", "GE", "1.5 T or 3 T", "", 2],
-        ["B", "South", "", "", "", 1],
-    ]
-
-
-def test_provenance_names_code_data_weights_device_and_date() -> None:
-    weighted = run(identity={"weights": "w1w2"}, files={"weights": "tiny.safetensors"})
-    table = tables.provenance_table(
-        "teach", task(citation="Me, 2025", licence="CC0"), [weighted, run(), run(finished=False)]
-    )
-    said = dict(table.frame.to_numpy().tolist())
-    assert said["task"] == "My task (CC0)"
-    assert said["to be cited"] == "Me, 2025"
-    assert said["runs"] == "2 of 3 finished"
-    assert said["code"] == "desam-lite 0.1.0, 0123456789, with uncommitted changes"
-    assert said["data"] == "d1d2"
-    assert said["encoder weights"] == "tiny.safetensors (w1w2)"
-    assert said["runs begun on"] == "2025-01-02"
-    assert "<th>" not in table._repr_html_()
-
-
-def test_long_texts_are_not_cut() -> None:
-    table = tables.provenance_table("teach", task(citation="x" * 300))
-    assert "x" * 300 in table._repr_html_()
-
-
 def test_departures_from_the_public_code_are_all_named() -> None:
     place = {"manifest": "m.yaml", "data_root": ".", "source": "A", "method": "desam"}
     plain = make_spec(**place)
@@ -190,9 +163,11 @@ def test_settings_of_other_methods_are_no_departures() -> None:
     assert "instead" not in sentences.say_settings([unet])
 
 
-def differences(*rows: tuple[str, bool, float, float, float]) -> pd.DataFrame:
+def differences(*rows: tuple[str, bool, float, float, float], metric: str = "dice") -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=["second", "in_domain", "mean", "low", "high"])
-    return frame.assign(first="Whole")
+    rule = {"margin": MARGINS[metric], "more_is_better": METRICS[metric]}
+    verdicts = [decide(low, high, **rule) for low, high in zip(frame["low"], frame["high"], strict=True)]
+    return frame.assign(first="Whole", verdict=verdicts)
 
 
 def test_parts_count_when_the_interval_excludes_zero() -> None:
@@ -212,12 +187,15 @@ def test_parts_count_when_the_interval_excludes_zero() -> None:
         (-5.0, -1.0, "hd95", "Every part that was taken away was missed"),
         (-0.05, -0.01, "dice", "Some parts make a difference"),
         (-0.05, 0.05, "dice", "No part was seen to make a difference beyond chance"),
+        (0.0, 0.0, "dice", "No part was seen to make a difference beyond chance"),  # a tie
+        (np.nan, np.nan, "dice", "No part was seen to make a difference beyond chance"),  # one seed
     ],
 )
 def test_the_verdict_on_parts_follows_the_interval(
     low: float, high: float, metric: str, verdict: str
 ) -> None:
-    said = sentences.say_ablation(differences(("A", False, (low + high) / 2, low, high)), metric=metric)
+    frame = differences(("A", False, np.nan_to_num(low + high) / 2, low, high), metric=metric)
+    said = sentences.say_ablation(frame, metric=metric)
     assert said.startswith(f"**{verdict}**")
 
 
@@ -225,13 +203,10 @@ def test_without_common_cases_nothing_is_said_of_parts() -> None:
     assert "no answer yet" in sentences.say_ablation(differences(("A", False, np.nan, np.nan, np.nan)))
 
 
-def test_only_words_are_broken_into_lines_never_numbers() -> None:
-    cells = {
-        "method": "DeSAM-B, random encoder",
-        "Dice": "70.8 (66.1 to 74.9)",
-        "differs": "every slice " * 9,
-    }
-    page = tables.Table(pd.DataFrame([cells]))._repr_html_()
-    assert '<td class="name">DeSAM-B, random encoder</td>' in page
-    assert "<td>70.8 (66.1 to 74.9)</td>" in page
-    assert '<td class="long">every slice' in page
+def test_a_page_without_training_says_its_seconds() -> None:
+    assert "it took 3 seconds" in sentences.say_seconds(time.perf_counter() - 3)
+
+
+def test_words_are_listed_and_values_joined_once() -> None:
+    assert [sentences.list_words(["a", "b", "c"][:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
+    assert sentences.join_distinct(["x", "", "y", "x"]) == "x; y" and sentences.join_distinct([]) == "none"
