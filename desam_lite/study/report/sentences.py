@@ -55,6 +55,12 @@ def format_interval(row: Mapping[Any, Any], factor: float = 100.0, spec: str = "
     return mean if pd.isna(row["low"]) else f"{mean} ({low} to {high})"
 
 
+def direction(row: Mapping[Any, Any], metric: str = "dice") -> int:
+    """Return the verdict of `decide` on ``low`` and ``high`` as a sign: 1 for better, -1 for worse, 0 for neither."""
+    verdict = decide(row["low"], row["high"], MARGINS[metric], more_is_better=METRICS[metric])
+    return verdict.startswith("better") - verdict.startswith("worse")
+
+
 def out_of_domain(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of a summary, or of differences, that are out of domain and hold a number."""
     return frame[~frame["in_domain"].astype(bool)].dropna(subset="mean") if len(frame) else frame
@@ -79,7 +85,10 @@ def say_transfer(summary: pd.DataFrame, *, metric: str = "dice", control: str = 
     learners = [label for label in home if label in away and label != control and not is_oracle(label)]
     if not learners:
         return "There is no answer yet: no trained method has been scored both in and out of domain."
-    lost = [_is_worse(home[label], away[label], metric) for label in learners]
+    lost = [
+        direction({end: away[label][end] - home[label]["mean"] for end in ("low", "high")}, metric) < 0
+        for label in learners
+    ]
     verdict = (
         "Not as well" if all(lost) else "Some methods lose" if any(lost) else "No loss beyond chance was seen"
     )
@@ -92,11 +101,6 @@ def say_transfer(summary: pd.DataFrame, *, metric: str = "dice", control: str = 
         mean = f"{away[control]['mean'] * factor:.0f}"
         sentence += f" The average mask, drawn without looking at the scan, has {mean} there."
     return sentence
-
-
-def _is_worse(home: Mapping[Any, Any], away: Mapping[Any, Any], metric: str) -> bool:
-    low, high = (away[end] - home["mean"] for end in ("low", "high"))
-    return decide(low, high, MARGINS[metric], more_is_better=METRICS[metric]).startswith("worse")
 
 
 def say_ablation(differences: pd.DataFrame, *, metric: str = "dice") -> str:
