@@ -1,4 +1,4 @@
-"""AdvBias: before every step the smooth shading of each slice that confuses the network, and one answer with and without."""
+"""AdvBias: before every step, the bias field of each slice that changes its prediction most, and a consistency loss."""
 
 from typing import Any, ClassVar
 
@@ -13,29 +13,31 @@ from desam_lite.methods.splines import control_shape, spline_field
 from desam_lite.methods.unet import UNetMethod
 from desam_lite.training.losses import mask_loss
 
-CELLS, ORDER = 2, 3  # control points half a side apart, cubic
-MAGNITUDE = 0.3  # the field stays within 1 - 0.3 and 1 + 0.3
-STEP = 1.0  # of the one step of gradient ascent, on control points of norm 1
-CONTOUR = 0.5  # weight of the contours beside the divergence
-CONSISTENCY = 1.0  # weight of both beside the mask loss
+BIAS_CELLS, BIAS_ORDER = 2, 3  # control points half a side apart, cubic
+BIAS_MAGNITUDE = 0.3  # the field stays within 1 - 0.3 and 1 + 0.3
+ASCENT_STEP = 1.0  # of the one step of gradient ascent, on control points of norm 1
+CONTOUR_WEIGHT = 0.5  # of the contours beside the divergence
+ADVBIAS_WEIGHT = 1.0  # of both beside the mask loss
 
 
 def bias_field(control: torch.Tensor, size: int) -> torch.Tensor:
-    """Return the multiplicative field ``(B, 1, size, size)``: the exponential of a cubic spline, within 1 +- `MAGNITUDE`."""
-    field: torch.Tensor = spline_field(control, size, ORDER).exp().clamp(1 - MAGNITUDE, 1 + MAGNITUDE)
+    """Return the multiplicative field ``(B, 1, size, size)``: the exponential of a cubic spline, in 1 +- `BIAS_MAGNITUDE`."""
+    field: torch.Tensor = (
+        spline_field(control, size, BIAS_ORDER).exp().clamp(1 - BIAS_MAGNITUDE, 1 + BIAS_MAGNITUDE)
+    )
     return field
 
 
-def shade(images: torch.Tensor, field: torch.Tensor) -> torch.Tensor:
-    """Multiply grey levels, counted from the darkest of each slice, by the field; both ``(B, 1, S, S)``."""
+def apply_bias(images: torch.Tensor, field: torch.Tensor) -> torch.Tensor:
+    """Multiply intensities, counted from the darkest of each slice, by the field; both ``(B, 1, S, S)``."""
     black = images.amin(dim=(2, 3), keepdim=True)
     return (images - black) * field + black
 
 
 def distance(reference: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """Return how far logits ``(B, K, S, S)`` are from a reference drawing: divergence and half the distance of contours."""
+    """Return the distance of logits from reference logits, both ``(B, K, S, S)``: divergence plus weighted contour distance."""
     first, second = reference.sigmoid(), logits.sigmoid()
-    return divergence(first, second) + CONTOUR * contour_distance(first, second)
+    return divergence(first, second) + CONTOUR_WEIGHT * contour_distance(first, second)
 
 
 def to_unit(control: torch.Tensor) -> torch.Tensor:
@@ -46,7 +48,12 @@ def to_unit(control: torch.Tensor) -> torch.Tensor:
 
 
 class AdvBias(UNetMethod):
-    """Training with adversarial bias fields (Chen et al., MICCAI 2020; Medical Image Analysis 2022)."""
+    """Training with adversarial bias fields (Chen et al., MICCAI 2020; Medical Image Analysis 2022).
+
+    One step of gradient ascent on the control points ``(B, 5, 5)`` of a smooth multiplicative field ``(B, 1, S, S)`` makes the
+    prediction under the field as different as possible from that without. The loss is the mask loss of the slices plus the
+    distance between the two predictions ``(B, K, S, S)``.
+    """
 
     paper: ClassVar[str] = "advbias"
     defaults_from: ClassVar[str] = (
@@ -54,35 +61,35 @@ class AdvBias(UNetMethod):
         "size 1, contour weight 0.5; consistency weight 1"
     )
     differs: ClassVar[tuple[str, ...]] = (
-        "the field multiplies grey levels counted from the darkest of the slice: slices here have mean 0, theirs run from 0 to 1",
+        "the field multiplies intensities counted from the darkest of the slice: slices here have mean 0, theirs are in 0 to 1",
         "5 x 5 control points, a whole cubic spline over 2 x 2 cells, not 4 x 4 and a spline that fades at the rim",
         "supervised slices only; the semi-supervised use of the paper has no place here",
-        "the field is sought in float32, whatever the precision of the training",
-        "divergence and contours are taken of every organ's map, not over classes",
+        "the field is searched for in float32, whatever the precision of the training",
+        "divergence and contours are computed on every organ's map, not over classes",
     )
 
     def draw(self, generator: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
         """Draw the control points that the search starts from."""
-        return {"control": generator.uniform(-1.0, 1.0, control_shape(CELLS, ORDER))}
+        return {"control": generator.uniform(-1.0, 1.0, control_shape(BIAS_CELLS, BIAS_ORDER))}
 
     def attack(self, images: torch.Tensor, control: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """Return control points ``(B, c, c)`` of norm 1, one step up the distance from the reference drawing.
+        """Return control points ``(B, c, c)`` of norm 1, one step up the distance from the reference prediction.
 
-        The network is asked directly, not through the wrapper of the training loop, and only the control points get a
-        gradient: neither the gradients of the step to come nor other processes are touched.
+        The network is called directly, not through the wrapper of the training loop, and only the control points get a
+        gradient: neither the gradients of the training step nor other processes are touched.
         """
         control = to_unit(control).requires_grad_(True)
         with torch.enable_grad():
-            far = distance(reference, self.network(shade(images, bias_field(control, self.input_size))))
-            (gradient,) = torch.autograd.grad(far, control)
-        return to_unit(control.detach() + STEP * to_unit(gradient))
+            biased = self.network(apply_bias(images, bias_field(control, self.input_size)))
+            (gradient,) = torch.autograd.grad(distance(reference, biased), control)
+        return to_unit(control.detach() + ASCENT_STEP * to_unit(gradient))
 
     def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
-        """Return the mask loss of the slices plus the distance of what the network says of them shaded."""
+        """Return the mask loss of the slices plus the distance of the prediction under the field from that without."""
         assert batch.images is not None
         with torch.no_grad():
             reference = self.network(batch.images)
         control = self.attack(batch.images, batch.drawn["control"], reference)
-        shaded = shade(batch.images, bias_field(control, self.input_size))
-        clean, changed = module(torch.cat([batch.images, shaded])).chunk(2)
-        return mask_loss(clean, batch.masks) + CONSISTENCY * distance(clean.detach(), changed)
+        biased = apply_bias(batch.images, bias_field(control, self.input_size))
+        clean, changed = module(torch.cat([batch.images, biased])).chunk(2)
+        return mask_loss(clean, batch.masks) + ADVBIAS_WEIGHT * distance(clean.detach(), changed)

@@ -1,7 +1,7 @@
-"""What is done at random to a training slice before any method sees it: nothing, a little, or as much as nnU-Net does.
+"""Random augmentation of training slices: nothing, intensities only, or as much as in nnU-Net.
 
-Every number is drawn from the slice's own generator, so that an interrupted training continues with the same pictures; MONAI and
-torch do the arithmetic.
+Every number is drawn from the slice's own generator, so that an interrupted training continues with the same images; MONAI and
+torch do the arithmetic. Slices are ``(1, S, S)`` float, standardised per volume; masks ``(K, S, S)`` float, 0 or 1.
 """
 
 import math
@@ -16,15 +16,10 @@ from torch.nn import functional
 from desam_lite.data.datasets import Batch
 
 Augmentation = Literal["none", "light", "nnunet"]
-Change = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
+"""Slices as they are; noise, brightness, contrast and gamma with nnU-Net's probabilities and ranges; all that nnU-Net does to a
+2-D slice by default: also rotation, scaling, blur, low resolution, gamma of the inverted image, mirroring along both axes."""
 
-AUGMENTATIONS: dict[Augmentation, str] = {
-    "none": "the slices as they are",
-    "light": "grey levels only, with nnU-Net's probabilities and ranges: noise, brightness, contrast, gamma",
-    "nnunet": "what nnU-Net does to a 2-D slice by default: rotation by any angle, scaling, noise, blur, brightness, "
-    "contrast, low resolution, gamma also of the inverted picture, mirroring along both axes",
-}
-"""What each choice does, for tables."""
+Change = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
 
 # nnU-Net 2's default trainer (nnUNetTrainer.get_training_transforms), whose default has no elastic deformation. Blur and
 # low resolution are drawn for the slice (0.2 and 0.25) and then for each channel (0.5): here there is one channel.
@@ -35,7 +30,7 @@ SCALING, NOISE_SD, BLUR_SIGMA = (0.7, 1.4), (0.0, 0.1), (0.5, 1.0)
 BRIGHTNESS, CONTRAST, GAMMA, LOW_RESOLUTION = (0.75, 1.25), (0.75, 1.25), (0.7, 1.5), (0.5, 1.0)
 
 
-def augment(batch: Batch, generators: Sequence[np.random.Generator], kind: Augmentation) -> Batch:
+def augment_batch(batch: Batch, generators: Sequence[np.random.Generator], kind: Augmentation) -> Batch:
     """Return the batch with images ``(B, 1, S, S)`` and masks ``(B, K, S, S)`` changed, each slice by its own generator."""
     if kind == "none" or batch.images is None:
         return batch
@@ -51,9 +46,9 @@ def _augment_slice(
     image: torch.Tensor, masks: torch.Tensor, rng: np.random.Generator, kind: Augmentation
 ) -> tuple[torch.Tensor, torch.Tensor]:
     if kind == "light":
-        return _apply(image, rng, _GREY), masks
-    image, masks = _turn_and_scale(image, masks, rng)
-    image = _apply(image, rng, _FULL)
+        return _apply(image, rng, _LIGHT_CHANGES), masks
+    image, masks = _rotate_and_scale(image, masks, rng)
+    image = _apply(image, rng, _NNUNET_CHANGES)
     axes = [axis for axis in (-2, -1) if rng.random() < P_MIRROR]
     return image.flip(axes), masks.flip(axes)
 
@@ -67,10 +62,10 @@ def _apply(
     return image
 
 
-def _turn_and_scale(
+def _rotate_and_scale(
     image: torch.Tensor, masks: torch.Tensor, rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rotate and scale about the centre of the square; what comes in from outside is 0, as the padding is."""
+    """Rotate and scale about the centre of the square, which is padded with 0."""
     angle = rng.uniform(*ROTATION) if rng.random() < P_ROTATION else 0.0
     scale = rng.uniform(*SCALING) if rng.random() < P_SCALING else 1.0
     if angle == 0.0 and scale == 1.0:
@@ -90,16 +85,16 @@ def _noise(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 def _blur(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     sigmas = [float(rng.uniform(*BLUR_SIGMA)) for _ in range(2)]
-    return _plain(_monai().GaussianSmooth(sigmas)(image))
+    return _as_tensor(_monai().GaussianSmooth(sigmas)(image))
 
 
 def _brightness(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    return image * _around_one(rng, BRIGHTNESS)
+    return image * _draw_factor(rng, BRIGHTNESS)
 
 
 def _contrast(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    factor = _around_one(rng, CONTRAST) - 1
-    return _plain(_monai().ScaleIntensityFixedMean(factor=factor, preserve_range=True)(image))
+    factor = _draw_factor(rng, CONTRAST) - 1
+    return _as_tensor(_monai().ScaleIntensityFixedMean(factor=factor, preserve_range=True)(image))
 
 
 def _low_resolution(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
@@ -110,15 +105,15 @@ def _low_resolution(image: torch.Tensor, rng: np.random.Generator) -> torch.Tens
 
 
 def _gamma(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    return _plain(_monai().AdjustContrast(_around_one(rng, GAMMA), retain_stats=True)(image))
+    return _as_tensor(_monai().AdjustContrast(_draw_factor(rng, GAMMA), retain_stats=True)(image))
 
 
 def _inverted_gamma(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    gamma = _around_one(rng, GAMMA)
-    return _plain(_monai().AdjustContrast(gamma, invert_image=True, retain_stats=True)(image))
+    gamma = _draw_factor(rng, GAMMA)
+    return _as_tensor(_monai().AdjustContrast(gamma, invert_image=True, retain_stats=True)(image))
 
 
-def _around_one(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
+def _draw_factor(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
     """Draw a factor: with equal chance from below 1 or from above, as nnU-Net does."""
     low, high = bounds
     return float(rng.uniform(low, 1.0) if rng.random() < 0.5 else rng.uniform(1.0, high))
@@ -130,19 +125,19 @@ def _monai() -> Any:
     return transforms
 
 
-def _plain(image: Any) -> torch.Tensor:
+def _as_tensor(image: Any) -> torch.Tensor:
     """Return MONAI's tensor with metadata as a tensor without."""
-    plain: torch.Tensor = image.as_tensor() if hasattr(image, "as_tensor") else image
-    return plain
+    tensor: torch.Tensor = image.as_tensor() if hasattr(image, "as_tensor") else image
+    return tensor
 
 
-_GREY: tuple[tuple[float, Change], ...] = (
+_LIGHT_CHANGES: tuple[tuple[float, Change], ...] = (
     (P_NOISE, _noise),
     (P_BRIGHTNESS, _brightness),
     (P_CONTRAST, _contrast),
     (P_GAMMA, _gamma),
 )
-_FULL: tuple[tuple[float, Change], ...] = (
+_NNUNET_CHANGES: tuple[tuple[float, Change], ...] = (
     (P_NOISE, _noise),
     (P_BLUR, _blur),
     (P_BRIGHTNESS, _brightness),

@@ -83,7 +83,7 @@ register(
     ],
 )
 
-_TUNED = "SAM's own decoder tuned on the source {cite}`medsam`, the coupled model,"
+_TUNED_SAM = "SAM's own decoder tuned on the source {cite}`medsam`, the coupled model,"
 register(
     "sam_finetuned",
     f"{_HERE}.sam_baselines:SAMFinetuned",
@@ -91,9 +91,9 @@ register(
     uses=DECODER,
     predicts_iou=True,
     choices=[
-        Choice("sam_finetuned_b", f"{_TUNED} with the whole image as box", "#cc79a7", "o", _BOX),
-        Choice("sam_finetuned_p", f"{_TUNED} with a grid of points", "#aa4499", "o", _POINTS),
-        Choice("sam_finetuned_oracle", f"{_TUNED} with {_TIGHT_BOX}", _ORACLE_GREY, "D", _BOX_ORACLE),
+        Choice("sam_finetuned_b", f"{_TUNED_SAM} with the whole image as box", "#cc79a7", "o", _BOX),
+        Choice("sam_finetuned_p", f"{_TUNED_SAM} with a grid of points", "#aa4499", "o", _POINTS),
+        Choice("sam_finetuned_oracle", f"{_TUNED_SAM} with {_TIGHT_BOX}", _ORACLE_GREY, "D", _BOX_ORACLE),
     ],
 )
 

@@ -1,19 +1,17 @@
-"""How different two drawings of one slice are: the terms that ask a network for the same answer to changed pictures.
+"""Distances between two predictions of one slice: loss terms for equal predictions on changed images.
 
-The papers compare softmax outputs over classes. Here each organ has its own map with a sigmoid, so each pixel of a map is a yes
-or a no: the divergences are those of these two outcomes, averaged over slices, organs and pixels.
+The papers compare softmax outputs over classes. Here each organ has its own map with a sigmoid, so each pixel of a map is
+organ or not: the divergences are those of these two outcomes, averaged over slices, organs and pixels.
 """
 
 import torch
 from torch.nn import functional
 
-_SMALLEST = (
-    1e-7  # probabilities nearer to 0 or 1 count as this near; RandConv's public code has the same bound
-)
+_SMALLEST = 1e-7  # probabilities nearer to 0 or 1 count as this near, as in RandConv's public code
 
 
 def divergence(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Return the Kullback-Leibler divergence KL(first || second) of yes-or-no probabilities, the mean over all entries.
+    """Return the Kullback-Leibler divergence KL(first || second) of probabilities of two outcomes, the mean over all entries.
 
     Args:
         first: Probabilities of any shape.
@@ -23,9 +21,9 @@ def divergence(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         A scalar, at least 0.
     """
     first, second = (p.clamp(_SMALLEST, 1 - _SMALLEST) for p in (first, second))
-    yes = first * (first.log() - second.log())
-    no = (1 - first) * ((1 - first).log() - (1 - second).log())
-    return (yes + no).mean()
+    inside = first * (first.log() - second.log())
+    outside = (1 - first) * ((1 - first).log() - (1 - second).log())
+    return (inside + outside).mean()
 
 
 def contour_distance(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

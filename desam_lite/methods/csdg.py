@@ -1,4 +1,4 @@
-"""CSDG: random shallow networks change what tissues look like, and two looks are blended without regard to anatomy."""
+"""CSDG: random shallow networks change how tissues appear, and two results are blended without regard to anatomy."""
 
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -15,15 +15,15 @@ from desam_lite.methods.splines import control_shape, spline_field
 from desam_lite.methods.unet import UNetMethod
 from desam_lite.training.losses import mask_loss
 
-CHANNELS = (1, 2, 2, 2, 1)  # of GIN's four layers
-KERNEL_SIZES = (1, 3)  # drawn for every layer
-VIEWS = 3  # two that are blended, one that is not
-CELLS, ORDER = 4, 2  # IPA's splines: control points a quarter of the side apart (24 of 96), quadratic
-CONSISTENCY = 10.0 / 2  # the public code's weight 10 is on a mean over both outcomes, here they are summed
+GIN_CHANNELS = (1, 2, 2, 2, 1)  # of its four layers
+GIN_SIZES = (1, 3)  # of kernels, drawn for every layer
+IPA_CELLS, IPA_ORDER = 4, 2  # control points a quarter of the side apart (24 of 96), quadratic
+CSDG_VIEWS = 3  # two that are blended, one that is not
+CSDG_WEIGHT = 10.0 / 2  # the public code's weight 10 is on a mean over both outcomes, here they are summed
 
 
-def random_looks(images: torch.Tensor, draws: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Change grey levels by a random network of four convolutions: the paper's GIN.
+def random_appearances(images: torch.Tensor, draws: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Change intensities by a random network of four convolutions: the paper's GIN.
 
     The result is mixed with the slice and brought to the slice's own Frobenius norm.
 
@@ -33,11 +33,11 @@ def random_looks(images: torch.Tensor, draws: dict[str, torch.Tensor]) -> torch.
             ``mix``: ``(B, V)``.
 
     Returns:
-        ``(B, V, S, S)``: V looks of each slice.
+        ``(B, V, S, S)``: V appearances of each slice.
     """
     count, views = draws["mix"].shape
     size = images.shape[-1]
-    layers = len(CHANNELS) - 1
+    layers = len(GIN_CHANNELS) - 1
     maps = images.expand(-1, views, -1, -1).reshape(1, count * views, size, size)
     for layer in range(layers):
         kernels = draws[f"kernels{layer}"].flatten(0, 2)  # (B * V * out, in, 3, 3)
@@ -48,19 +48,24 @@ def random_looks(images: torch.Tensor, draws: dict[str, torch.Tensor]) -> torch.
     share = draws["mix"][:, :, None, None]
     mixed = share * maps.reshape(count, views, size, size) + (1 - share) * images
     before, after = (torch.linalg.matrix_norm(m, keepdim=True) for m in (images, mixed))
-    looks: torch.Tensor = mixed * before / (after + 1e-5)
-    return looks
+    normed: torch.Tensor = mixed * before / (after + 1e-5)
+    return normed
 
 
 def blending_maps(control: torch.Tensor, size: int) -> torch.Tensor:
     """Return smooth maps ``(B, 1, size, size)`` that run from 0 to 1: the paper's IPA."""
-    field = spline_field(control, size, ORDER)
+    field = spline_field(control, size, IPA_ORDER)
     low, high = (f(field, dim=(2, 3), keepdim=True) for f in (torch.amin, torch.amax))
     return (field - low) / (high - low).clamp_min(1e-8)
 
 
 class CSDG(UNetMethod):
-    """Global intensity non-linear augmentation with interventional pseudo-correlation (Ouyang et al., IEEE TMI 2023)."""
+    """Global intensity non-linear augmentation with interventional pseudo-correlation (Ouyang et al., IEEE TMI 2023).
+
+    A slice ``(1, S, S)`` becomes three views ``(3, S, S)``: two random appearances blended by a smooth random map, both ways, and
+    a third appearance. The loss is the mask loss of the first view plus the weighted divergence of the mean of the three
+    predictions ``(3, K, S, S)`` from each of them.
+    """
 
     paper: ClassVar[str] = "csdg"
     defaults_from: ClassVar[str] = (
@@ -79,19 +84,19 @@ class CSDG(UNetMethod):
     def draw(self, generator: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
         """Draw the random networks of all views and the control points of the blending map."""
         drawn: dict[str, npt.NDArray[Any]] = {}
-        for layer, (inside, outside) in enumerate(pairwise(CHANNELS)):
+        for layer, (inside, outside) in enumerate(pairwise(GIN_CHANNELS)):
             drawn[f"kernels{layer}"] = np.stack(
-                [_random_kernels(generator, outside, inside) for _ in range(VIEWS)]
+                [_random_kernels(generator, outside, inside) for _ in range(CSDG_VIEWS)]
             )
-            drawn[f"shifts{layer}"] = generator.standard_normal((VIEWS, outside))
-        drawn["mix"] = generator.random(VIEWS)
-        drawn["control"] = generator.standard_normal(control_shape(CELLS, ORDER))
+            drawn[f"shifts{layer}"] = generator.standard_normal((CSDG_VIEWS, outside))
+        drawn["mix"] = generator.random(CSDG_VIEWS)
+        drawn["control"] = generator.standard_normal(control_shape(IPA_CELLS, IPA_ORDER))
         return drawn
 
     def views(self, batch: Batch) -> torch.Tensor:
-        """Return three looks of each slice ``(B, 3, S, S)``: two blended with each other both ways, and one as it is."""
+        """Return three views of each slice ``(B, 3, S, S)``: two appearances blended both ways, and one unblended."""
         assert batch.images is not None
-        first, second, third = random_looks(batch.images, dict(batch.drawn)).unbind(dim=1)
+        first, second, third = random_appearances(batch.images, dict(batch.drawn)).unbind(dim=1)
         blend = blending_maps(batch.drawn["control"], self.input_size)[:, 0]
         there, back = blend * first + (1 - blend) * second, (1 - blend) * first + blend * second
         return torch.stack([there, back, third], dim=1)
@@ -102,12 +107,12 @@ class CSDG(UNetMethod):
         logits = module(views.flatten(0, 1)[:, None]).unflatten(0, views.shape[:2])  # (B, 3, K, S, S)
         probability = logits.sigmoid()
         apart = divergence(probability.mean(dim=1, keepdim=True).expand_as(probability), probability)
-        return mask_loss(logits[:, 0], batch.masks) + CONSISTENCY * apart
+        return mask_loss(logits[:, 0], batch.masks) + CSDG_WEIGHT * apart
 
 
 def _random_kernels(generator: np.random.Generator, outside: int, inside: int) -> npt.NDArray[Any]:
     """Draw standard normal kernels of one random size, in the middle of 3 x 3."""
-    side = int(generator.choice(KERNEL_SIZES))
-    rim = (max(KERNEL_SIZES) - side) // 2
+    side = int(generator.choice(GIN_SIZES))
+    rim = (max(GIN_SIZES) - side) // 2
     values = generator.standard_normal((outside, inside, side, side))
     return np.pad(values, ((0, 0), (0, 0), (rim, rim), (rim, rim)))

@@ -1,4 +1,4 @@
-"""The frozen encoder of a run: which weights it has, and the embeddings it gives of a task."""
+"""The frozen encoder of a run: its weights, the models built on it, and the embeddings it computes of a task."""
 
 from pathlib import Path
 
@@ -6,47 +6,51 @@ import torch
 
 from desam_lite.data.embeddings import EmbeddingStore, fill_store
 from desam_lite.data.slices import SliceStore
+from desam_lite.methods.model_card import read_card
 from desam_lite.methods.run_spec import RunSpec
 from desam_lite.model.build import build_desam
-from desam_lite.model.checkpoints import load_checkpoint, load_sam, random_weights
+from desam_lite.model.checkpoints import frozen_file, load_checkpoint, load_sam, random_weights
 from desam_lite.model.desam import DeSAM
 from desam_lite.model.names import RANDOM_WEIGHTS
 from desam_lite.model.prompted_sam import FROZEN_SEED
 from desam_lite.model.sam_decoder import SAM
 from desam_lite.model.weights import find_weights, weights_sha256
+from desam_lite.training.method import TENSORS
 
 
 def weights_hash(spec: RunSpec) -> str | None:
     """Return what names the frozen weights of a run by content; None for a method without an encoder.
 
     Raises:
-        StudyError: The weights file does not exist, or its content is not what its name or the specification says.
+        StudyError: The weights file does not exist, or its content is not what its name or the specification states.
     """
     if spec.backbone is None:
         return None
-    weights = _file_of(spec)
-    return random_weights(spec.backbone) if weights is None else weights_sha256(find_weights(weights))[:16]
+    weights = _weights_file(spec)
+    if weights is None:
+        return random_weights(spec.backbone)
+    return weights_sha256(find_weights(weights))[:16]
 
 
 def check_weights(spec: RunSpec, n_organs: int) -> None:
-    """Check that the weights of a run can be read and fit its model, without building or filling it.
+    """Check that the weights of a run can be read and fit its model, without filling one.
 
     Raises:
-        StudyError: They cannot or do not; the sentence names the first tensor at fault.
+        StudyError: They cannot or do not; the message names the first tensor at fault.
     """
-    weights = _file_of(spec)
-    if spec.backbone is not None and weights is not None:
-        with torch.device("meta"):
-            model = DeSAM(spec.backbone, spec.variant, n_organs) if spec.variant else None
-            sam = SAM(spec.backbone, n_organs) if model is None else None
-        if model is not None:
-            load_checkpoint(model, weights, encoder=True)
-        if sam is not None:
-            load_sam(sam, weights)
+    weights = _weights_file(spec)
+    if spec.backbone is None or weights is None:
+        return
+    with torch.device("meta"):  # shapes without memory
+        model = DeSAM(spec.backbone, spec.variant, n_organs) if spec.variant else SAM(spec.backbone, n_organs)
+    if isinstance(model, DeSAM):
+        load_checkpoint(model, weights, encoder=True)
+    else:
+        load_sam(model, weights)
 
 
 def build_model(spec: RunSpec, n_organs: int) -> DeSAM:
-    """Build the model of a run: frozen weights as the specification says, decoder seeded by the run's seed.
+    """Build the model of a run: frozen weights as the specification has them, decoder seeded by the run's seed.
 
     With SAM's checkpoint PRIM starts from SAM's mask decoder, as published; the seed then governs PDMM alone.
 
@@ -55,29 +59,41 @@ def build_model(spec: RunSpec, n_organs: int) -> DeSAM:
     """
     assert spec.backbone is not None
     model = build_desam(spec.backbone, spec.variant or "desam", n_organs, seed=spec.seed)
-    weights = _file_of(spec)
+    weights = _weights_file(spec)
     if weights is not None:
         load_checkpoint(model, weights, encoder=True)
     return model
 
 
-def build_sam(spec: RunSpec, n_organs: int, *, seed: int | None = None) -> SAM:
-    """Build the SAM of a run, with its own decoder, filled as the specification says.
+def build_sam(spec: RunSpec, n_organs: int, *, seed: int = FROZEN_SEED) -> SAM:
+    """Build the SAM of a run, with its own decoder, filled as the specification has it.
 
-    Without a checkpoint the decoder's weights are named by ``seed``, or by that of the encoders if there is none.
+    Without a checkpoint the decoder's weights are named by ``seed``, by default that of the encoders.
 
     Raises:
         StudyError: The weights cannot be read or do not fit.
     """
     assert spec.backbone is not None
-    model = SAM(spec.backbone, n_organs, FROZEN_SEED if seed is None else seed)
-    weights = _file_of(spec)
+    model = SAM(spec.backbone, n_organs, seed)
+    weights = _weights_file(spec)
     if weights is not None:
         load_sam(model, weights)
     return model
 
 
-def _file_of(spec: RunSpec) -> str | None:
+def load_frozen(model: SAM, directory: Path) -> None:
+    """Fill SAM with the weights that the card of a run names; every model is built with the random ones.
+
+    Raises:
+        StudyError: They are not there or do not fit.
+    """
+    card = read_card(directory)
+    path = frozen_file(directory / TENSORS, model.backbone, card.spec.weights or "", card.weights_hash)
+    if path is not None:
+        load_sam(model, path)
+
+
+def _weights_file(spec: RunSpec) -> str | None:
     """Return the weights file of a run, with the hash that may be stated; None for random weights."""
     return None if spec.weights == RANDOM_WEIGHTS else spec.weights or ""
 
@@ -97,9 +113,8 @@ def open_embeddings(
     Raises:
         StudyError: The weights do not fit.
     """
-    assert spec.backbone is not None
     name = weights_hash(spec)
-    assert name is not None
+    assert spec.backbone is not None and name is not None
     folder = workspace / "embeddings" / f"{spec.backbone}-{name}"
     store = EmbeddingStore(folder, slices, spec.backbone, name, spec.embedding_format or "float16")
     if store.missing():

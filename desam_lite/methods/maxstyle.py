@@ -1,4 +1,4 @@
-"""MaxStyle: an auxiliary decoder redraws each slice in the style that makes the network fail most."""
+"""MaxStyle: an auxiliary decoder renders each slice in the style that makes the network fail most."""
 
 from typing import Any, ClassVar
 
@@ -11,15 +11,15 @@ from torch.nn import functional
 from desam_lite.data.datasets import Batch
 from desam_lite.methods.augmentation import Augmentation
 from desam_lite.methods.mixstyle import style
-from desam_lite.methods.unet import UNetMethod, decode, encode
+from desam_lite.methods.unet import MAX_CHANNELS, UNetMethod, decode, encode
 from desam_lite.training.losses import mask_loss
 
-CODE_SIDE = 16  # the image code is read where maps are this wide: the paper's are 14 (224 / 16)
-LAYERS = 3  # styles are changed in the last two blocks of the image decoder and in the picture itself
-PROBABILITY = 0.5  # that a layer's style is changed
-ALPHA = 0.1  # of Beta(alpha, alpha), which the mixing weight starts from
-STEPS, STEP_RATE = 5, 0.1  # of Adam's ascent on mixing weights and noise
-RECONSTRUCTION = 0.5  # weight of the mean squared error: the public code's l2 loss
+CODE_SIDE = 16  # the image code is the map of this side: the paper's is 14 (224 / 16)
+STYLE_LAYERS = 3  # styles are changed in the last two blocks of the image decoder and in the image itself
+MAXSTYLE_PROBABILITY = 0.5  # that a layer's style is changed
+MAXSTYLE_ALPHA = 0.1  # of Beta(alpha, alpha), which the mixing weight starts from
+ASCENT_STEPS, ASCENT_RATE = 5, 0.1  # of Adam's ascent on mixing weights and noise
+RECONSTRUCTION_WEIGHT = 0.5  # of the mean squared error: the public code's l2 loss
 
 Styles = dict[str, torch.Tensor]
 
@@ -29,8 +29,8 @@ def apply_style(maps: torch.Tensor, styles: Styles, layer: int) -> torch.Tensor:
 
     Args:
         maps: ``(B, C, h, w)``.
-        styles: ``mix`` ``(B, LAYERS)``, the partner's share (0 to 1); ``scale`` and ``shift`` ``(B, LAYERS, >= C)``, noise in
-            standard deviations over the batch; ``keys`` ``(B, LAYERS)``, whose order names the partners.
+        styles: With L = `STYLE_LAYERS`: ``mix`` ``(B, L)``, the partner's share (0 to 1); ``scale`` and ``shift``
+            ``(B, L, >= C)``, noise in standard deviations over the batch; ``keys`` ``(B, L)``, whose order names the partners.
         layer: Which of the layers this is.
 
     Returns:
@@ -47,11 +47,11 @@ def apply_style(maps: torch.Tensor, styles: Styles, layer: int) -> torch.Tensor:
 
 
 class ImageDecoder(nn.Module):
-    """From the image code back to the picture, without a look across: upsampling, convolution, normalisation, per level.
+    """From the image code back to the image, without skip connections: upsampling, convolution, normalisation, per level.
 
     Args:
         width: Channels of the U-Net's finest level.
-        depth: Halvings between the picture and its code.
+        depth: Halvings between the image and its code.
         code: Channels of the code.
     """
 
@@ -73,12 +73,12 @@ class ImageDecoder(nn.Module):
         self.head = nn.Conv2d(width, 1, 1)
 
     def forward(self, code: torch.Tensor, styles: Styles | None = None) -> torch.Tensor:
-        """Return the picture ``(B, 1, S, S)``, restyled in its last `LAYERS` maps if styles are given."""
+        """Return the image ``(B, 1, S, S)`` of a code ``(B, C, 16, 16)``; styles, if given, change the last maps."""
         current = code
         blocks = [*self.blocks, self.head]
         for number, block in enumerate(blocks):
             current = block(current)
-            layer = number - (len(blocks) - LAYERS)
+            layer = number - (len(blocks) - STYLE_LAYERS)
             if styles is not None and layer >= 0:
                 current = apply_style(current, styles, layer)
         return current
@@ -91,23 +91,28 @@ class MaxStyleUNet(nn.Module):
         super().__init__()
         self.unet = unet
         self.level = max(1, int(np.log2(size / CODE_SIDE)))
-        self.decoder = ImageDecoder(width, self.level, min(width * 2**self.level, 512))
+        self.decoder = ImageDecoder(width, self.level, min(width * 2**self.level, MAX_CHANNELS))
 
     def code(self, images: torch.Tensor) -> torch.Tensor:
         """Return the image code ``(B, C, 16, 16)``."""
         return encode(self.unet, images)[self.level]
 
     def forward(
-        self, images: torch.Tensor, redraw: bool = False
+        self, images: torch.Tensor, reconstruct: bool = False
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """Return logits ``(B, K, S, S)``, and the slices redrawn ``(B, 1, S, S)`` if asked for."""
+        """Return logits ``(B, K, S, S)`` and, if ``reconstruct``, the slices decoded from their code ``(B, 1, S, S)``."""
         maps = encode(self.unet, images)
         logits = decode(self.unet, maps)
-        return (logits, self.decoder(maps[self.level])) if redraw else logits
+        return (logits, self.decoder(maps[self.level])) if reconstruct else logits
 
 
 class MaxStyle(UNetMethod):
-    """Adversarial style composition with an auxiliary image decoder (Chen et al., MICCAI 2022)."""
+    """Adversarial style composition with an auxiliary image decoder (Chen et al., MICCAI 2022).
+
+    Five steps of Adam search the styles (channel-wise mean and spread in the decoder's last three maps) in which the slices
+    ``(B, 1, S, S)``, decoded from their code ``(B, C, 16, 16)``, have the largest mask loss. The loss is the mask loss of the
+    slices and of these, plus the error of reconstruction.
+    """
 
     paper: ClassVar[str] = "maxstyle"
     defaults_from: ClassVar[str] = (
@@ -115,10 +120,10 @@ class MaxStyle(UNetMethod):
         "alpha 0.1, five steps of Adam at rate 0.1"
     )
     differs: ClassVar[tuple[str, ...]] = (
-        "this study's U-Net, which looks across, not a network of two decoders on a filtered code",
+        "this study's U-Net with its skip connections, not a network of two decoders on a filtered code",
         "the image code is the U-Net's map of 16 x 16, and the decoder has group normalisation: batch statistics would not be "
         "those of one process on several devices",
-        "no noise is added to the slices that are redrawn, and no geometric or contrast augmentation before it",
+        "no noise is added to the slices that are decoded, and no geometric or contrast augmentation before it",
         "the attack climbs the shared mask loss, not cross-entropy alone, in float32 whatever the precision of training",
         "whether a layer is changed is drawn for each slice; a slice may be its own partner; with several devices "
         "partners are on the same one",
@@ -135,44 +140,44 @@ class MaxStyle(UNetMethod):
 
     def draw(self, generator: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
         """Draw the styles that the attack starts from, and which layers it may change."""
-        used = generator.random(LAYERS) < PROBABILITY
-        noise = generator.standard_normal((2, LAYERS, self.width)) * used[:, None]
-        mix = generator.beta(ALPHA, ALPHA, LAYERS) * used
-        keys = generator.random(LAYERS)
+        used = generator.random(STYLE_LAYERS) < MAXSTYLE_PROBABILITY
+        noise = generator.standard_normal((2, STYLE_LAYERS, self.width)) * used[:, None]
+        mix = generator.beta(MAXSTYLE_ALPHA, MAXSTYLE_ALPHA, STYLE_LAYERS) * used
+        keys = generator.random(STYLE_LAYERS)
         return {"used": used, "mix": mix, "scale": noise[0], "shift": noise[1], "keys": keys}
 
-    def attack(self, batch: Batch, steps: int = STEPS) -> Styles:
-        """Return the styles after some steps up the mask loss of the redrawn slices.
+    def attack(self, batch: Batch, steps: int = ASCENT_STEPS) -> Styles:
+        """Return the styles after some steps of ascent on the mask loss of the restyled slices.
 
         As in `AdvBias.attack`, only what is searched for gets a gradient.
         """
         assert batch.images is not None
         styles = {name: batch.drawn[name].clone() for name in ("mix", "scale", "shift", "keys")}
-        sought = [styles[name].requires_grad_(True) for name in ("mix", "scale", "shift")]
+        searched = [styles[name].requires_grad_(True) for name in ("mix", "scale", "shift")]
         used = batch.drawn["used"][:, :, None]
-        optimizer = torch.optim.Adam(sought, lr=STEP_RATE, maximize=True)
+        optimizer = torch.optim.Adam(searched, lr=ASCENT_RATE, maximize=True)
         with torch.no_grad():
             code = self.module.code(batch.images)
         for _ in range(steps):
             with torch.enable_grad():
                 loss = mask_loss(self.network(self.module.decoder(code, styles)), batch.masks)
-                gradients = torch.autograd.grad(loss, sought)
-            for values, gradient in zip(sought, gradients, strict=True):
+                gradients = torch.autograd.grad(loss, searched)
+            for values, gradient in zip(searched, gradients, strict=True):
                 values.grad = gradient * used.reshape(*used.shape[:2], *[1] * (gradient.dim() - 2))
             optimizer.step()
         return {name: values.detach() for name, values in styles.items()}
 
     @torch.no_grad()
     def restyled(self, images: torch.Tensor, styles: Styles) -> torch.Tensor:
-        """Return the slices redrawn in these styles, ``(B, 1, S, S)``."""
-        redrawn: torch.Tensor = self.module.decoder(self.module.code(images), styles)
-        return redrawn
+        """Return the slices decoded in these styles, ``(B, 1, S, S)``."""
+        decoded: torch.Tensor = self.module.decoder(self.module.code(images), styles)
+        return decoded
 
     def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
-        """Return mask loss and reconstruction error of the slices and of the same slices in the worst style found."""
+        """Return mask loss and reconstruction error of the slices and of the same slices in the hardest style."""
         assert batch.images is not None
         hard = self.restyled(batch.images, self.attack(batch))
-        logits, redrawn = module(torch.cat([batch.images, hard]), True)
-        error = functional.mse_loss(redrawn, batch.images.repeat(2, 1, 1, 1))
+        logits, decoded = module(torch.cat([batch.images, hard]), True)
+        error = functional.mse_loss(decoded, batch.images.repeat(2, 1, 1, 1))
         clean, stylised = (mask_loss(half, batch.masks) for half in logits.chunk(2))
-        return clean + stylised + 2 * RECONSTRUCTION * error
+        return clean + stylised + 2 * RECONSTRUCTION_WEIGHT * error

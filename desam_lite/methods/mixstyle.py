@@ -12,9 +12,9 @@ from desam_lite.methods.augmentation import Augmentation
 from desam_lite.methods.unet import UNetMethod, decode, encode
 from desam_lite.training.losses import mask_loss
 
-LEVELS = 2  # the two finest levels, as the paper's first two residual blocks
-PROBABILITY = 0.5
-ALPHA = 0.1  # of Beta(alpha, alpha), which the mixing weight is drawn from
+MIXSTYLE_LEVELS = 2  # the two finest levels, as the paper's first two residual blocks
+MIXSTYLE_PROBABILITY = 0.5  # that a level of a slice is mixed
+MIXSTYLE_ALPHA = 0.1  # of Beta(alpha, alpha), which the mixing weight is drawn from
 
 
 def style(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,7 +44,7 @@ def mix_styles(maps: torch.Tensor, keep: torch.Tensor, partner: torch.Tensor) ->
 
 
 class MixStyleUNet(nn.Module):
-    """The U-Net of `build_unet` with room for mixing styles after its finest levels."""
+    """The U-Net of `build_unet` with styles mixed after its finest levels."""
 
     def __init__(self, unet: nn.Module):
         super().__init__()
@@ -57,15 +57,15 @@ class MixStyleUNet(nn.Module):
 
         Args:
             images: ``(B, 1, S, S)``.
-            keep: ``(B, LEVELS)``: share of its own style that a slice keeps.
-            keys: ``(B, LEVELS)``, random: their order says who is mixed with whom.
+            keep: ``(B, MIXSTYLE_LEVELS)``: share of its own style that a slice keeps.
+            keys: ``(B, MIXSTYLE_LEVELS)``, random: their order names the partners.
         """
         if not self.training or keep is None or keys is None:
             logits: torch.Tensor = self.unet(images)
             return logits
 
         def alter(level: int, maps: torch.Tensor) -> torch.Tensor:
-            if level >= LEVELS:
+            if level >= MIXSTYLE_LEVELS:
                 return maps
             return mix_styles(maps, keep[:, level], keys[:, level].argsort())
 
@@ -73,7 +73,11 @@ class MixStyleUNet(nn.Module):
 
 
 class MixStyle(UNetMethod):
-    """Feature statistics of slices mixed in the finest levels of the U-Net (Zhou et al., ICLR 2021)."""
+    """Feature statistics of slices mixed in the finest levels of the U-Net (Zhou et al., ICLR 2021).
+
+    The maps ``(B, C, h, w)`` of a level keep their content and get, per channel, a mixture of their own and a partner slice's
+    mean and standard deviation; nothing changes at prediction.
+    """
 
     paper: ClassVar[str] = "mixstyle"
     defaults_from: ClassVar[str] = (
@@ -91,9 +95,10 @@ class MixStyle(UNetMethod):
         self.module = MixStyleUNet(self.network)
 
     def draw(self, generator: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
-        """Draw mixing weights (1, no mixing, for every other slice) and the order of partners."""
-        keep = np.where(generator.random(LEVELS) < PROBABILITY, generator.beta(ALPHA, ALPHA, LEVELS), 1.0)
-        return {"keep": keep, "keys": generator.random(LEVELS)}
+        """Draw mixing weights (1, no mixing, for half of them) and the order of partners."""
+        mixed = generator.random(MIXSTYLE_LEVELS) < MIXSTYLE_PROBABILITY
+        weights = generator.beta(MIXSTYLE_ALPHA, MIXSTYLE_ALPHA, MIXSTYLE_LEVELS)
+        return {"keep": np.where(mixed, weights, 1.0), "keys": generator.random(MIXSTYLE_LEVELS)}
 
     def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
         """Return the shared mask loss with mixed styles."""

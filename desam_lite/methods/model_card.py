@@ -15,14 +15,14 @@ from desam_lite.utils.errors import StudyError
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a card says that prediction needs.
+    """The fields of a card that prediction needs.
 
     Attributes:
         title: The model in words.
         organs: Name -> colour, in the order of the ids 1..K.
-        intensity: How the grey levels of a scan are prepared: as those of the source were.
+        intensity: How the intensities of a scan are prepared: as those of the source were.
         spec: How it was trained.
-        weights_hash: What names the frozen weights by content; empty for a method without.
+        weights_hash: Names the frozen weights by content; empty for a method without.
     """
 
     title: str
@@ -43,12 +43,13 @@ def make_card(record: Mapping[str, Any], spec: RunSpec, manifest: Manifest) -> d
     """Return a card: what the weights are, what they were trained on, and under which terms.
 
     Args:
-        record: What ``run.json`` says of the run.
+        record: The content of the run's ``run.json``.
         spec: The run.
         manifest: Its task.
     """
+    organs = f" ({', '.join(spec.organs)})" if spec.organs else ""  # which of several it was trained on
     return {
-        "title": f"{spec.label}{_of(spec)} trained on {spec.source} of {manifest.title}",
+        "title": f"{spec.label}{organs} trained on {spec.source} of {manifest.title}",
         "organs": [organ.name for organ in manifest.organs],
         "colors": [organ.color for organ in manifest.organs],
         "preparation": manifest.preparation(spec.source),
@@ -57,28 +58,29 @@ def make_card(record: Mapping[str, Any], spec: RunSpec, manifest: Manifest) -> d
     }
 
 
-def _of(spec: RunSpec) -> str:
-    """Return which of several organs a run has learnt, in words."""
-    return f" ({', '.join(spec.organs)})" if spec.organs else ""
-
-
 def read_card(directory: Path) -> ModelCard:
     """Read the card of a run directory.
 
     Raises:
-        StudyError: There is no card, or it is damaged or of another version of this package.
+        StudyError: There is no card, it is damaged or of another version of this package, or its method is not registered.
     """
     path = directory / CARD
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
         run, organs = card["run"], card["organs"]
-        _require_registered(run, path)
+        method = run["identity"]["settings"]["method"]
+        if find_method(method) is None:
+            raise StudyError(
+                f"the card '{path}' is of the method '{method}', which nobody has registered here: "
+                f"import {run.get('method_module', 'its module')} first."
+            )
         colors = card.get("colors") or [PALETTE[n % len(PALETTE)] for n in range(len(organs))]
-        spec = RunSpec(**run["identity"]["settings"], **run["files"])
-        intensity = Intensity.model_validate(card["preparation"]["intensity"])
-        named = dict(zip(organs, colors, strict=True))
         return ModelCard(
-            str(card["title"]), named, intensity, spec, str(run["identity"].get("weights") or "")
+            title=str(card["title"]),
+            organs=dict(zip(organs, colors, strict=True)),
+            intensity=Intensity.model_validate(card["preparation"]["intensity"]),
+            spec=RunSpec(**run["identity"]["settings"], **run["files"]),
+            weights_hash=str(run["identity"].get("weights") or ""),
         )
     except OSError as error:
         raise StudyError(
@@ -88,12 +90,3 @@ def read_card(directory: Path) -> ModelCard:
         raise StudyError(
             f"the card '{path}' is damaged or of another version of this package: restore the one that the run wrote."
         ) from error
-
-
-def _require_registered(run: Mapping[str, Any], path: Path) -> None:
-    method = run["identity"]["settings"]["method"]
-    if find_method(method) is None:
-        home = run.get("method_module", "its module")
-        raise StudyError(
-            f"the card '{path}' is of the method '{method}', which nobody has registered here: import {home} first."
-        )

@@ -13,9 +13,16 @@ from desam_lite.data.datasets import organ_maps
 from desam_lite.data.embeddings import ReadEmbeddings
 from desam_lite.data.slices import CaseSlices
 from desam_lite.methods.run_spec import RunSpec
-from desam_lite.training.method import Predictor, SlicePrediction, combine_organs, load_tensors, save_tensors
+from desam_lite.training.method import (
+    Predictor,
+    SlicePrediction,
+    Volume,
+    combine_organs,
+    load_tensors,
+    save_tensors,
+)
 
-_GRID = (24, 64, 64)  # of the mean label: a coarse volume, Z x H x W
+_MEAN_GRID = (24, 64, 64)  # of the mean label: a coarse volume, Z x H x W
 _THRESHOLDS = np.arange(0.1, 0.75, 0.05)
 
 
@@ -44,8 +51,8 @@ class Prior(Predictor):
         Without any case its mean is zero, to be replaced by `load`.
         """
         if not cases:
-            return cls(np.zeros((_GRID[0], n_organs, *_GRID[1:]), np.float32), [0.5] * n_organs)
-        maps = [_resize(organ_maps(case.labels, n_organs).numpy(), _GRID) for case in cases]
+            return cls(np.zeros((_MEAN_GRID[0], n_organs, *_MEAN_GRID[1:]), np.float32), [0.5] * n_organs)
+        maps = [_resize(organ_maps(case.labels, n_organs).numpy(), _MEAN_GRID) for case in cases]
         stack = np.stack(maps)  # (cases, Z, K, H, W)
         mean = stack.mean(axis=0)
         return cls(mean, [_best_threshold(stack[:, :, k] > 0.5, mean[:, k]) for k in range(n_organs)])
@@ -66,9 +73,7 @@ class Prior(Predictor):
     def _tensors(self) -> dict[str, torch.Tensor]:
         return {"mean": torch.from_numpy(self.mean), "thresholds": torch.tensor(self.thresholds)}
 
-    def predict(
-        self, images: npt.NDArray[np.uint8], embeddings: ReadEmbeddings | None
-    ) -> Iterator[SlicePrediction]:
+    def predict(self, images: Volume, embeddings: ReadEmbeddings | None) -> Iterator[SlicePrediction]:
         """Predict the thresholded mean label on the grid of the scan."""
         no_iou = np.full(len(self.thresholds), np.nan, np.float32)
         for probability in self.maps(images.shape):

@@ -21,7 +21,7 @@ from desam_lite.model.predictor import GridSettings, predict_prompted, predict_s
 from desam_lite.model.prompted_sam import PromptedSAM
 from desam_lite.model.prompts import ImageEmbeddings, Prompts
 from desam_lite.training.losses import IoULoss, mask_loss
-from desam_lite.training.method import Method, SlicePrediction, combine_organs
+from desam_lite.training.method import Method, SlicePrediction, Volume, combine_organs
 
 BOX_SHIFT = 20 / 1024
 """How far an edge of a training box may lie outside the organ, as a fraction of the square (MedSAM's public code)."""
@@ -144,9 +144,7 @@ class PromptedMethod(Method):
         return out
 
     @torch.no_grad()
-    def predict(
-        self, images: npt.NDArray[np.uint8], embeddings: ReadEmbeddings | None
-    ) -> Iterator[SlicePrediction]:
+    def predict(self, images: Volume, embeddings: ReadEmbeddings | None) -> Iterator[SlicePrediction]:
         """Predict slice by slice from the embeddings; the IoU is that of the prompt that was kept.
 
         Raises:
@@ -163,10 +161,7 @@ class PromptedMethod(Method):
 
     @torch.no_grad()
     def predict_oracle(
-        self,
-        images: npt.NDArray[np.uint8],
-        embeddings: ReadEmbeddings | None,
-        reference: npt.NDArray[np.uint8],
+        self, images: Volume, embeddings: ReadEmbeddings | None, reference: Volume
     ) -> Iterator[SlicePrediction]:
         """Predict slice by slice, each organ with the prompt from its reference; empty where the organ is not."""
         self.module.eval()

@@ -1,4 +1,4 @@
-"""RandConv: pictures of the same shapes in random local textures, and one answer for all of them."""
+"""RandConv: slices of the same shapes in random local textures, and a loss that asks for equal predictions on them."""
 
 from typing import Any, ClassVar
 
@@ -13,15 +13,17 @@ from desam_lite.methods.consistency import divergence
 from desam_lite.methods.unet import UNetMethod
 from desam_lite.training.losses import mask_loss
 
-KERNEL_SIZES = (1, 3, 5, 7)  # drawn anew for every view (the paper's "1-7")
-VIEWS = 3
-CONSISTENCY = 10.0  # weight of the divergence beside the mask loss
+RANDCONV_SIZES = (1, 3, 5, 7)  # of kernels, drawn anew for every view (the paper's "1-7")
+RANDCONV_VIEWS = 3
+RANDCONV_WEIGHT = 10.0  # of the divergence beside the mask loss
 
 
-def random_kernel(generator: np.random.Generator, sizes: tuple[int, ...] = KERNEL_SIZES) -> npt.NDArray[Any]:
+def random_kernel(
+    generator: np.random.Generator, sizes: tuple[int, ...] = RANDCONV_SIZES
+) -> npt.NDArray[Any]:
     """Draw a k x k kernel with weights of variance 1 / k**2, in the middle of a square of the largest size.
 
-    Over the draws, a convolution with it leaves the mean square of a picture as it is, but for its rim.
+    On average, a convolution with it leaves the mean square of an image as it is, but for its rim.
     """
     side, largest = int(generator.choice(sizes)), max(sizes)
     rim = (largest - side) // 2
@@ -34,7 +36,7 @@ def random_views(images: torch.Tensor, kernels: torch.Tensor, mix: torch.Tensor)
     Args:
         images: ``(B, 1, S, S)``.
         kernels: ``(B, V, k, k)``, k odd: V kernels per slice.
-        mix: ``(B, V)``: share of the convolved picture, 0 to 1.
+        mix: ``(B, V)``: share of the convolved image, 0 to 1.
 
     Returns:
         ``(B, V, S, S)``.
@@ -49,14 +51,18 @@ def random_views(images: torch.Tensor, kernels: torch.Tensor, mix: torch.Tensor)
 
 
 class RandConv(UNetMethod):
-    """Random convolutions with kernels of several sizes, mixed with the slice, and a consistency loss (Xu et al., ICLR 2021)."""
+    """Random convolutions with kernels of several sizes, mixed with the slice, and a consistency loss (Xu et al., ICLR 2021).
+
+    A slice ``(1, S, S)`` becomes V views ``(V, S, S)``; the loss is the mask loss of the first plus ten times the divergence of
+    the V predictions ``(V, K, S, S)`` from their mean.
+    """
 
     paper: ClassVar[str] = "randconv"
     defaults_from: ClassVar[str] = (
         "the paper's RC-mix 1-7 with consistency weight 10 and its public code (wildphoton/RandConv)"
     )
     differs: ClassVar[tuple[str, ...]] = (
-        "it was published for the classification of photographs; here it draws organs with this study's U-Net",
+        "it was published for the classification of photographs; here it segments organs with this study's U-Net",
         "kernels and mixing weights are drawn for each slice, not once for a batch",
         "one grey channel in and out, no clipping to the range of photographs",
         "the divergence is taken in every pixel of every organ's map",
@@ -64,8 +70,8 @@ class RandConv(UNetMethod):
 
     def draw(self, generator: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
         """Draw kernels and mixing weights of all views."""
-        kernels = np.stack([random_kernel(generator) for _ in range(VIEWS)])
-        return {"kernels": kernels, "mix": generator.random(VIEWS)}
+        kernels = np.stack([random_kernel(generator) for _ in range(RANDCONV_VIEWS)])
+        return {"kernels": kernels, "mix": generator.random(RANDCONV_VIEWS)}
 
     def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
         """Return the mask loss of the first view plus ten times the divergence of all views from their mean."""
@@ -74,4 +80,4 @@ class RandConv(UNetMethod):
         logits = module(views.flatten(0, 1)[:, None]).unflatten(0, views.shape[:2])  # (B, V, K, S, S)
         probability = logits.sigmoid()
         apart = divergence(probability, probability.mean(dim=1, keepdim=True))
-        return mask_loss(logits[:, 0], batch.masks) + CONSISTENCY * apart
+        return mask_loss(logits[:, 0], batch.masks) + RANDCONV_WEIGHT * apart

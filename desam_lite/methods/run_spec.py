@@ -14,7 +14,7 @@ RUN_VERSION = 2
 """Raised when the meaning of a specification changes, so that older runs are not taken for new ones."""
 RANDOM_ENCODER = "random encoder"
 """Marks the label of a method whose encoder has never been trained."""
-ONE_ORGAN = "one organ"
+SINGLE_ORGAN = "one organ"
 """Marks the label of a method that is trained on one organ of several: its runs on the others have the same label."""
 
 _AUGMENTED = {"light": " + light aug.", "nnunet": " + nnU-Net aug."}
@@ -142,7 +142,7 @@ def label_of(values: Mapping[str, Any]) -> str:
     name = _VARIANTS[values.get("variant") or "desam"].format(name)
     organs = values.get("organs")
     if organs is not None:
-        name = f"{name}, {ONE_ORGAN if len(organs) == 1 else ' + '.join(organs)}"
+        name = f"{name}, {SINGLE_ORGAN if len(organs) == 1 else ' + '.join(organs)}"
     return f"{name}, {RANDOM_ENCODER}" if values.get("weights") == RANDOM_WEIGHTS else name
 
 

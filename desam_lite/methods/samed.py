@@ -4,27 +4,24 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
 from desam_lite.data.datasets import Batch
 from desam_lite.data.embeddings import AT_ONCE, ReadEmbeddings
 from desam_lite.data.slices import CaseSlices
-from desam_lite.methods.frozen_encoder import build_sam
+from desam_lite.methods.frozen_encoder import build_sam, load_frozen
 from desam_lite.methods.run_spec import RunSpec
-from desam_lite.methods.sam_baselines import load_frozen
 from desam_lite.model.lora import add_lora, encode_for_training
 from desam_lite.model.resize import unfit_square
 from desam_lite.model.sam import encode_levels, preprocess
 from desam_lite.model.sam_decoder import SAM
 from desam_lite.training.losses import mask_loss
-from desam_lite.training.method import Method, SlicePrediction
+from desam_lite.training.method import Method, SlicePrediction, Volume
 
 
 class _Network(nn.Module):
-    """SAM from pixels to masks with its default prompt, which is none: no token, and SAM's map for "no mask given"."""
+    """SAM from pixels to masks with its default prompt: no token, and SAM's map for "no mask given"."""
 
     def __init__(self, model: SAM):
         super().__init__()
@@ -34,7 +31,7 @@ class _Network(nn.Module):
         """Map ``(B, 3, S, S)`` to mask logits ``(B, K, 4h, 4w)``."""
         model = self.model
         if torch.is_grad_enabled():
-            neck = encode_for_training(model.image_encoder, pixels)
+            neck = encode_for_training(model.image_encoder, pixels)  # (B, 256, h, w)
         else:
             neck = encode_levels(model.image_encoder, pixels, ())[1]
         sparse = neck.new_zeros(len(neck), 0, neck.shape[1])
@@ -45,8 +42,8 @@ class _Network(nn.Module):
 class SAMed(Method):
     """SAMed (Zhang and Liu, 2023): low-rank changes of the encoder's queries and values, default prompt, trained decoder.
 
-    Trained are the low-rank changes in every block, SAM's mask decoder but for its IoU head (which is never asked), and
-    the default prompt. Organ k is drawn by mask token k.
+    It maps pixels ``(B, 3, S, S)`` to mask logits ``(B, K, 4h, 4w)``; organ k is the output of mask token k. Trained are the
+    low-rank changes in every block, SAM's mask decoder but for its IoU head (which is not used), and the default prompt.
 
     Args:
         model: SAM as its checkpoint has it; changed in place.
@@ -63,7 +60,7 @@ class SAMed(Method):
         "0.8 Dice and 0.2 cross-entropy",
         "Adam, the schedule and the number of steps of all methods here; SAMed takes AdamW at 0.005 with warm-up, 200 epochs",
         "slices fill SAM's own square; SAMed works on 512 pixels with interpolated positions",
-        "no augmentation; SAMed turns and flips its slices",
+        "no augmentation; SAMed rotates and flips its slices",
         "the best epoch is chosen on validation cases of the source, as for all methods here",
     )
     inputs = "pixels"
@@ -80,7 +77,7 @@ class SAMed(Method):
 
     @classmethod
     def build(cls, spec: RunSpec, n_organs: int, cases: Sequence[CaseSlices]) -> Self:
-        """Build it as a specification says."""
+        """Build it for a run: SAM, its decoder and the changes seeded by the run's seed."""
         assert spec.lora_rank is not None
         return cls(build_sam(spec, n_organs, seed=spec.seed), spec.lora_rank, spec.seed)
 
@@ -89,20 +86,17 @@ class SAMed(Method):
         return mask_loss(module(batch.images), batch.masks)
 
     @torch.no_grad()
-    def predict(
-        self, images: npt.NDArray[np.uint8], embeddings: ReadEmbeddings | None
-    ) -> Iterator[SlicePrediction]:
+    def predict(self, images: Volume, embeddings: ReadEmbeddings | None) -> Iterator[SlicePrediction]:
         """Predict in batches of slices, back on the grid of the scan."""
         self.module.eval()
-        device = next(self.module.parameters()).device
         size = (images.shape[1], images.shape[2])
         for chunk in torch.split(torch.from_numpy(images), AT_ONCE):
-            logits = self.module(preprocess(chunk.to(device), self.input_size))
+            logits = self.module(preprocess(chunk.to(self.device), self.input_size))
             on_slice = unfit_square(logits.float(), size, self.input_size)
             for probability in on_slice.sigmoid().cpu().numpy():
                 yield SlicePrediction.from_probability(probability)
 
     def load(self, directory: Path) -> None:
-        """Take over what `save` wrote, and the frozen weights that the card names."""
+        """Load what `save` wrote, and the frozen weights that the card names."""
         load_frozen(self.model, directory)
         super().load(directory)

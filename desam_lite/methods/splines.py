@@ -26,12 +26,12 @@ def spline_field(control: torch.Tensor, size: int, order: int) -> torch.Tensor:
     Returns:
         ``(B, 1, size, size)``, differentiable in the control points.
     """
-    weights = torch.from_numpy(_weights(control.shape[-1] - order, size, order)).to(control)  # (size, c)
+    weights = torch.from_numpy(_basis(control.shape[-1] - order, size, order)).to(control)  # (size, c)
     return (weights @ control @ weights.T)[:, None]
 
 
 @cache
-def _weights(cells: int, size: int, order: int) -> np.ndarray:
+def _basis(cells: int, size: int, order: int) -> np.ndarray:
     """Return the weight of each control point at each pixel's centre: ``(size, cells + order)`` float32."""
     knots = np.arange(-order, cells + order + 1, dtype=float)
     places = (np.arange(size) + 0.5) / size * cells

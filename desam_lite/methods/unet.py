@@ -1,4 +1,4 @@
-"""A plain 2-D U-Net, what a hospital would train without any thought of the next hospital; other methods build on it."""
+"""A plain 2-D U-Net, as a hospital would train it without a thought of the next hospital; other methods build on it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -12,13 +12,15 @@ from torch import nn
 from desam_lite.data.datasets import Batch, standardise
 from desam_lite.data.embeddings import ReadEmbeddings
 from desam_lite.data.slices import CaseSlices
-from desam_lite.methods.augmentation import Augmentation
-from desam_lite.methods.augmentation import augment as _augment
+from desam_lite.methods.augmentation import Augmentation, augment_batch
 from desam_lite.methods.run_spec import RunSpec
 from desam_lite.model.resize import fit_square, unfit_square
 from desam_lite.training.losses import mask_loss
-from desam_lite.training.method import Method, SlicePrediction
+from desam_lite.training.method import Method, SlicePrediction, Volume
 from desam_lite.utils.errors import StudyError
+
+MAX_CHANNELS = 512  # of any level, as in nnU-Net's 2-D networks
+SLICES_AT_ONCE = 8  # at prediction; bounds the memory, changes nothing else
 
 Alter = Callable[[int, torch.Tensor], torch.Tensor]
 
@@ -58,19 +60,19 @@ def build_unet(n_organs: int, width: int, size: int, seed: int) -> nn.Module:
             kernel_size=[3] * levels,
             strides=[1] + [2] * (levels - 1),
             upsample_kernel_size=[2] * (levels - 1),
-            filters=[min(width * 2**level, 512) for level in range(levels)],
+            filters=[min(width * 2**level, MAX_CHANNELS) for level in range(levels)],
             norm_name=("INSTANCE", {"affine": True}),
         )
     return network
 
 
 def encode(network: Any, images: torch.Tensor, alter: Alter | None = None) -> list[torch.Tensor]:
-    """Return the maps of all levels of a network of `build_unet`, finest first.
+    """Return the maps of all levels of a network of `build_unet`, finest first: ``(B, C, S / 2**level, S / 2**level)``.
 
     Args:
         network: The U-Net.
         images: ``(B, 1, S, S)``.
-        alter: Called with the level (0 is the finest) and its map; what it returns goes on, down and across.
+        alter: Called with the level (0 is the finest) and its map; what it returns goes on, to the next level and the skip.
     """
     maps, current = [], images
     for level, block in enumerate([network.input_block, *network.downsamples, network.bottleneck]):
@@ -81,10 +83,10 @@ def encode(network: Any, images: torch.Tensor, alter: Alter | None = None) -> li
 
 
 def decode(network: Any, maps: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return the logits ``(B, K, S, S)`` from the maps that `encode` gave."""
+    """Return the logits ``(B, K, S, S)`` from the maps of `encode`."""
     current = maps[-1]
-    for block, across in zip(network.upsamples, reversed(maps[:-1]), strict=True):
-        current = block(current, across)
+    for block, skip in zip(network.upsamples, reversed(maps[:-1]), strict=True):
+        current = block(current, skip)
     logits: torch.Tensor = network.output_block(current)
     return logits
 
@@ -92,15 +94,17 @@ def decode(network: Any, maps: Sequence[torch.Tensor]) -> torch.Tensor:
 class UNetMethod(Method):
     """A plain 2-D U-Net without any means of generalization but its augmentation (empirical risk minimisation).
 
+    It maps slices ``(B, 1, S, S)``, standardised per volume, to logits ``(B, K, S, S)``.
+
     Args:
         n_organs: K.
         width: Channels of the finest level.
-        size: Side of the input square, in pixels.
+        size: Side S of the input square, in pixels.
         seed: Names the initial weights.
-        augmentation: What is done to the training slices.
+        augmentation: How the training slices are augmented.
 
     Attributes:
-        network: What predicts; part of `module`, or `module` itself.
+        network: The U-Net that predicts; part of `module`, or `module` itself.
     """
 
     inputs = "slices"
@@ -122,22 +126,22 @@ class UNetMethod(Method):
 
     @classmethod
     def build(cls, spec: RunSpec, n_organs: int, cases: Sequence[CaseSlices]) -> Self:
-        """Build it, or a method on it, as a specification says."""
+        """Build it, or a method on it, for a run."""
         assert spec.unet_width is not None and spec.unet_size is not None
         return cls(n_organs, spec.unet_width, spec.unet_size, spec.seed, spec.augmentation or "none")
 
     def prepare(self, batch: Batch, generators: Sequence[np.random.Generator], *, augment: bool) -> Batch:
-        """Augment the training slices, then let the method draw what it needs; validation sees slices as they are."""
+        """Augment the training slices and add the random numbers of the loss; validation slices stay as they are."""
         if not augment:
             return batch
-        batch = _augment(batch, generators, self.augmentation)
+        batch = augment_batch(batch, generators, self.augmentation)
         drawn = [self.draw(generator) for generator in generators]
         names = drawn[0] if drawn else {}
         stacked = {n: torch.from_numpy(np.stack([d[n] for d in drawn]).astype(np.float32)) for n in names}
         return replace(batch, drawn=stacked)
 
     def draw(self, generator: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
-        """Return what the loss needs at random for one slice; the loss itself draws nothing."""
+        """Return the random numbers that the loss needs for one slice; the loss itself draws none."""
         return {}
 
     def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
@@ -149,14 +153,11 @@ class UNetMethod(Method):
         return mask_loss(module(batch.images), batch.masks)
 
     @torch.no_grad()
-    def predict(
-        self, images: npt.NDArray[np.uint8], embeddings: ReadEmbeddings | None
-    ) -> Iterator[SlicePrediction]:
+    def predict(self, images: Volume, embeddings: ReadEmbeddings | None) -> Iterator[SlicePrediction]:
         """Predict in batches of slices, back on the grid of the scan."""
         self.module.eval()
-        device = next(self.module.parameters()).device
         size = (images.shape[1], images.shape[2])
-        for chunk in torch.split(torch.from_numpy(standardise(images))[:, None], 8):
-            logits = self.network(fit_square(chunk.to(device), self.input_size))
+        for chunk in torch.split(torch.from_numpy(standardise(images))[:, None], SLICES_AT_ONCE):
+            logits = self.network(fit_square(chunk.to(self.device), self.input_size))
             for probability in unfit_square(logits, size).sigmoid().cpu().numpy():
                 yield SlicePrediction.from_probability(probability)

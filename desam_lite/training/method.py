@@ -23,6 +23,9 @@ from desam_lite.utils.files import atomic_path, write_json
 CARD = "model.json"
 TENSORS = "model.safetensors"
 
+Volume = npt.NDArray[np.uint8]
+"""The prepared slices of one scan, or their organ ids: ``(Z, H, W)``."""
+
 
 @dataclass(frozen=True, eq=False)
 class SlicePrediction:
@@ -85,9 +88,7 @@ class Predictor(ABC):
         raise NotImplementedError
 
     @abstractmethod
-    def predict(
-        self, images: npt.NDArray[np.uint8], embeddings: ReadEmbeddings | None
-    ) -> Iterator[SlicePrediction]:
+    def predict(self, images: Volume, embeddings: ReadEmbeddings | None) -> Iterator[SlicePrediction]:
         """Segment the organs, one slice after the other.
 
         Args:
@@ -99,10 +100,7 @@ class Predictor(ABC):
         """
 
     def predict_oracle(
-        self,
-        images: npt.NDArray[np.uint8],
-        embeddings: ReadEmbeddings | None,
-        reference: npt.NDArray[np.uint8],
+        self, images: Volume, embeddings: ReadEmbeddings | None, reference: Volume
     ) -> Iterator[SlicePrediction]:
         """Segment the organs as `predict` does, prompted by the reference labels ``(Z, H, W)``; for oracles only.
 

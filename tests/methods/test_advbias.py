@@ -1,17 +1,17 @@
-"""AdvBias: fields are positive, smooth and small, and those that are found hurt more than those they started from."""
+"""AdvBias: fields are positive, smooth and small, and those of the search hurt more than those it started from."""
 
 import pytest
 import torch
 from four_slices import four_slices, streams, train_steps
 
 from desam_lite.methods.advbias import (
-    CONSISTENCY,
-    CONTOUR,
-    MAGNITUDE,
+    ADVBIAS_WEIGHT,
+    BIAS_MAGNITUDE,
+    CONTOUR_WEIGHT,
     AdvBias,
+    apply_bias,
     bias_field,
     distance,
-    shade,
     to_unit,
 )
 from desam_lite.training.losses import mask_loss
@@ -27,7 +27,9 @@ def trained() -> AdvBias:
 def test_fields_are_positive_bounded_and_smooth() -> None:
     control = to_unit(torch.randn(20, 5, 5, generator=torch.Generator().manual_seed(0)))
     field = bias_field(10 * control, 64)  # far beyond what the search gives
-    assert field.min() == pytest.approx(1 - MAGNITUDE) and field.max() == pytest.approx(1 + MAGNITUDE)
+    assert field.min() == pytest.approx(1 - BIAS_MAGNITUDE) and field.max() == pytest.approx(
+        1 + BIAS_MAGNITUDE
+    )
     field = bias_field(control, 64)
     assert field.shape == (20, 1, 64, 64)
     assert (field > 0).all()
@@ -37,17 +39,17 @@ def test_fields_are_positive_bounded_and_smooth() -> None:
 def test_no_control_no_shading() -> None:
     _, batch = four_slices()
     assert batch.images is not None
-    torch.testing.assert_close(shade(batch.images, bias_field(torch.zeros(4, 5, 5), 32)), batch.images)
+    torch.testing.assert_close(apply_bias(batch.images, bias_field(torch.zeros(4, 5, 5), 32)), batch.images)
 
 
 def test_shading_leaves_black_black_and_orders_grey_levels() -> None:
     images = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    shaded = shade(images, torch.full((2, 1, 16, 16), 1.3))
-    torch.testing.assert_close(shaded.amin((2, 3)), images.amin((2, 3)))
-    torch.testing.assert_close(shaded.std((2, 3)), 1.3 * images.std((2, 3)))
+    biased = apply_bias(images, torch.full((2, 1, 16, 16), 1.3))
+    torch.testing.assert_close(biased.amin((2, 3)), images.amin((2, 3)))
+    torch.testing.assert_close(biased.std((2, 3)), 1.3 * images.std((2, 3)))
 
 
-def test_the_found_field_raises_the_loss_of_the_network_it_attacks(trained: AdvBias) -> None:
+def test_the_attacking_field_raises_the_loss_of_the_network_it_attacks(trained: AdvBias) -> None:
     _, batch = four_slices()
     assert batch.images is not None
     with torch.no_grad():
@@ -55,11 +57,12 @@ def test_the_found_field_raises_the_loss_of_the_network_it_attacks(trained: AdvB
     farther, worse = 0, 0.0
     for step in range(10):
         start = trained.prepare(batch, streams(step), augment=True).drawn["control"]
-        found = trained.attack(batch.images, start, reference)
-        torch.testing.assert_close(found.flatten(1).norm(dim=1), torch.ones(4))
+        attacked = trained.attack(batch.images, start, reference)
+        torch.testing.assert_close(attacked.flatten(1).norm(dim=1), torch.ones(4))
         with torch.no_grad():
             logits = [
-                trained.network(shade(batch.images, bias_field(c, 32))) for c in (to_unit(start), found)
+                trained.network(apply_bias(batch.images, bias_field(c, 32)))
+                for c in (to_unit(start), attacked)
             ]
         before, after = (distance(reference, other).item() for other in logits)
         farther += after > before
@@ -83,14 +86,14 @@ def test_the_loss_is_the_mask_loss_and_the_distance_of_the_shaded_slices(trained
         clean = trained.network(batch.images)
     control = trained.attack(batch.images, prepared.drawn["control"], clean)
     with torch.no_grad():
-        p, q = clean.sigmoid(), trained.network(shade(batch.images, bias_field(control, 32))).sigmoid()
+        p, q = clean.sigmoid(), trained.network(apply_bias(batch.images, bias_field(control, 32))).sigmoid()
         loss = trained.loss(trained.module, prepared).item()
     divergence = torch.distributions.kl_divergence(
         torch.distributions.Bernoulli(p), torch.distributions.Bernoulli(q)
     ).mean()
     edges = [d.square().mean() for d in sobel(p - q)]
-    expected = divergence + CONTOUR * 0.5 * (edges[0] + edges[1])
-    assert loss == pytest.approx((mask_loss(clean, batch.masks) + CONSISTENCY * expected).item(), rel=1e-3)
+    expected = divergence + CONTOUR_WEIGHT * 0.5 * (edges[0] + edges[1])
+    assert loss == pytest.approx((mask_loss(clean, batch.masks) + ADVBIAS_WEIGHT * expected).item(), rel=1e-3)
 
 
 def sobel(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,7 +6,14 @@ import torch
 from four_slices import four_slices, streams
 
 from desam_lite.data.datasets import Batch
-from desam_lite.methods.csdg import CHANNELS, CONSISTENCY, CSDG, VIEWS, blending_maps, random_looks
+from desam_lite.methods.csdg import (
+    CSDG,
+    CSDG_VIEWS,
+    CSDG_WEIGHT,
+    GIN_CHANNELS,
+    blending_maps,
+    random_appearances,
+)
 from desam_lite.training.losses import mask_loss
 
 
@@ -15,36 +22,38 @@ def prepared() -> Batch:
     return CSDG(1, 4, 32, 0).prepare(four_slices()[1], streams(0), augment=True)
 
 
-def test_looks_keep_shape_labels_and_the_frobenius_norm(prepared: Batch) -> None:
+def test_appearances_keep_shape_labels_and_the_frobenius_norm(prepared: Batch) -> None:
     assert prepared.images is not None
-    looks = random_looks(prepared.images, dict(prepared.drawn))
-    assert looks.shape == (4, VIEWS, 32, 32)
+    appearances = random_appearances(prepared.images, dict(prepared.drawn))
+    assert appearances.shape == (4, CSDG_VIEWS, 32, 32)
     before = prepared.images.square().sum((2, 3)).sqrt()
-    torch.testing.assert_close(looks.square().sum((2, 3)).sqrt(), before.expand(-1, VIEWS), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        appearances.square().sum((2, 3)).sqrt(), before.expand(-1, CSDG_VIEWS), rtol=1e-4, atol=0
+    )
     assert torch.equal(prepared.masks, four_slices()[1].masks)
-    assert (looks - prepared.images).abs().mean() > 0.05
+    assert (appearances - prepared.images).abs().mean() > 0.05
 
 
 def test_each_look_is_the_random_network_applied_to_its_own_slice(prepared: Batch) -> None:
     assert prepared.images is not None
-    looks, drawn = random_looks(prepared.images, dict(prepared.drawn)), prepared.drawn
-    for row, view in np.ndindex(4, VIEWS):
+    appearances, drawn = random_appearances(prepared.images, dict(prepared.drawn)), prepared.drawn
+    for row, view in np.ndindex(4, CSDG_VIEWS):
         maps = prepared.images[row : row + 1]
-        for layer in range(len(CHANNELS) - 1):
+        for layer in range(len(GIN_CHANNELS) - 1):
             weights, shift = drawn[f"kernels{layer}"][row, view], drawn[f"shifts{layer}"][row, view]
             maps = torch.nn.functional.conv2d(maps, weights, shift, padding=1)
             maps = torch.nn.functional.leaky_relu(maps) if layer < 3 else maps
         share = drawn["mix"][row, view]
         mixed = (share * maps + (1 - share) * prepared.images[row])[0, 0]
         expected = mixed / mixed.norm() * prepared.images[row].norm()
-        torch.testing.assert_close(looks[row, view], expected, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(appearances[row, view], expected, rtol=1e-3, atol=1e-4)
 
 
 def test_without_share_of_the_network_a_look_is_the_slice(prepared: Batch) -> None:
     assert prepared.images is not None
-    draws = {**prepared.drawn, "mix": torch.zeros(4, VIEWS)}
+    draws = {**prepared.drawn, "mix": torch.zeros(4, CSDG_VIEWS)}
     torch.testing.assert_close(
-        random_looks(prepared.images, draws), prepared.images.expand(-1, VIEWS, -1, -1)
+        random_appearances(prepared.images, draws), prepared.images.expand(-1, CSDG_VIEWS, -1, -1)
     )
 
 
@@ -70,25 +79,28 @@ def test_blending_maps_run_smoothly_from_zero_to_one() -> None:
     assert blending_maps(torch.zeros(1, 6, 6), 16).isfinite().all()
 
 
-def test_the_two_blended_views_share_out_both_looks(prepared: Batch) -> None:
+def test_the_two_blended_views_share_out_both_appearances(prepared: Batch) -> None:
     assert prepared.images is not None
     views = CSDG(1, 4, 32, 0).views(prepared)
-    looks = random_looks(prepared.images, dict(prepared.drawn))
-    torch.testing.assert_close(views[:, 0] + views[:, 1], looks[:, 0] + looks[:, 1])
-    low, high = torch.minimum(looks[:, 0], looks[:, 1]), torch.maximum(looks[:, 0], looks[:, 1])
+    appearances = random_appearances(prepared.images, dict(prepared.drawn))
+    torch.testing.assert_close(views[:, 0] + views[:, 1], appearances[:, 0] + appearances[:, 1])
+    low, high = (
+        torch.minimum(appearances[:, 0], appearances[:, 1]),
+        torch.maximum(appearances[:, 0], appearances[:, 1]),
+    )
     assert ((views[:, :2] >= low[:, None] - 1e-5) & (views[:, :2] <= high[:, None] + 1e-5)).all()
-    assert torch.equal(views[:, 2], looks[:, 2])
+    assert torch.equal(views[:, 2], appearances[:, 2])
 
 
 def test_the_loss_is_that_of_the_first_view_and_the_distance_of_the_mean_from_all(prepared: Batch) -> None:
     method = CSDG(1, 4, 32, 0)
     views = method.views(prepared)
     with torch.no_grad():
-        logits = torch.stack([method.network(views[:, v : v + 1]) for v in range(VIEWS)])
+        logits = torch.stack([method.network(views[:, v : v + 1]) for v in range(CSDG_VIEWS)])
         loss = method.loss(method.module, prepared).item()
     p = logits.sigmoid().double().numpy()
     mean = p.mean(axis=0, keepdims=True)
     outcomes = [mean * np.log(mean / p), (1 - mean) * np.log((1 - mean) / (1 - p))]
     published = 10 * np.mean(outcomes)  # torch's KLDivLoss by default is a mean over outcomes too
-    assert 2 * CONSISTENCY == 10
+    assert 2 * CSDG_WEIGHT == 10
     assert loss == pytest.approx(mask_loss(logits[0], prepared.masks).item() + published, rel=1e-4)

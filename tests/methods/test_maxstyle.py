@@ -1,20 +1,20 @@
-"""MaxStyle: no noise is no change, the search raises the loss, and slices are redrawn as themselves."""
+"""MaxStyle: no noise is no change, the search raises the loss, and slices are decoded as themselves."""
 
 import pytest
 import torch
 from four_slices import four_slices, streams, train_steps
 
-from desam_lite.methods.maxstyle import CODE_SIDE, LAYERS, MaxStyle, Styles, apply_style
+from desam_lite.methods.maxstyle import CODE_SIDE, STYLE_LAYERS, MaxStyle, Styles, apply_style
 from desam_lite.methods.mixstyle import mix_styles
 from desam_lite.training.losses import mask_loss
 
 
 def styles(mix: float = 0.0, noise: float = 0.0, count: int = 4, channels: int = 8) -> Styles:
-    shape = (count, LAYERS, channels)
+    shape = (count, STYLE_LAYERS, channels)
     generator = torch.Generator().manual_seed(0)
     return {
-        "mix": torch.full((count, LAYERS), mix),
-        "keys": torch.rand(count, LAYERS, generator=generator),
+        "mix": torch.full((count, STYLE_LAYERS), mix),
+        "keys": torch.rand(count, STYLE_LAYERS, generator=generator),
         **{name: noise * torch.randn(shape, generator=generator) for name in ("scale", "shift")},
     }
 
@@ -64,9 +64,9 @@ def test_the_code_is_read_where_maps_are_sixteen_wide(size: int, level: int) -> 
     assert method.module.level == level
     with torch.no_grad():
         assert method.module.code(images).shape[-1] == min(CODE_SIDE, size // 2)
-        logits, redrawn = method.module(images, True)
+        logits, decoded = method.module(images, True)
     assert logits.shape == (2, 2, size, size)
-    assert redrawn.shape == images.shape
+    assert decoded.shape == images.shape
 
 
 def test_the_search_raises_the_loss_of_the_network_it_attacks(trained: MaxStyle) -> None:
@@ -86,19 +86,19 @@ def test_the_search_raises_the_loss_of_the_network_it_attacks(trained: MaxStyle)
 def test_layers_that_are_not_drawn_keep_their_style(trained: MaxStyle) -> None:
     _, batch = four_slices()
     prepared = trained.prepare(batch, streams(0), augment=True)
-    found, used = trained.attack(prepared), prepared.drawn["used"].bool()
+    attacked, used = trained.attack(prepared), prepared.drawn["used"].bool()
     assert 0 < used.float().mean() < 1
     for name in ("mix", "scale", "shift"):
-        assert (found[name][~used] == 0).all()
-        assert torch.equal(found[name][~used], prepared.drawn[name][~used])
-        assert not torch.equal(found[name][used], prepared.drawn[name][used])
+        assert (attacked[name][~used] == 0).all()
+        assert torch.equal(attacked[name][~used], prepared.drawn[name][~used])
+        assert not torch.equal(attacked[name][used], prepared.drawn[name][used])
 
 
 def test_the_decoder_learns_to_redraw_slices(trained: MaxStyle) -> None:
     _, batch = four_slices()
     assert batch.images is not None
-    redrawn = trained.restyled(batch.images, styles())
-    assert (redrawn - batch.images).square().mean() < 0.5 * batch.images.var()
+    decoded = trained.restyled(batch.images, styles())
+    assert (decoded - batch.images).square().mean() < 0.5 * batch.images.var()
 
 
 def test_the_loss_is_of_both_pictures_and_their_redrawing(trained: MaxStyle) -> None:
@@ -110,6 +110,6 @@ def test_the_loss_is_of_both_pictures_and_their_redrawing(trained: MaxStyle) -> 
     with torch.no_grad():
         for pictures in (batch.images, hard):
             expected += mask_loss(trained.network(pictures), batch.masks).item()
-            redrawn = trained.module.decoder(trained.module.code(pictures))
-            expected += 0.5 * (redrawn - batch.images).square().mean().item()
+            decoded = trained.module.decoder(trained.module.code(pictures))
+            expected += 0.5 * (decoded - batch.images).square().mean().item()
         assert trained.loss(trained.module, prepared).item() == pytest.approx(expected, rel=1e-4)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from four_slices import four_slices, streams
 
-from desam_lite.methods.mixstyle import LEVELS, MixStyle, mix_styles
+from desam_lite.methods.mixstyle import MIXSTYLE_LEVELS, MixStyle, mix_styles
 
 
 def maps(count: int = 3) -> torch.Tensor:
@@ -24,14 +24,14 @@ def test_with_one_slice_the_network_in_training_is_the_plain_one() -> None:
     assert images is not None
     method.module.train()
     with torch.no_grad():
-        alone = method.module(images[:1], torch.zeros(1, LEVELS), torch.rand(1, LEVELS))
+        alone = method.module(images[:1], torch.zeros(1, MIXSTYLE_LEVELS), torch.rand(1, MIXSTYLE_LEVELS))
         assert torch.equal(alone, method.network(images[:1]))
 
 
 def test_a_slice_that_keeps_its_style_is_left_as_it_is() -> None:
-    found = mix_styles(maps(), torch.tensor([1.0, 0.2, 1.0]), torch.tensor([1, 2, 0]))
-    assert torch.equal(found[[0, 2]], maps()[[0, 2]])
-    assert not torch.equal(found[1], maps()[1])
+    mixed = mix_styles(maps(), torch.tensor([1.0, 0.2, 1.0]), torch.tensor([1, 2, 0]))
+    assert torch.equal(mixed[[0, 2]], maps()[[0, 2]])
+    assert not torch.equal(mixed[1], maps()[1])
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.4])
@@ -66,12 +66,15 @@ def test_half_precision_stays_what_it_is() -> None:
 def test_styles_are_mixed_in_training_only() -> None:
     _, batch = four_slices()
     method = MixStyle(1, 4, 32, 0)
-    keep, keys = torch.zeros(4, LEVELS), torch.tensor([3.0, 0.0, 1.0, 2.0])[:, None].expand(4, LEVELS)
+    keep, keys = (
+        torch.zeros(4, MIXSTYLE_LEVELS),
+        torch.tensor([3.0, 0.0, 1.0, 2.0])[:, None].expand(4, MIXSTYLE_LEVELS),
+    )
     with torch.no_grad():
         plain = method.network(batch.images)
         assert torch.equal(method.module.eval()(batch.images, keep, keys), plain)
         assert torch.equal(method.module.train()(batch.images), plain)
-        assert torch.equal(method.module(batch.images, torch.ones(4, LEVELS), keys), plain)
+        assert torch.equal(method.module(batch.images, torch.ones(4, MIXSTYLE_LEVELS), keys), plain)
         assert not torch.allclose(method.module(batch.images, keep, keys), plain, atol=1e-4)
 
 
@@ -82,7 +85,7 @@ def test_half_of_the_slices_are_mixed_and_all_partners_are_drawn() -> None:
     assert (keep == 1).mean() == pytest.approx(0.5, abs=0.06)
     assert ((keep >= 0) & (keep <= 1)).all()
     keys = torch.from_numpy(np.stack([d["keys"] for d in drawn]))
-    partners = keys.reshape(100, 4, LEVELS).argsort(dim=1)
+    partners = keys.reshape(100, 4, MIXSTYLE_LEVELS).argsort(dim=1)
     assert all(sorted(p.tolist()) == [0, 1, 2, 3] for p in partners[..., 0])
     assert len({tuple(p.tolist()) for p in partners[..., 0]}) > 20  # of 24
     assert not torch.equal(partners[..., 0], partners[..., 1])

@@ -25,37 +25,37 @@ def a_case(labels: np.ndarray) -> CaseSlices:
 
 
 def drawn_by(prior: Prior, shape: tuple[int, ...]) -> np.ndarray:
-    return np.stack([found.labels for found in prior.predict(np.zeros(shape, np.uint8), None)])
+    return np.stack([predicted.labels for predicted in prior.predict(np.zeros(shape, np.uint8), None)])
 
 
 def test_a_prior_of_one_case_is_that_case_on_any_grid() -> None:
     prior = Prior.fit([a_case(blob((20, 80, 60), 0.3))], 1)
     for shape in ((20, 80, 60), (30, 50, 90)):
-        found, expected = drawn_by(prior, shape), blob(shape, 0.3)
-        assert found.shape == shape
-        assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) > 0.95
+        predicted, expected = drawn_by(prior, shape), blob(shape, 0.3)
+        assert predicted.shape == shape
+        assert 2 * (predicted & expected).sum() / (predicted.sum() + expected.sum()) > 0.95
 
 
 def test_a_prior_is_the_mean_of_its_cases_cut_where_it_scores_best() -> None:
     shape = (24, 64, 64)  # the grid the prior works on: no interpolation
     cases = [blob(shape, radius) for radius in (0.2, 0.3, 0.3, 0.4)]
-    found = drawn_by(Prior.fit([a_case(labels) for labels in cases], 1), shape)
+    predicted = drawn_by(Prior.fit([a_case(labels) for labels in cases], 1), shape)
 
     def mean_dice(drawn: np.ndarray) -> float:
         return float(np.mean([2 * (drawn & c).sum() / (drawn.sum() + c.sum()) for c in cases]))
 
     best = max((np.mean(cases, axis=0) > cut for cut in (0.0, 0.25, 0.5, 0.75)), key=mean_dice)
-    np.testing.assert_array_equal(found, best)
-    np.testing.assert_array_equal(found, cases[1])
+    np.testing.assert_array_equal(predicted, best)
+    np.testing.assert_array_equal(predicted, cases[1])
 
 
 def test_a_prior_draws_what_fewer_than_half_of_its_cases_have_where_that_scores_best() -> None:
     shape = (24, 64, 64)
     large, small = blob(shape, 0.3), blob(shape, 0.05)
     corners = [ndimage.shift(small, (0, dy, dx), order=0) for dy, dx in ((-26, -26), (-26, 26), (26, 26))]
-    found = drawn_by(Prior.fit([a_case(labels) for labels in (large, large, *corners)], 1), shape)
+    predicted = drawn_by(Prior.fit([a_case(labels) for labels in (large, large, *corners)], 1), shape)
     everything = np.maximum.reduce([large, *corners])  # every voxel scores something in one of the five
-    np.testing.assert_array_equal(found, everything)
+    np.testing.assert_array_equal(predicted, everything)
 
 
 def test_a_prior_knows_organs_apart_and_looks_at_no_picture(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ import torch
 from four_slices import four_slices, streams
 
 from desam_lite.methods.randconv import (
-    CONSISTENCY,
-    KERNEL_SIZES,
-    VIEWS,
+    RANDCONV_SIZES,
+    RANDCONV_VIEWS,
+    RANDCONV_WEIGHT,
     RandConv,
     random_kernel,
     random_views,
@@ -22,7 +22,7 @@ def pictures(seed: int = 0) -> torch.Tensor:
     return torch.nn.functional.pad(middle, (5, 5, 5, 5))
 
 
-@pytest.mark.parametrize("side", KERNEL_SIZES)
+@pytest.mark.parametrize("side", RANDCONV_SIZES)
 def test_on_average_a_random_convolution_keeps_the_squared_frobenius_norm(side: int) -> None:
     draws = 3000
     kernels = np.stack([random_kernel(rng, (side,)) for rng in streams(0, draws)])
@@ -31,8 +31,8 @@ def test_on_average_a_random_convolution_keeps_the_squared_frobenius_norm(side: 
     ).float()
     image = pictures()[:1]
     views = random_views(image, weights[None], torch.ones(1, draws))
-    found = views.square().sum((2, 3)).mean().item()
-    assert found == pytest.approx(image.square().sum().item(), rel=0.1)
+    filtered = views.square().sum((2, 3)).mean().item()
+    assert filtered == pytest.approx(image.square().sum().item(), rel=0.1)
 
 
 def test_kernels_have_all_sizes_and_stand_in_the_middle() -> None:
@@ -41,7 +41,7 @@ def test_kernels_have_all_sizes_and_stand_in_the_middle() -> None:
         rows, columns = np.nonzero(random_kernel(rng))
         assert rows.min() + rows.max() == columns.min() + columns.max() == 6
         seen.add(int(rows.max() - rows.min() + 1))
-    assert seen == set(KERNEL_SIZES)
+    assert seen == set(RANDCONV_SIZES)
 
 
 def test_each_view_is_the_convolution_of_its_own_slice() -> None:
@@ -68,7 +68,7 @@ def test_views_change_grey_levels_and_no_label() -> None:
     prepared = method.prepare(batch, streams(0), augment=True)
     assert torch.equal(prepared.masks, batch.masks)
     views = random_views(prepared.images, prepared.drawn["kernels"], prepared.drawn["mix"])  # type: ignore[arg-type]
-    assert views.shape == (4, VIEWS, 32, 32)
+    assert views.shape == (4, RANDCONV_VIEWS, 32, 32)
     assert all(not torch.equal(views[:, a], views[:, b]) for a, b in ((0, 1), (1, 2), (0, 2)))
 
 
@@ -78,11 +78,11 @@ def test_the_loss_is_that_of_the_first_view_and_the_distance_from_the_mean_of_al
     prepared = method.prepare(batch, streams(0), augment=True)
     views = random_views(prepared.images, prepared.drawn["kernels"], prepared.drawn["mix"])  # type: ignore[arg-type]
     with torch.no_grad():
-        logits = torch.stack([method.network(views[:, v : v + 1]) for v in range(VIEWS)])
+        logits = torch.stack([method.network(views[:, v : v + 1]) for v in range(RANDCONV_VIEWS)])
         loss = method.loss(method.module, prepared).item()
     p = logits.sigmoid().double().numpy()
     mean = p.mean(axis=0)
     apart = p * np.log(p / mean) + (1 - p) * np.log((1 - p) / (1 - mean))
     assert loss == pytest.approx(
-        mask_loss(logits[0], batch.masks).item() + CONSISTENCY * apart.mean(), rel=1e-4
+        mask_loss(logits[0], batch.masks).item() + RANDCONV_WEIGHT * apart.mean(), rel=1e-4
     )

@@ -106,12 +106,12 @@ def test_the_settings_that_methods_choose_from_are_those_that_may_be_empty() -> 
 def test_the_names_of_finished_runs_stay() -> None:
     """Hashes of specifications as they were before methods were registered."""
     kept = json.loads((ROOT / "tests" / "spec_hashes.json").read_text())
-    found = {
+    predicted = {
         name: digest(make_spec(**WHERE, **choice).settings())
         for name, choice in METHOD_CHOICES.items()
         if name in kept
     }
-    assert found == kept
+    assert predicted == kept
 
 
 def test_every_method_cites_its_paper_states_its_defaults_and_what_differs() -> None:
@@ -126,11 +126,7 @@ def test_every_method_cites_its_paper_states_its_defaults_and_what_differs() -> 
 
 
 def test_every_trained_method_is_among_those_that_are_asked_to_learn_four_slices_by_heart() -> None:
-    on_sam = {
-        "desam",
-        "sam_finetuned",
-        "samed",
-    }  # test_overfit, test_sam_methods; the others: test_overfit_unet
+    on_sam = {"desam", "sam_finetuned", "samed"}  # test_desam, test_sam_baselines; the others: test_unet
     assert {name for name, entry in METHODS.items() if "epochs" in entry.uses} == on_sam | set(CONVOLUTIONAL)
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from desam_lite.evaluation import statistics
-from desam_lite.methods.run_spec import ONE_ORGAN
+from desam_lite.methods.run_spec import SINGLE_ORGAN
 from desam_lite.study.report.sentences import direction, format_interval, out_of_domain
 from desam_lite.study.report.style import UNITS, WIDTH, method_color, method_marker, styled
 
@@ -56,10 +56,10 @@ def per_organ_models(
     Returns:
         `statistics.compare`, a model for each organ minus one for all, with ``organ``; p corrected over all rows.
     """
-    labels = [label for label in metrics["label"].unique() if str(label).endswith(f", {ONE_ORGAN}")]
+    labels = [label for label in metrics["label"].unique() if str(label).endswith(f", {SINGLE_ORGAN}")]
     tables = []
     for label in labels:
-        pair = (label, label.removesuffix(f", {ONE_ORGAN}"))
+        pair = (label, label.removesuffix(f", {SINGLE_ORGAN}"))
         for organ in organs:
             scores = statistics.scores(metrics, metric=metric, protocol=protocol, organ=organ)
             tables.append(statistics.compare(scores, [pair]).assign(organ=organ))

@@ -170,8 +170,8 @@ def test_samed_starts_as_sam_with_its_default_prompt(task: Task) -> None:
         neck = sam.encode(pixels).neck
         position = sam.prompt_encoder.get_dense_pe()
         expected = [sam.mask_decoder(one[None], position, sparse, dense, False)[0] for one in neck]
-        found = SAMed(sam, 4, 0).module(pixels)
-    torch.testing.assert_close(found, torch.cat(expected), rtol=1e-4, atol=1e-5)
+        predicted = SAMed(sam, 4, 0).module(pixels)
+    torch.testing.assert_close(predicted, torch.cat(expected), rtol=1e-4, atol=1e-5)
     assert SAMed(SAM("micro"), 2, 0).model.image_encoder.blocks[0].attn.qkv.lora_up.shape[2] == 2
 
 
@@ -244,9 +244,9 @@ def test_four_slices_are_learnt_by_heart(name: str) -> None:
     sam = build_sam(spec, 1, seed=1)
     pixels = preprocess(images, 64)
     embeddings = sam.encode(pixels)
-    grid, judge = GridSettings(5, stability_threshold=0.0, min_area=0), IoULoss("mse", 10.0)
+    grid, iou_loss = GridSettings(5, stability_threshold=0.0, min_area=0), IoULoss("mse", 10.0)
     method: Any = (
-        SAMed(sam, 4, 0) if name == "samed" else SAMFinetuned(sam, spec.prompt_mode, grid, judge)  # type: ignore[arg-type]
+        SAMed(sam, 4, 0) if name == "samed" else SAMFinetuned(sam, spec.prompt_mode, grid, iou_loss)  # type: ignore[arg-type]
     )
     batch = Batch(("a", "b", "c", "d"), masks, ((64, 64),) * 4, images=pixels, embeddings=embeddings)
     optimizer = torch.optim.Adam(method.parameters(), lr=2e-3)
@@ -259,9 +259,9 @@ def test_four_slices_are_learnt_by_heart(name: str) -> None:
         torch.nn.utils.clip_grad_norm_(method.parameters(), 1.0)
         optimizer.step()
         if step % 50 == 49:
-            found = np.stack([one.labels for one in drawn(method, images, masks, embeddings)]) > 0
+            predicted = np.stack([one.labels for one in drawn(method, images, masks, embeddings)]) > 0
             truth = masks[:, 0].numpy() > 0
-            dice = 2 * (found & truth).sum((1, 2)) / (found.sum((1, 2)) + truth.sum((1, 2)))
+            dice = 2 * (predicted & truth).sum((1, 2)) / (predicted.sum((1, 2)) + truth.sum((1, 2)))
             best = max(best, float(dice.min()))
             if best > 0.95:
                 return
@@ -291,7 +291,7 @@ class Guesses(SAMZeroShot):
         super().__init__(SAM("micro"), "points", GridSettings(), prior)
         self.masks, self.asked = masks, 0
 
-    def _ask(self, emb: Any, size: tuple[int, int]) -> Any:
+    def _candidates(self, emb: Any, size: tuple[int, int]) -> Any:
         self.asked += 1
         logits = np.where(self.masks, 5.0, -5.0).astype(np.float32)
         return logits, np.arange(len(logits), dtype=np.float32) / 10
@@ -315,16 +315,16 @@ def test_the_organ_is_the_mask_of_the_highest_expected_dice() -> None:
         (slice(0, 32), slice(0, 32)), (slice(9, 20), slice(10, 22)), (slice(12, 15), slice(12, 15))
     )
     method = Guesses(masks, a_prior(blob(8, *organ), blob(8, *organ)))
-    found = list(method.predict(np.zeros((8, 32, 32), np.uint8), everywhere))
-    assert all(np.array_equal(one.labels == 1, masks[1]) for one in found)
-    assert {float(one.iou[0]) for one in found} == {np.float32(0.1)}
+    predicted = list(method.predict(np.zeros((8, 32, 32), np.uint8), everywhere))
+    assert all(np.array_equal(one.labels == 1, masks[1]) for one in predicted)
+    assert {float(one.iou[0]) for one in predicted} == {np.float32(0.1)}
 
 
 def test_where_the_prior_draws_nothing_sam_is_not_asked() -> None:
     masks = rectangles((slice(8, 20), slice(10, 22)))
     method = Guesses(masks, a_prior(blob(4, slice(8, 20), slice(10, 22))))
-    found = list(method.predict(np.zeros((8, 32, 32), np.uint8), everywhere))
-    drawn_in = [bool(one.labels.any()) for one in found]
+    predicted = list(method.predict(np.zeros((8, 32, 32), np.uint8), everywhere))
+    drawn_in = [bool(one.labels.any()) for one in predicted]
     assert drawn_in[0] and not any(drawn_in[5:]) and method.asked == sum(drawn_in)
     none = Guesses(masks[:0], method.prior)
     assert not any(one.labels.any() for one in none.predict(np.zeros((8, 32, 32), np.uint8), everywhere))

@@ -23,7 +23,7 @@ from desam_lite.methods.unet import UNetMethod
 from desam_lite.model.build import build_desam
 from desam_lite.model.predictor import GridSettings, predict_slice
 from desam_lite.training.losses import mask_loss
-from desam_lite.training.method import Method, combine_organs
+from desam_lite.training.method import Method
 
 CPU = torch.device("cpu")
 GRID = GridSettings(points_per_side=2, iou_threshold=0.0, stability_threshold=0.0, min_area=20)
@@ -42,53 +42,11 @@ def a_batch(task: Task, store: EmbeddingStore, organs: int = 1) -> Batch:
 def drawn_by(method: Method, case: CaseSlices, store: EmbeddingStore) -> np.ndarray:
     """Organ ids (Z, H, W)."""
     stored = partial(store.load, case.domain, case.case)
-    return np.stack([found.labels for found in method.predict(case.images, stored)])
+    return np.stack([predicted.labels for predicted in method.predict(case.images, stored)])
 
 
 def streams(count: int, seed: int = 0) -> list[np.random.Generator]:
     return [np.random.default_rng([seed, number]) for number in range(count)]
-
-
-# The loss all methods share
-
-
-def test_mask_loss_is_that_of_a_hand_calculation() -> None:
-    logits = torch.log(torch.tensor([[[[4.0, 1.0], [0.25, 1.0]]]]))  # probabilities 0.8, 0.5, 0.2, 0.5
-    masks = torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]]])
-    dice = 1 - (2 * (0.8 + 0.2) + 1e-5) / (0.64 + 0.25 + 0.04 + 0.25 + 2 + 1e-5)
-    entropy = -(np.log(0.8) + np.log(0.5) + np.log(0.2) + np.log(0.5)) / 4
-    assert mask_loss(logits, masks).item() == pytest.approx(dice + entropy, rel=1e-5)
-
-
-def test_mask_loss_is_the_mean_over_slices_and_organs() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(3, 2, 8, 8, generator=generator)
-    masks = (torch.rand(3, 2, 8, 8, generator=generator) < 0.4).float()
-    each = [
-        mask_loss(logits[b : b + 1, k : k + 1], masks[b : b + 1, k : k + 1])
-        for b in range(3)
-        for k in range(2)
-    ]
-    assert mask_loss(logits, masks).item() == pytest.approx(
-        float(np.mean([e.item() for e in each])), rel=1e-5
-    )
-
-
-def test_an_empty_slice_drawn_empty_costs_nothing() -> None:
-    assert mask_loss(torch.full((1, 1, 4, 4), -40.0), torch.zeros(1, 1, 4, 4)).item() == pytest.approx(
-        0, abs=1e-4
-    )
-
-
-@pytest.mark.parametrize("shape", [(3, 4, 5), (2, 3, 4, 5)])
-def test_organs_are_combined_by_the_likeliest_above_a_half(shape: tuple[int, ...]) -> None:
-    probability = np.random.default_rng(0).random(shape).astype(np.float32)
-    found = combine_organs(probability)
-    assert found.shape == (*shape[:-3], *shape[-2:])
-    for place in np.ndindex(found.shape):
-        *slices, y, x = place
-        values = [float(probability[(*slices, k, y, x)]) for k in range(3)]
-        assert found[place] == (values.index(max(values)) + 1 if max(values) > 0.5 else 0)
 
 
 # DeSAM's prompts
@@ -246,11 +204,11 @@ def test_a_prediction_is_organ_ids_on_the_grid_of_the_case(
 ) -> None:
     method, _ = method_and_batch(name, task, store)
     case = task.slices.load("B", "B1")
-    found = drawn_by(method, case, store)
-    assert found.shape == case.labels.shape
-    assert found.dtype == np.uint8
-    assert set(np.unique(found)) <= {0, 1}
-    np.testing.assert_array_equal(found, drawn_by(method, case, store))
+    predicted = drawn_by(method, case, store)
+    assert predicted.shape == case.labels.shape
+    assert predicted.dtype == np.uint8
+    assert set(np.unique(predicted)) <= {0, 1}
+    np.testing.assert_array_equal(predicted, drawn_by(method, case, store))
 
 
 def test_desam_draws_the_masks_of_its_slices_with_holes_filled(task: Task, store: EmbeddingStore) -> None:
@@ -258,9 +216,9 @@ def test_desam_draws_the_masks_of_its_slices_with_holes_filled(task: Task, store
     method = DeSAMMethod(build_desam("micro", seed=1), "box", settings)
     case, filled = task.slices.load("B", "B1"), 0
     for z, drawn in enumerate(drawn_by(method, case, store)):
-        found = predict_slice(method.model, store.load("B", "B1", [z]), "box", (40, 32), settings)
-        np.testing.assert_array_equal(drawn == 1, found.mask[0])
-        filled += int((found.mask & (found.probability <= 0.5)).sum())
+        predicted = predict_slice(method.model, store.load("B", "B1", [z]), "box", (40, 32), settings)
+        np.testing.assert_array_equal(drawn == 1, predicted.mask[0])
+        filled += int((predicted.mask & (predicted.probability <= 0.5)).sum())
     assert filled > 0
 
 

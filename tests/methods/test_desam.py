@@ -1,4 +1,4 @@
-"""The whole model at work: four slices learnt by heart, found again without any human prompt."""
+"""The whole model at work: four slices learnt by heart, predicted again without any human prompt."""
 
 from dataclasses import replace
 from typing import Literal
@@ -63,7 +63,7 @@ def worst_dice(method: DeSAMMethod, embeddings: ImageEmbeddings, masks: torch.Te
     truth = torch.nn.functional.interpolate(masks, (SIDE, SIDE), mode="nearest-exact")[:, 0].numpy() > 0
     scores = []
     for k in range(4):
-        found = predict_slice(method.model, embeddings[k], method.mode, (SIDE, SIDE), method.grid).mask[0]
-        scores.append(2 * (found & truth[k]).sum() / (found.sum() + truth[k].sum()))
+        predicted = predict_slice(method.model, embeddings[k], method.mode, (SIDE, SIDE), method.grid).mask[0]
+        scores.append(2 * (predicted & truth[k]).sum() / (predicted.sum() + truth[k].sum()))
     method.module.train()
     return float(min(scores))

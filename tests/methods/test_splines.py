@@ -17,10 +17,10 @@ def field(cells: int, order: int, size: int = 64) -> torch.Tensor:
 @pytest.mark.parametrize(("cells", "order"), SETTINGS)
 def test_a_field_stays_within_its_control_points(cells: int, order: int) -> None:
     control = torch.rand(3, *control_shape(cells, order), generator=torch.Generator().manual_seed(0))
-    found = spline_field(control, 48, order)
-    assert found.shape == (3, 1, 48, 48)
-    assert (found.amin((1, 2, 3)) >= control.amin((1, 2))).all()
-    assert (found.amax((1, 2, 3)) <= control.amax((1, 2))).all()
+    predicted = spline_field(control, 48, order)
+    assert predicted.shape == (3, 1, 48, 48)
+    assert (predicted.amin((1, 2, 3)) >= control.amin((1, 2))).all()
+    assert (predicted.amax((1, 2, 3)) <= control.amax((1, 2))).all()
 
 
 @pytest.mark.parametrize(("cells", "order"), SETTINGS)
@@ -30,9 +30,9 @@ def test_equal_control_points_give_a_flat_field_and_a_slope_a_plane(cells: int, 
         spline_field(torch.full((1, *shape), 0.7), 32, order), torch.full((1, 1, 32, 32), 0.7)
     )
     slope = torch.arange(shape[0]).float()[None, :, None].expand(1, *shape)
-    found = spline_field(slope, 32, order)[0, 0]
-    assert torch.allclose(found[:, :1], found)
-    torch.testing.assert_close(found.diff(dim=0), torch.full((31, 32), cells / 32), atol=1e-5, rtol=0)
+    predicted = spline_field(slope, 32, order)[0, 0]
+    assert torch.allclose(predicted[:, :1], predicted)
+    torch.testing.assert_close(predicted.diff(dim=0), torch.full((31, 32), cells / 32), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("cells", "order"), SETTINGS)
