@@ -1,6 +1,7 @@
 # Two commands matter: `make book` and `make test`. `make help` lists the rest.
 PYTHON  ?= python3
 PROFILE ?= teach
+WHEELS_FOR ?= 3.12
 VENV    := .venv
 BIN     := $(VENV)/bin
 HTML    := _build/html
@@ -11,7 +12,7 @@ STUDY   := --profile $(PROFILE) $(addprefix --manifest ,$(MANIFEST)) $(addprefix
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup test slurm smoke book plan status serve lint verify student pdf clean
+.PHONY: help setup test slurm smoke book plan status serve lint verify student pdf gpu wheels clean
 .DEFAULT_GOAL := help
 
 help:            ## list what can be done
@@ -66,6 +67,13 @@ student: $(READY) ## copies of the notebooks without solutions, for a class, in 
 
 pdf: $(READY)    ## the built book as one PDF, _build/desam-lite.pdf (needs chromium)
 	$(BIN)/python book/make_pdf.py $(HTML) _build/desam-lite.pdf
+
+gpu: $(READY)    ## what there is to run on a GPU, in under nine minutes (GPU_ARGS="--out DIR"); without network: bash benchmarks/gpu.sh
+	PYTHON=$(BIN)/python bash benchmarks/gpu.sh $(GPU_ARGS)
+
+wheels:          ## download to wheels/ what a GPU machine without network may lack (WHEELS_FOR=3.12)
+	$(PYTHON) -m pip download --quiet --no-deps --only-binary=:all: --python-version $(WHEELS_FOR) --implementation cp \
+	  $(addprefix --platform ,manylinux_2_28_x86_64 manylinux_2_17_x86_64 manylinux2014_x86_64) --dest wheels --requirement benchmarks/wheels.txt
 
 clean:           ## remove what was built (book, caches of tools); data/, results/ and .venv stay
 	rm -rf _build book/executed .pytest_cache .mypy_cache .ruff_cache .coverage*

@@ -7,13 +7,16 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
 import torch
+from torch.profiler import ProfilerActivity, profile
 
+from desam_lite.model.build import build_desam
+from desam_lite.model.desam import DeSAM
 from desam_lite.utils.files import write_json
 from desam_lite.utils.provenance import (
     code_version,
@@ -43,6 +46,11 @@ class Options(NamedTuple):
     device: torch.device
     clock: str
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the model runs on a GPU."""
+        return self.device.type == "cuda"
+
     def seconds(self, call: Callable[[], object]) -> float:
         """Return the seconds one call takes."""
         clock = CLOCKS[self.clock]
@@ -58,11 +66,23 @@ class Options(NamedTuple):
         times = [self.seconds(call) for _ in range(repeats)]
         return Cost(statistics.median(times) if times else 0.0, peak)
 
+    def fastest_batch(self, call: Callable[[int], object], batches: Sequence[int]) -> int:
+        """Return the batch of the most items per second; larger ones are left once one does not fit into memory."""
+        rates: dict[int, float] = {}
+        for batch in batches if len(batches) > 1 else ():
+            try:
+                self.seconds(lambda b=batch: call(b))
+                rates[batch] = batch / self.seconds(lambda b=batch: call(b))
+            except torch.OutOfMemoryError:
+                break
+        torch.cuda.empty_cache()
+        return max(rates, key=lambda batch: rates[batch], default=batches[0])
+
     def _peak(self, call: Callable[[], object]) -> float:
         gc.collect()
         _return_memory()
         reset_peak_memory()
-        if self.device.type == "cuda":
+        if self.on_gpu:
             before = torch.cuda.memory_allocated(self.device) / 2**20
             call()
             return peak_memory()["gpu_mib"] - before
@@ -71,7 +91,7 @@ class Options(NamedTuple):
         return peak_memory()["process_mib"] - before
 
     def _finish(self) -> None:
-        if self.device.type == "cuda":
+        if self.on_gpu:
             torch.cuda.synchronize(self.device)
 
 
@@ -99,6 +119,23 @@ def read_options(description: str) -> Options:
     return Options(chosen.quick, chosen.out, torch.device(chosen.device), chosen.clock)
 
 
+def build_model(backbone: str, options: Options) -> DeSAM:
+    """Return a model with random weights, made where it runs: on a processor those of ViT-H take half a minute."""
+    with torch.device(options.device):
+        return build_desam(backbone, device=options.device)
+
+
+def shares_by_operation(call: Callable[[], object], options: Options, largest: int = 8) -> dict[str, float]:
+    """Return the share of each operation's own time in one call, the largest first."""
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if options.on_gpu else [])]
+    with profile(activities=activities) as trace:
+        call()
+    field = "self_device_time_total" if options.on_gpu else "self_cpu_time_total"
+    times = {event.key: getattr(event, field) for event in trace.key_averages()}
+    names = sorted(times, key=lambda key: -times[key])[:largest]
+    return {name: round(times[name] / sum(times.values()), 3) for name in names}
+
+
 def _return_memory() -> None:
     """Give freed memory back to the system, where the C library can: else it would be counted as held."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -109,8 +146,8 @@ def _return_memory() -> None:
 def recorded(name: str, options: Options) -> dict[str, Any]:
     """Return the result on file that a run would write over, so that what it does not measure can be kept; {} for a quick one."""
     path = _path(name, options)
-    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() and not options.quick else {}
-    return known
+    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() and not options.quick else {}
+    return result
 
 
 def _path(name: str, options: Options) -> Path:
@@ -123,7 +160,10 @@ def rounded(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_result(name: str, options: Options, rows: list[dict[str, Any]], **more: Any) -> Path:
-    """Write rows and where they come from to ``NAME-DEVICE.json``; returns the path."""
+    """Write rows and where they come from to ``NAME-DEVICE.json``; returns the path.
+
+    Called after every row, it leaves what there is where a time limit ends the run.
+    """
     path = _path(name, options)
     origin = {
         "device": device_name(options.device),
@@ -137,5 +177,7 @@ def write_result(name: str, options: Options, rows: list[dict[str, Any]], **more
         key: [rounded(r) for r in value] if isinstance(value, list) else value for key, value in more.items()
     }
     write_json(path, {**origin, **tables, "rows": [rounded(row) for row in rows]})
-    print(f"written to {path}")
+    if rows:
+        print(json.dumps(rounded(rows[-1])), flush=True)
+    print(f"written to {path}", flush=True)
     return path

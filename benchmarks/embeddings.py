@@ -1,6 +1,7 @@
 """Bytes, writing, reading and decoding of stored embeddings, against the published way and against the machine's own file reads.
 
-    python benchmarks/embeddings.py           # minutes on any machine, no GPU is used; --quick: seconds
+    python benchmarks/embeddings.py           # minutes on a CPU; --quick: seconds
+    python benchmarks/embeddings.py --device cuda   # one minute, of ViT-H
 
 Random numbers with the spread of features stand in for what the encoder gives; the note says how much either is compressed.
 """
@@ -10,18 +11,18 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
-from common import Options, read_options, write_result
+from common import Options, build_model, read_options, write_result
 from tqdm import tqdm
 
 from desam_lite.data.embedding_files import Format
-from desam_lite.data.embeddings import EmbeddingStore
-from desam_lite.data.slices import SliceStore
+from desam_lite.data.embeddings import AT_ONCE, EmbeddingStore, encode_on_demand, fill_store
+from desam_lite.data.slices import CaseSlices, SliceStore
 from desam_lite.model.build import build_desam
 from desam_lite.model.prompts import ImageEmbeddings
 from desam_lite.model.sam import BACKBONES
@@ -34,9 +35,11 @@ NOTE = (
     "buffer. raw_random: blocks of one slice in the order of the batches. Medians over rounds in which the kinds take turns. "
     "decode: processor time from stored bits in memory to float32 maps, per slice; decode_gb_s: bits of that per second. "
     "rms_error: of normal numbers, over their standard deviation. real_share: npz over float32 for features that sam_tiny "
-    "gives with random weights."
+    "gives with random weights. end_to_end: images per second from slices to files (fill_store), of the encoder alone on the "
+    "same slices, and of writing the maps alone; the slower of the two is the limit."
 )
 BATCH, CASES, BLOCK = 8, 4, 8 << 20
+SIDE = 384  # of a slice, in pixels
 
 
 class Layout(NamedTuple):
@@ -58,48 +61,105 @@ class Layout(NamedTuple):
 
 def main() -> None:
     options = read_options(__doc__ or "")
-    sizes = {"sam_tiny": 16} if options.quick else {"sam_tiny": 512, "vit_b": 16}  # slices
-    rows = []
+    if options.quick:
+        sizes, encoded, formats = {"sam_tiny": 16}, {"sam_tiny": 8}, get_args(Format)  # slices
+    elif options.on_gpu:
+        sizes, encoded, formats = {"vit_h": 16}, {"vit_h": 96, "vit_b": 96}, ("float16", "float8")
+    else:
+        sizes, encoded, formats = (
+            {"sam_tiny": 512, "vit_b": 16},
+            {"sam_tiny": 64, "vit_b": 8},
+            get_args(Format),
+        )
+    rows: list[dict[str, Any]] = []
+    end_to_end: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:  # /tmp may be memory
+        for backbone, count in encoded.items():
+            for fmt in formats if options.on_gpu else ("float16",):
+                end_to_end.append(
+                    _end_to_end(backbone, fmt, count, Path(folder) / f"{backbone}-{fmt}", options)
+                )
+                print(end_to_end[-1], flush=True)
     for backbone, count in sizes.items():
         spec = BACKBONES[backbone]
         layout = Layout(backbone, spec.width, spec.neck, spec.grid)
-        with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:  # /tmp may be memory
-            rows += _measure(layout, count, Path(folder), options)
-    write_result("embeddings", options, rows, note=NOTE, real_share=_real_share())
+        with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+            for row in _measure(layout, count, formats, Path(folder), options):
+                rows.append(row)
+                write_result(
+                    "embeddings", options, rows, note=NOTE, end_to_end=end_to_end, real_share=_real_share()
+                )
 
 
-def _measure(layout: Layout, count: int, folder: Path, options: Options) -> list[dict[str, Any]]:
-    rows = []
+def _end_to_end(backbone: str, fmt: Format, count: int, folder: Path, options: Options) -> dict[str, Any]:
+    """Return images per second from slices to files, and of both halves of that alone."""
+    model = build_model(backbone, options)
+    store = EmbeddingStore(folder, cast(SliceStore, Cases(count // CASES)), backbone, "random", fmt)
+    images = [store.slices.load(*case).images for case in store.slices.cases()]
+
+    def encode() -> ImageEmbeddings:
+        for case in images:
+            read = encode_on_demand(model, case, fmt)
+            for start in range(0, len(case), AT_ONCE):
+                maps = read(range(start, min(start + AT_ONCE, len(case))))
+        return maps
+
+    encode_on_demand(model, images[0], fmt)(range(min(AT_ONCE, len(images[0]))))  # warms up
+    encoding = options.seconds(encode)
+    whole = options.seconds(lambda: fill_store(store, model, progress=False))
+    maps = encode().to(device=torch.device("cpu"))
+    for case in store.slices.cases():
+        store.path(*case).unlink()
+    parts = [maps] * (len(images[0]) // len(maps))
+    writing = options.seconds(
+        lambda: [store.write(*case, parts, len(maps) * len(parts)) for case in store.slices.cases()]
+    )
+    written = len(maps) * len(parts) * len(images)
+    return {
+        "backbone": backbone,
+        "fmt": fmt,
+        "slices": count,
+        "images_per_second": count / whole,
+        "images_per_second_encoder": count / encoding,
+        "images_per_second_writing": written / writing,
+        "limit": "encoder" if encoding / count > writing / written else "writing",
+    }
+
+
+def _measure(
+    layout: Layout, count: int, formats: Sequence[Format], folder: Path, options: Options
+) -> Iterator[dict[str, Any]]:
+    """Yield the row of each format."""
     published = _published(layout, folder / "npz", max(1, count // 64))
-    for fmt in tqdm(get_args(Format), layout.backbone):
+    for fmt in tqdm(formats, layout.backbone):
         store, written = _fill(layout, fmt, count, folder)
         files = [store.path("A", case) for _, case in store.slices.cases()]
         size = sum(path.stat().st_size for path in files) / count
-        rows.append(
-            {
-                "backbone": layout.backbone,
-                "fmt": fmt,
-                "slices": count,
-                "bytes_per_slice": size,
-                "bytes_over_float32": size / published["float32_bytes"],
-                "bytes_over_npz": size / published["bytes"],
-                "ratio": published["bytes"] / size,
-                "write_mb_s": written,
-                **_reads(store, files, count, rounds=1 if options.quick else 3),
-                **_decode(layout, fmt),
-                "rms_error": _error(layout, fmt),
-                "published_bytes_per_slice": published["bytes"],
-                "published_write_mb_s": published["write_mb_s"],
-                "published_decode_cpu_ms": published["decode_cpu_ms"],
-            }
-        )
+        yield {
+            "backbone": layout.backbone,
+            "fmt": fmt,
+            "slices": count,
+            "bytes_per_slice": size,
+            "bytes_over_float32": size / published["float32_bytes"],
+            "bytes_over_npz": size / published["bytes"],
+            "ratio": published["bytes"] / size,
+            "write_mb_s": written,
+            **_reads(store, files, count, rounds=1 if options.quick or options.on_gpu else 3),
+            **_decode(layout, fmt),
+            "rms_error": _error(layout, fmt),
+            "published_bytes_per_slice": published["bytes"],
+            "published_write_mb_s": published["write_mb_s"],
+            "published_decode_cpu_ms": published["decode_cpu_ms"],
+        }
         for path in files:
             path.unlink()
-    return rows
 
 
 class Cases:
-    """Stands in for the prepared slices of a task: cases by number."""
+    """Stands in for the prepared slices of a task: cases by number, of so many slices of noise."""
+
+    def __init__(self, slices: int):
+        self.slices = slices
 
     def cases(self) -> list[tuple[str, str]]:
         """Return domain and name of each."""
@@ -109,10 +169,16 @@ class Cases:
         """Return a name for the content of a case."""
         return case
 
+    def load(self, domain: str, case: str) -> CaseSlices:
+        """Return a case, its labels those of its intensities."""
+        noise = np.random.default_rng(int(case)).integers(0, 256, (self.slices, SIDE, SIDE), dtype=np.uint8)
+        geometry: Any = None  # neither spacing nor grid matters here
+        return CaseSlices("noise", domain, case, noise, noise, (1.0, 1.0, 1.0), geometry)
+
 
 def _fill(layout: Layout, fmt: Format, count: int, folder: Path) -> tuple[EmbeddingStore, float]:
     """Write ``count`` slices; return the store, and the MB of it written per second (flushed to disk)."""
-    store = EmbeddingStore(folder, cast(SliceStore, Cases()), layout.backbone, "random", fmt)
+    store = EmbeddingStore(folder, cast(SliceStore, Cases(count // CASES)), layout.backbone, "random", fmt)
     batch = layout.draw(BATCH, torch.Generator().manual_seed(0))
     each = count // CASES
     start = time.perf_counter()
@@ -130,9 +196,9 @@ def _published(layout: Layout, folder: Path, count: int) -> dict[str, float]:
     maps = layout.draw(count, torch.Generator().manual_seed(0))
     start = time.perf_counter()
     for row in range(count):
-        one = maps[row]
-        arrays = {f"level{number}": level.numpy() for number, level in enumerate(one.levels)}
-        np.savez_compressed(folder / f"{row}.npz", neck=one.neck.numpy(), **arrays)
+        single = maps[row]
+        arrays = {f"level{number}": level.numpy() for number, level in enumerate(single.levels)}
+        np.savez_compressed(folder / f"{row}.npz", neck=single.neck.numpy(), **arrays)
     seconds = time.perf_counter() - start
     size = sum(path.stat().st_size for path in folder.iterdir()) / count
     contents = [io.BytesIO(path.read_bytes()) for path in folder.iterdir()]

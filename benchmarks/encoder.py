@@ -1,90 +1,149 @@
 """Images per second and peak memory of the frozen encoder: `DeSAM.encode` against segment-anything's own forward.
 
-    python benchmarks/encoder.py              # two minutes on a CPU; --quick: seconds
+    python benchmarks/encoder.py              # two minutes on a CPU and on a GPU; --quick: seconds
 
-Random weights and random pixels: neither changes the work. On a GPU also ViT-L and ViT-H, and bfloat16.
+Random weights and random pixels: neither changes the work. On a GPU also ViT-L and ViT-H, in bfloat16, and each side with the
+batch that suits it best.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
-from common import Cost, Options, read_options, write_result
-from torch.profiler import ProfilerActivity, profile
+from common import Cost, Options, build_model, read_options, shares_by_operation, write_result
 from tqdm import tqdm
 
-from desam_lite.model.build import build_desam
 from desam_lite.model.desam import DeSAM
 from desam_lite.model.sam import BackboneSpec
 
 NOTE = (
-    "The reference is segment_anything's ImageEncoderViT.forward on the same weights, pixels, number "
-    "format and device, in the same run. difference: norm of the difference of the neck maps over the "
-    "norm of the reference's in float32. matrix_share: multiplications and additions of linear layers, "
-    "convolutions and attention per second, over the rate of one large matrix product. profile: share of "
-    "the time of ours by operation."
+    "The reference is segment_anything's ImageEncoderViT.forward on the same weights and device in the same run, in the same "
+    "number format (ratio) and in float32 (ratio_to_float32), each with the batch it is fastest with. difference: norm of the "
+    "difference of the neck maps over the norm of the reference's in float32. matrix_share: multiplications and additions of "
+    "linear layers, convolutions and attention per second, over the rate of one large matrix product in the same format "
+    "(matrix_rate, per second). profile: share of the time of ours by operation. format 'bfloat16 autocast': weights and the "
+    "sums between blocks in float32, products in bfloat16."
 )
+ROUNDS = 3  # in which the two sides take turns, so that a machine that gets slower meanwhile slows both
+
+
+class Case(NamedTuple):
+    """One row to measure.
+
+    Attributes:
+        backbone: Its name.
+        dtype: Number format of the products.
+        autocast: Whether weights stay in float32.
+        batches: To choose from.
+    """
+
+    backbone: str
+    dtype: torch.dtype
+    autocast: bool
+    batches: tuple[int, ...]
+
+    @property
+    def format(self) -> str:
+        """The number format in words."""
+        return str(self.dtype).removeprefix("torch.") + (" autocast" if self.autocast else "")
 
 
 def main() -> None:
     options = read_options(__doc__ or "")
-    with torch.no_grad():
-        rows = [_row(*case, options) for case in tqdm(_cases(options), "encoders")]
-    write_result(
-        "encoder", options, [r for r, _ in rows], profile={r["backbone"]: p for r, p in rows}, note=NOTE
-    )
+    rows: list[dict[str, Any]] = []
+    profiles: dict[str, dict[str, float]] = {}
+    rates: dict[torch.dtype, float] = {}
+    for case in tqdm(_cases(options), "encoders"):
+        if case.dtype not in rates:
+            rates[case.dtype] = _matrix_rate(case.dtype, options)
+        with torch.no_grad():
+            row, shares = _measure(case, rates[case.dtype], options)
+        rows.append(row)
+        profiles[f"{case.backbone} {case.format}"] = shares
+        _compare_with_float32(rows)
+        write_result("encoder", options, rows, profile=profiles, note=NOTE)
 
 
-def _cases(options: Options) -> list[tuple[str, torch.dtype, int]]:
-    """Return backbone, number format and batch of every row."""
+def _cases(options: Options) -> list[Case]:
+    """Return what is measured: on a GPU what matters most first, as its time may be limited."""
     if options.quick:
-        return [("sam_tiny", torch.float32, 2)]
-    if options.device.type != "cuda":
-        return [("sam_tiny", torch.float32, 8), ("vit_b", torch.float32, 1)]
-    return [(b, t, 8) for b in ("vit_b", "vit_l", "vit_h") for t in (torch.float32, torch.bfloat16)]
+        return [Case("sam_tiny", torch.float32, False, (1,)), Case("sam_tiny", torch.bfloat16, True, (1, 2))]
+    if not options.on_gpu:
+        return [Case("sam_tiny", torch.float32, False, (8,)), Case("vit_b", torch.float32, False, (1,))]
+    formats = (
+        (torch.float32, False, (2, 8)),
+        (torch.bfloat16, False, (4, 16, 32)),
+        (torch.bfloat16, True, (4, 16, 32)),
+    )
+    cases = [Case(name, *rest) for name in ("vit_h", "vit_b", "vit_l") for rest in formats]
+    return [*cases, *(Case("sam_tiny", dtype, cast, (64, 256)) for dtype, cast, _ in formats)]
 
 
-def _row(
-    name: str, dtype: torch.dtype, batch: int, options: Options
-) -> tuple[dict[str, Any], dict[str, float]]:
+def _measure(case: Case, rate: float, options: Options) -> tuple[dict[str, Any], dict[str, float]]:
+    """Return the row of a case, and the shares of operations of ours."""
     torch.manual_seed(0)
-    model = build_desam(name, device=options.device)
+    model = build_model(case.backbone, options)
     for key, parameter in model.image_encoder.named_parameters():
         if "pos" in key:  # zero in a new encoder: what is done with them would not show in the difference
             torch.nn.init.normal_(parameter, std=0.5)
-    pixels = torch.randn(batch, 3, model.image_size, model.image_size, device=options.device)
-    exact = model.image_encoder(pixels)
-    model.image_encoder.to(dtype)
-    pixels = pixels.to(dtype)
-    difference = (model.encode(pixels).neck.float() - exact).norm() / exact.norm()
-    # In turns, so that a machine that gets slower meanwhile slows both.
-    turns = [(_ours(model, pixels, options), _theirs(model, pixels, options)) for _ in range(3)]
-    ours, theirs = (_middle([turn[i] for turn in turns]) for i in (0, 1))
-    rate = _matrix_rate(dtype, options)
+    probe = _pixels(model, case.batches[0], options)
+    exact = model.image_encoder(probe)
+    if not case.autocast:
+        model.image_encoder.to(case.dtype)
+
+    def cast(encode: Callable[[torch.Tensor], Any]) -> Callable[[torch.Tensor], Any]:
+        def call(pixels: torch.Tensor) -> Any:
+            with torch.autocast(options.device.type, case.dtype, enabled=case.autocast):
+                return encode(pixels if case.autocast else pixels.to(case.dtype))
+
+        return call
+
+    ours, reference = cast(model.encode), cast(model.image_encoder)
+    difference = (ours(probe).neck.float() - exact).norm() / exact.norm()
+    del exact
+    sides = [_side(encode, model, case, options) for encode in (ours, reference)]
+    costs = [[options.cost(call, repeats=1) for _, call in sides] for _ in range(1 if options.quick else ROUNDS)]
+    own, their = (_middle([turn[side] for turn in costs]) for side in (0, 1))
+    (batch, call), (batch_reference, _) = sides
     row = {
-        "backbone": name,
-        "format": str(dtype).removeprefix("torch."),
+        "backbone": case.backbone,
+        "format": case.format,
         "batch": batch,
-        "images_per_second": batch / ours.seconds,
-        "images_per_second_reference": batch / theirs.seconds,
-        "ratio": theirs.seconds / ours.seconds,
-        "peak_mb": ours.peak_mb,
-        "peak_mb_reference": theirs.peak_mb,
+        "batch_reference": batch_reference,
+        "images_per_second": batch / own.seconds,
+        "images_per_second_reference": batch_reference / their.seconds,
+        "ratio": batch / own.seconds * their.seconds / batch_reference,
+        "peak_mb": own.peak_mb,
+        "peak_mb_reference": their.peak_mb,
         "difference": float(difference),
-        "matrix_share": batch * operations(model.spec) / ours.seconds / rate,
+        "matrix_share": batch * operations(model.spec) / own.seconds / rate,
+        "matrix_rate": rate,
     }
-    return row, _profile(model, pixels)
+    return row, shares_by_operation(call, options)
 
 
-def _ours(model: DeSAM, pixels: torch.Tensor, options: Options) -> Cost:
-    return options.cost(lambda: model.encode(pixels), repeats=1)
+def _side(
+    encode: Callable[[torch.Tensor], Any], model: DeSAM, case: Case, options: Options
+) -> tuple[int, Callable[[], Any]]:
+    """Return the batch that a side is fastest with, and one call of it."""
+    batch = options.fastest_batch(lambda count: encode(_pixels(model, count, options)), case.batches)
+    pixels = _pixels(model, batch, options)
+    return batch, lambda: encode(pixels)
 
 
-def _theirs(model: DeSAM, pixels: torch.Tensor, options: Options) -> Cost:
-    return options.cost(lambda: model.image_encoder(pixels), repeats=1)
+def _pixels(model: DeSAM, batch: int, options: Options) -> torch.Tensor:
+    return torch.randn(batch, 3, model.image_size, model.image_size, device=options.device)
 
 
 def _middle(costs: list[Cost]) -> Cost:
     return sorted(costs)[len(costs) // 2]
+
+
+def _compare_with_float32(rows: list[dict[str, Any]]) -> None:
+    """Add to each row ours over the reference in float32, of the same backbone."""
+    exact = {r["backbone"]: r["images_per_second_reference"] for r in rows if r["format"] == "float32"}
+    for row in rows:
+        row["ratio_to_float32"] = row["images_per_second"] / exact[row["backbone"]]
 
 
 def operations(spec: BackboneSpec) -> float:
@@ -92,31 +151,19 @@ def operations(spec: BackboneSpec) -> float:
     tokens, width = spec.grid**2, spec.width
     linear = spec.depth * 12 * tokens * width**2
     windows = spec.depth - len(spec.global_blocks)
-    seen = (
+    reach = (
         len(spec.global_blocks) * tokens + windows * spec.window**2
-    )  # tokens that each token attends to, over blocks
-    attention = 2 * tokens * seen * width
+    )  # tokens that one attends to, over blocks
+    attention = 2 * tokens * reach * width
     ends = tokens * (3 * spec.patch**2 * width + width * spec.neck + 9 * spec.neck**2)
     return 2.0 * (linear + attention + ends)
 
 
 def _matrix_rate(dtype: torch.dtype, options: Options) -> float:
-    """Return multiplications plus additions per second of a product of square matrices."""
-    device = options.device
-    side = 8192 if device.type == "cuda" else 2048
-    one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    return 2 * side**3 / min(options.seconds(lambda: one @ other) for _ in range(5))
-
-
-def _profile(model: DeSAM, pixels: torch.Tensor) -> dict[str, float]:
-    """Return the share of each operation's own time in one encoding, the six largest."""
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if pixels.is_cuda else [])]
-    with profile(activities=activities) as seen:
-        model.encode(pixels)
-    field = "self_device_time_total" if pixels.is_cuda else "self_cpu_time_total"
-    times = {event.key: getattr(event, field) for event in seen.key_averages()}
-    largest = sorted(times, key=lambda key: -times[key])[:6]
-    return {key: round(times[key] / sum(times.values()), 3) for key in largest}
+    """Return multiplications plus additions per second of a product of square matrices of random numbers."""
+    side = 8192 if options.on_gpu else 512 if options.quick else 2048
+    left, right = (torch.randn(side, side, device=options.device, dtype=dtype) for _ in range(2))
+    return 2 * side**3 / min(options.seconds(lambda: left @ right) for _ in range(10))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
 """Samples per second and peak memory of training the decoder, data loading included, against the published recipe.
 
-    python benchmarks/training.py             # four minutes on a CPU; --quick: seconds
+    python benchmarks/training.py             # four minutes on a CPU, one on a GPU (ViT-H there); --quick: seconds
 
 Random weights, random embeddings and discs as masks: none changes the work. Random numbers compress as badly as features do.
 """
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from common import Cost, Options, read_options, write_result
+from common import Cost, Options, build_model, read_options, shares_by_operation, write_result
 from torch.nn import functional
 from tqdm import tqdm
 
@@ -21,75 +22,121 @@ from desam_lite.data.embedding_files import Format
 from desam_lite.data.embeddings import EmbeddingStore
 from desam_lite.data.slices import CaseSlices, SliceStore
 from desam_lite.methods.desam import DeSAMMethod
-from desam_lite.model.build import build_desam
 from desam_lite.model.desam import DeSAM
 from desam_lite.model.predictor import GridSettings
+from desam_lite.model.names import AutomaticMode
 from desam_lite.model.prompts import ImageEmbeddings, Prompts
+from desam_lite.model.sam import get_backbone
 from desam_lite.training.devices import make_fabric
 from desam_lite.training.loop import TrainSettings, train_epoch
 from desam_lite.utils.memory import keep_freed_memory
 
 NOTE = (
     "One epoch over the slices, batches read, steps taken. The published recipe, written plainly: one "
-    "compressed npz of float32 maps per slice, read for every batch in the process that trains, one point"
+    "compressed npz of float32 maps per slice, read for every batch in the process that trains, one prompt"
     " per sample, Dice + cross-entropy + L1, Adam, float32. (The public code puts its arrays into object "
-    "arrays; these need pickle, and are left out in its favour.) Ours is the loop of desam_lite.training.loop."
-    " format and placement: of our embeddings; precision: Fabric's."
+    "arrays; these need pickle, and are left out in its favour.) held: the same step on batches that are on "
+    "the device already, without any reading. Ours is the loop of desam_lite.training.loop."
+    " format and placement: of our embeddings; precision: Fabric's; ratio: to the published recipe with its "
+    "reading; ratio_held: without. profile: share of an epoch of ours by operation."
 )
 SIZE = 384  # side of the slices, in pixels
+PUBLISHED_BATCH = 8
 
 
 class Case(NamedTuple):
     """One way to train that is measured."""
 
+    mode: AutomaticMode
     fmt: Format
     placement: Placement
     precision: str
 
 
 CASES = (
-    Case("float32", "disk", "32-true"),
-    Case("float16", "disk", "32-true"),
-    Case("float16", "memory", "32-true"),
-    Case("float16", "memory", "bf16-mixed"),
+    Case("points", "float32", "disk", "32-true"),
+    Case("points", "float16", "disk", "32-true"),
+    Case("points", "float16", "memory", "32-true"),
+    Case("points", "float16", "memory", "bf16-mixed"),
 )
+GPU_CASES = (
+    Case("points", "float16", "device", "bf16-mixed"),
+    Case("points", "float16", "disk", "bf16-mixed"),
+    Case("points", "float16", "device", "32-true"),
+    Case("box", "float16", "device", "bf16-mixed"),
+    Case("box", "float16", "disk", "bf16-mixed"),
+)
+QUICK_CASES = (CASES[2], Case("box", "float16", "device", "bf16-mixed"))
 
 
 def main() -> None:
     options = read_options(__doc__ or "")
-    sizes = {"sam_tiny": 4} if options.quick else {"sam_tiny": 32, "vit_b": 8}  # slices
-    cases: Sequence[Case] = CASES[2:3] if options.quick else CASES
-    rows = []
+    if options.quick:
+        sizes, cases, batches = {"sam_tiny": 4}, QUICK_CASES, (2,)  # slices of each backbone
+    elif options.on_gpu:
+        sizes, cases, batches = {"vit_h": 2 * PUBLISHED_BATCH}, GPU_CASES, (PUBLISHED_BATCH,)
+    else:
+        sizes, cases, batches = {"sam_tiny": 32, "vit_b": 8}, CASES, (1, PUBLISHED_BATCH)
+    rows: list[dict[str, Any]] = []
+    profiles: dict[str, dict[str, float]] = {}
     for backbone, count in sizes.items():
         with tempfile.TemporaryDirectory() as folder:
-            rows += _backbone(backbone, count, cases, Path(folder), options)
-    write_result("training", options, rows, note=NOTE)
+            bench = Bench(backbone, count, cases, Path(folder), options)
+            for batch in batches:
+                for row, shares in bench.measure(batch):
+                    rows.append(row)
+                    name = f"{backbone} {row['mode']} {row['precision']} from {row['placement']}"
+                    profiles |= {name: shares} if options.on_gpu or options.quick else {}
+                    write_result("training", options, rows, profile=profiles, note=NOTE)
 
 
-def _backbone(
-    name: str, count: int, cases: Sequence[Case], folder: Path, options: Options
-) -> list[dict[str, Any]]:
-    slices = Discs(count)
-    stores = {fmt: _fill(name, fmt, slices, folder) for fmt in sorted({c.fmt for c in cases} | {"float32"})}
-    files = _publish(stores["float32"], slices, folder)
-    rows = []
-    for batch in (1, 8):
-        published = options.cost(_published(name, files, batch, options), repeats=1)
-        for case in tqdm(cases, f"{name}, batches of {batch}"):
-            ours = options.cost(_ours(name, stores[case.fmt], batch, case, options), repeats=1)
-            known = {"backbone": name, "batch_size": batch, **case._asdict(), "slices": count}
-            rows.append({**known, **_compare(count, ours, published)})
-    return rows
+class Bench:
+    """The data of one backbone, ours and the published way's.
 
+    Args:
+        backbone: Its name.
+        count: Slices.
+        cases: Ways of ours to measure.
+        folder: Where the data are written.
+        options: Of the benchmark.
+    """
 
-def _compare(count: int, ours: Cost, published: Cost) -> dict[str, float]:
-    return {
-        "samples_per_second": count / ours.seconds,
-        "samples_per_second_published": count / published.seconds,
-        "ratio": published.seconds / ours.seconds,
-        "peak_mb": ours.peak_mb,
-        "peak_mb_published": published.peak_mb,
-    }
+    def __init__(self, backbone: str, count: int, cases: Sequence[Case], folder: Path, options: Options):
+        self.backbone, self.cases, self.options = backbone, cases, options
+        self.slices = Discs(count)
+        formats = sorted({case.fmt for case in cases} | {"float32"})
+        self.stores = {fmt: _fill(backbone, fmt, self.slices, folder) for fmt in formats}
+        self.files = _publish(self.stores["float32"], self.slices, folder)
+
+    def measure(self, batch: int) -> Iterator[tuple[dict[str, Any], dict[str, float]]]:
+        """Yield the row of each case, and the shares of operations of ours."""
+        count, options = len(self.files), self.options
+        repeats = 5 if options.on_gpu else 1
+        published: dict[AutomaticMode, tuple[Cost, Cost]] = {}
+        for case in tqdm(self.cases, f"{self.backbone}, batches of {batch}"):
+            if case.mode not in published:
+                plain = PublishedTraining(self.backbone, self.files, batch, case.mode, options)
+                published[case.mode] = (
+                    options.cost(plain.epoch, repeats=1),
+                    options.cost(plain.epoch_held, repeats=repeats),
+                )
+            reading, held = published[case.mode]
+            epoch = _ours(self.backbone, self.stores[case.fmt], batch, case, options)
+            ours = options.cost(epoch, repeats=repeats)
+            row = {
+                "backbone": self.backbone,
+                "batch_size": batch,
+                **case._asdict(),
+                "slices": count,
+                "samples_per_second": count / ours.seconds,
+                "samples_per_second_published": count / reading.seconds,
+                "samples_per_second_held": count / held.seconds,
+                "ratio": reading.seconds / ours.seconds,
+                "ratio_held": held.seconds / ours.seconds,
+                "peak_mb": ours.peak_mb,
+                "peak_mb_published": reading.peak_mb,
+            }
+            yield row, shares_by_operation(epoch, options)
 
 
 class Discs:
@@ -106,79 +153,124 @@ class Discs:
 
     def load(self, domain: str, case: str) -> CaseSlices:
         """Return the case, its grey levels those of its labels."""
-        made: Any = None  # neither spacing nor grid matters here
-        return CaseSlices("discs", domain, case, self.labels, self.labels, (1.0, 1.0, 1.0), made)
+        geometry: Any = None  # neither spacing nor grid matters here
+        return CaseSlices("discs", domain, case, self.labels, self.labels, (1.0, 1.0, 1.0), geometry)
 
 
-def _fill(name: str, fmt: Format, slices: Discs, folder: Path) -> EmbeddingStore:
-    """Write random maps as a store of embeddings holds them."""
-    store = EmbeddingStore(folder, cast(SliceStore, slices), name, "random", fmt)
-    spec = build_desam(name).spec
-    generator = torch.Generator().manual_seed(0)
+def _fill(backbone: str, fmt: Format, slices: Discs, folder: Path) -> EmbeddingStore:
+    """Write random maps as a store of embeddings holds them, some at once."""
+    store = EmbeddingStore(folder, cast(SliceStore, slices), backbone, "random", fmt)
+    spec = get_backbone(backbone)
     widths = (spec.width, spec.width, spec.width, spec.neck)
-    shape = (spec.grid, spec.grid)
-    maps = [torch.randn(len(slices.labels), width, *shape, generator=generator) for width in widths]
-    store.write("A", "discs", [ImageEmbeddings((maps[0], maps[1], maps[2]), maps[3])], len(slices.labels))
+    generator = torch.Generator().manual_seed(0)
+
+    def batches() -> Iterator[ImageEmbeddings]:
+        for start in range(0, len(slices.labels), PUBLISHED_BATCH):
+            size = min(PUBLISHED_BATCH, len(slices.labels) - start)
+            first, second, third, neck = (
+                torch.randn(size, width, spec.grid, spec.grid, generator=generator) for width in widths
+            )
+            yield ImageEmbeddings((first, second, third), neck)
+
+    store.write("A", "discs", batches(), len(slices.labels))
     return store
 
 
 def _publish(store: EmbeddingStore, slices: Discs, folder: Path) -> list[Path]:
     """Write every slice as the published recipe does; its masks are a quarter of the model's square."""
-    side = 4 * build_desam(store.identity["backbone"]).embedding_size
-    paths = []
-    for row, label in enumerate(tqdm(slices.labels, "writing npz")):
+    side = 4 * get_backbone(store.identity["backbone"]).grid
+
+    def write(row: int) -> Path:
         maps = store.load("A", "discs", [row])
-        mask = functional.interpolate(torch.from_numpy(label)[None, None].float(), (side, side))[0]
+        label = torch.from_numpy(slices.labels[row])[None, None].float()
+        mask = functional.interpolate(label, (side, side))[0]
         arrays = {f"level{i}": level[0].numpy() for i, level in enumerate(maps.levels)}
-        paths.append(folder / f"{row}.npz")
-        np.savez_compressed(paths[-1], neck=maps.neck[0].numpy(), mask=mask.numpy(), **arrays)
-    return paths
+        path = folder / f"{row}.npz"
+        np.savez_compressed(path, neck=maps.neck[0].numpy(), mask=mask.numpy(), **arrays)
+        return path
+
+    with ThreadPoolExecutor(
+        torch.get_num_threads()
+    ) as pool:  # compression runs outside the interpreter's lock
+        return list(pool.map(write, range(len(slices.labels))))
 
 
-def _published(name: str, files: list[Path], batch: int, options: Options) -> Callable[[], None]:
-    """Return an epoch of the published recipe."""
-    model = build_desam(name, device=options.device).train()
-    optimizer = torch.optim.Adam(model.trainable_parameters(), lr=1e-4)
-    rng = np.random.default_rng(0)
+class PublishedTraining:
+    """The published recipe on a model of its own.
 
-    def epoch() -> None:
-        order = rng.permutation(len(files))
-        for start in range(0, len(order), batch):
-            loaded = [np.load(files[row]) for row in order[start : start + batch]]
-            names = ("level0", "level1", "level2", "neck", "mask")
-            tensors = [
-                torch.stack([torch.from_numpy(file[key]) for file in loaded]).to(options.device)
-                for key in names
-            ]
-            loss = _published_loss(model, tensors, rng)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+    Args:
+        backbone: Its name.
+        files: One npz per slice.
+        batch: Slices per step.
+        mode: What the prompt is.
+        options: Of the benchmark.
+    """
 
-    return epoch
+    def __init__(self, backbone: str, files: list[Path], batch: int, mode: AutomaticMode, options: Options):
+        self.files, self.batch, self.mode, self.device = files, batch, mode, options.device
+        self.model = build_model(backbone, options).train()
+        self.optimizer = torch.optim.Adam(self.model.trainable_parameters(), lr=1e-4)
+        self.rng = np.random.default_rng(0)
+        self.held = [(mask, self._move(maps)) for mask, maps in self._read(range(len(files)))]
+
+    def epoch(self) -> None:
+        """Read every batch and take its step."""
+        for mask, maps in self._read(self.rng.permutation(len(self.files)).tolist()):
+            self._step(mask, self._move(maps))
+
+    def epoch_held(self) -> None:
+        """Take the steps of the batches that are on the device."""
+        for mask, maps in self.held:
+            self._step(mask, maps)
+
+    def _read(self, order: Sequence[int]) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
+        for start in range(0, len(order), self.batch):
+            files = [np.load(self.files[row]) for row in order[start : start + self.batch]]
+            names = ("mask", "level0", "level1", "level2", "neck")
+            mask, *maps = (torch.stack([torch.from_numpy(file[name]) for file in files]) for name in names)
+            yield mask, maps
+
+    def _move(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [level.to(self.device) for level in maps]
+
+    def _step(self, mask: torch.Tensor, maps: list[torch.Tensor]) -> None:
+        loss = _published_loss(self.model, mask, maps, self.mode, self.rng)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
 
 
-def _published_loss(model: DeSAM, tensors: list[torch.Tensor], rng: np.random.Generator) -> torch.Tensor:
-    level0, level1, level2, neck, mask = tensors
+def _published_loss(
+    model: DeSAM, mask: torch.Tensor, maps: list[torch.Tensor], mode: AutomaticMode, rng: np.random.Generator
+) -> torch.Tensor:
+    """Return the loss on masks ``(B, 1, h, w)`` in memory and maps on the device."""
+    level0, level1, level2, neck = maps
     inside = [int(rng.random() < 0.5) for _ in mask]
-    places = [
-        rng.choice(np.argwhere(m[0].cpu().numpy() == wanted)) for m, wanted in zip(mask, inside, strict=True)
-    ]
-    xy = torch.tensor(np.array(places)[:, None, ::-1].copy() * (model.image_size / mask.shape[-1]))
-    prompts = Prompts.points(xy, torch.ones(len(mask), 1))
+    if mode == "points":
+        places = [rng.choice(np.argwhere(m[0].numpy() == side)) for m, side in zip(mask, inside, strict=True)]
+        xy = torch.tensor(np.array(places)[:, None, ::-1].copy() * (model.image_size / mask.shape[-1]))
+        prompts = Prompts.points(xy, torch.ones(len(mask), 1))
+    else:
+        prompts = Prompts.whole_image(len(mask))
+    target = mask.to(neck.device)
     logits, iou = model.decode(ImageEmbeddings((level0, level1, level2), neck), prompts)
     probability = logits.sigmoid()
-    overlap, sizes = (probability * mask).sum((2, 3)), (probability**2 + mask**2).sum((2, 3))
-    assert iou is not None
-    judged = functional.l1_loss(iou, torch.tensor(inside, dtype=torch.float32, device=iou.device)[:, None])
+    overlap, sizes = (probability * target).sum((2, 3)), (probability**2 + target**2).sum((2, 3))
     dice = 1 - (2 * overlap / sizes.clamp_min(1e-5)).mean()
-    return dice + functional.binary_cross_entropy_with_logits(logits, mask) + judged
+    loss = dice + functional.binary_cross_entropy_with_logits(logits, target)
+    if mode == "points":
+        assert iou is not None
+        aim = torch.tensor(inside, dtype=torch.float32, device=iou.device)[:, None]
+        loss = loss + functional.l1_loss(iou, aim)
+    return loss
 
 
-def _ours(name: str, store: EmbeddingStore, batch: int, case: Case, options: Options) -> Callable[[], None]:
+def _ours(
+    backbone: str, store: EmbeddingStore, batch: int, case: Case, options: Options
+) -> Callable[[], None]:
     """Return an epoch of our loop."""
     fabric = make_fabric("gpu" if options.device.type == "cuda" else "cpu", precision=case.precision)
-    method = DeSAMMethod(build_desam(name), "points", GridSettings())
+    method = DeSAMMethod(build_model(backbone, options), case.mode, GridSettings())
     optimizer = torch.optim.Adam(method.parameters(), lr=1e-4)
     module, prepared = fabric.setup(method.module, optimizer)
     rows = store.slices.load("A", "discs").labels

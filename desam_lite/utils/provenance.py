@@ -22,7 +22,7 @@ def code_version() -> dict[str, Any]:
     commit = _git(file.parent, "rev-parse", "HEAD") if tracked else None
     changed = None if commit is None else _git(file.parent, "status", "--porcelain", "--untracked-files=no")
     return {
-        "version": importlib.metadata.version("desam-lite"),
+        "version": _installed("desam-lite"),
         "commit": commit,
         "dirty": None if commit is None else bool(changed),
     }
@@ -39,8 +39,14 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 def library_versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that results depend on."""
-    versions = {name: importlib.metadata.version(name) for name in _RESULTS_DEPEND_ON}
-    return {"python": platform.python_version(), **versions}
+    return {"python": platform.python_version(), **{name: _installed(name) for name in _RESULTS_DEPEND_ON}}
+
+
+def _installed(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:  # the code runs from a folder that Python was told of
+        return "not installed"
 
 
 def device_name(device: torch.device) -> str:

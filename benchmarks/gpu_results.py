@@ -1,0 +1,64 @@
+"""Makes the recorded results of what `gpu.sh` brought back, and writes the README of the benchmarks anew.
+
+    python benchmarks/gpu_results.py benchmarks/out/gpu.json
+
+A run on a card becomes `results/NAME-cuda.json`, one for each benchmark that gave rows, and `results/gpu-cuda.json` for steps and
+tests. A rehearsal's numbers say nothing: `rehearsal.json` keeps which steps passed, and where.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import readme
+
+from desam_lite.utils.files import write_json
+from desam_lite.utils.provenance import code_version
+
+HERE = Path(__file__).resolve().parent
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        raise SystemExit(
+            "give the gpu.json that gpu.sh wrote: python benchmarks/gpu_results.py benchmarks/out/gpu.json"
+        )
+    for path in keep(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), HERE):
+        print(f"written: {path}")
+    readme.main()
+
+
+def keep(content: dict[str, Any], folder: Path) -> list[Path]:
+    """Write the results of a ``gpu.json`` below the folder of the benchmarks; returns their paths.
+
+    Raises:
+        SystemExit: No benchmark has a row.
+    """
+    records = {name: record for name, record in content["records"].items() if record["rows"]}
+    if not records:
+        raise SystemExit("no step measured anything: read gpu.log, mend what it names, and run gpu.sh again.")
+    for record in records.values():
+        if not record["code"][
+            "commit"
+        ]:  # the card's machine had files, but no repository: this is the one they came from
+            record["code"] |= code_version()
+    first = next(iter(records.values()))
+    session = {
+        **{key: first[key] for key in ("device", "libraries", "code", "quick")},
+        **{key: content[key] for key in ("machine", "seconds", "tests")},
+        "steps": [
+            {key: step[key] for key in ("name", "outcome", "seconds", "limit")} for step in content["steps"]
+        ],
+    }
+    results = {folder / readme.REHEARSAL: session}
+    if not content["quick"]:
+        whole = {**records, f"gpu-{content['device']}": session}
+        results = {folder / "results" / f"{name}.json": record for name, record in whole.items()}
+    for path, record in results.items():
+        write_json(path, record)
+    return list(results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Images per second of pretraining `sam_tiny`, then a pretraining for as long as there is time.
+
+    python benchmarks/pretrain.py --seconds 120 --folder out                        # trains the shipped weights on
+    python benchmarks/pretrain.py --seconds 120 --folder out --checkpoint out/checkpoint.pt   # goes on from there
+    python benchmarks/pretrain.py --seconds 120 --folder out --recipe '{"scenes": [256, 128, 32]}'   # changes a choice
+
+The folder receives the weights (float16) with their card, and the checkpoint in parts of a size that can be sent:
+`cat checkpoint.pt.* > checkpoint.pt` joins them. --quick: seconds.
+"""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from common import Options, read_options, shares_by_operation, write_result
+
+from desam_lite.synthetic.pretraining.card import write_weights
+from desam_lite.synthetic.pretraining.loop import Pretraining
+from desam_lite.synthetic.pretraining.recipe import LATER_SHARES, Recipe
+
+NOTE = (
+    "One row for each side of the images: images per second of whole training steps (stream, forward, backward, optimiser) with "
+    "that many scenes a step, two images each. run: the pretraining that followed. profile: share of the time of a step at "
+    "the largest side by operation."
+)
+GPU_SCENES = (256, 128, 32)  # per step at each side of `Recipe.sizes`, to fill a card of 80 GB
+DECAY_SHARE = 0.4  # of the steps, over which the learning rate falls
+SAFETY = 0.9  # of the seconds that are left: the measured steps are few
+PART = 15 << 20  # bytes of a part of the checkpoint
+WARM_STEPS, TIMED_STEPS = 2, 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--continue-from", default="shipped")
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--recipe", type=json.loads, default={})
+    own, sys.argv[1:] = parser.parse_known_args()
+    options = read_options(__doc__ or "")
+    end = time.monotonic() + own.seconds
+    recipe = _choose_recipe(own, options)
+    rows: list[dict[str, Any]] = []
+    for which in range(len(recipe.sizes)):
+        rows.append(_rate(recipe, which, options))
+        write_result("pretrain", options, rows, note=NOTE)
+    profile = shares_by_operation(lambda: _at_side(recipe, len(recipe.sizes) - 1, options).advance(), options)
+    run, summary = _train(recipe, rows, own, end, options)
+    own.folder.mkdir(parents=True, exist_ok=True)
+    _keep_checkpoint(run, own.folder)
+    more = {"run": summary, "profile": profile, "note": NOTE}
+    write_result("pretrain", options, rows, **more)
+    weights = own.folder / f"{recipe.backbone}.safetensors"
+    if options.quick:
+        run.export(weights)  # the card's probe would take longer than all else
+    else:
+        write_result("pretrain", options, rows, **more, card=write_weights(run, weights, _begins_with(own)))
+
+
+def _choose_recipe(own: argparse.Namespace, options: Options) -> Recipe:
+    """Return the recipe of the command line; its number of steps is chosen later, from what a step takes."""
+    recipe = Recipe(seed=3) if _begins_with(own) is None else Recipe(seed=3, shares=LATER_SHARES)
+    if options.quick:
+        recipe = replace(
+            recipe, sizes=(32, 64), scenes=(2, 1), objects=2, shares=((1.0, 0.0), (0.5, 0.5), (0.0, 1.0))
+        )
+    elif options.on_gpu:
+        recipe = replace(recipe, scenes=GPU_SCENES)
+    changes = {name: tuple(v) if isinstance(v, list) else v for name, v in own.recipe.items()}
+    return replace(recipe, **changes)
+
+
+def _begins_with(own: argparse.Namespace) -> str | None:
+    return None if own.continue_from == "nothing" else own.continue_from
+
+
+def _at_side(recipe: Recipe, which: int, options: Options) -> Pretraining:
+    """Return a pretraining whose steps all have one of the sides."""
+    single = replace(
+        recipe,
+        sizes=recipe.sizes[which : which + 1],
+        scenes=recipe.scenes[which : which + 1],
+        shares=((1.0,),) * 3,
+    )
+    return Pretraining(single, options.device)
+
+
+def _rate(recipe: Recipe, which: int, options: Options) -> dict[str, Any]:
+    run = _at_side(recipe, which, options)
+    cost = options.cost(lambda: [run.advance() for _ in range(WARM_STEPS)], repeats=0)
+    seconds = options.seconds(lambda: [run.advance() for _ in range(TIMED_STEPS)]) / TIMED_STEPS
+    images = 2 * recipe.scenes[which]
+    return {
+        "backbone": recipe.backbone,
+        "side": recipe.sizes[which],
+        "images": images,
+        "seconds": seconds,
+        "images_per_second": images / seconds,
+        "peak_mb": cost.peak_mb,
+    }
+
+
+def _train(
+    recipe: Recipe, rows: list[dict[str, Any]], own: argparse.Namespace, end: float, options: Options
+) -> tuple[Pretraining, dict[str, Any]]:
+    """Train until the time is over; the learning rate falls to nothing by then."""
+    run = Pretraining(recipe, options.device)
+    if own.checkpoint is not None:
+        run.load(own.checkpoint)
+    elif _begins_with(own) is not None:
+        run.begin_with(own.continue_from)
+    before, images = run.step, run.pictures
+    shares = [sum(part) / len(recipe.shares) for part in zip(*recipe.shares, strict=True)]
+    per_step = sum(share * row["seconds"] for share, row in zip(shares, rows, strict=True))
+    fitting = max(1, int(SAFETY * (end - time.monotonic()) / per_step))
+    run.recipe = replace(recipe, steps=before + fitting, decay=max(1, int(DECAY_SHARE * fitting)))
+    start, values = time.monotonic(), dict[str, float]()
+    while run.step < run.recipe.steps and (time.monotonic() < end or not values):
+        values = run.advance()
+        if run.step % max(1, fitting // 10) == 0:
+            print(f"step {run.step} of {run.recipe.steps}: {values}", flush=True)
+    seconds = time.monotonic() - start
+    summary = {
+        "steps_before": before,
+        "steps": run.step - before,
+        "planned": fitting,
+        "images": run.pictures - images,
+        "seconds": seconds,
+        "images_per_second": (run.pictures - images) / seconds,
+        "last": values,
+    }
+    print(json.dumps(summary), flush=True)
+    return run, summary
+
+
+def _keep_checkpoint(run: Pretraining, folder: Path) -> None:
+    """Write what a later call goes on from, in parts."""
+    for leftover in folder.glob("checkpoint.pt*"):
+        leftover.unlink()
+    whole = folder / "checkpoint.pt"
+    run.save(whole)
+    content = whole.read_bytes()
+    whole.unlink()
+    for number, start in enumerate(range(0, len(content), PART)):
+        (folder / f"checkpoint.pt.{number}").write_bytes(content[start : start + PART])
+
+
+if __name__ == "__main__":
+    main()
