@@ -102,7 +102,9 @@ def _measure(case: Case, rate: float, options: Options) -> tuple[dict[str, Any],
     difference = (ours(probe).neck.float() - exact).norm() / exact.norm()
     del exact
     sides = [_side(encode, model, case, options) for encode in (ours, reference)]
-    costs = [[options.cost(call, repeats=1) for _, call in sides] for _ in range(1 if options.quick else ROUNDS)]
+    costs = [
+        [options.cost(call, repeats=1) for _, call in sides] for _ in range(1 if options.quick else ROUNDS)
+    ]
     own, their = (_middle([turn[side] for turn in costs]) for side in (0, 1))
     (batch, call), (batch_reference, _) = sides
     row = {

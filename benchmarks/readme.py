@@ -38,36 +38,46 @@ def text() -> str:
 
 def _line(name: str) -> str:
     aim, tell = AIMS[name]
-    found = [f"{tell(_read(path))} ({path.stem.split('-')[-1]})" for path in _files(name)]
-    return f"| `{name}.py` | {aim} | `python benchmarks/{name}.py` | {'; '.join(found) or 'not recorded'} |\n"
+    results = [f"{tell(_read(path))} ({path.stem.split('-')[-1]})" for path in _files(name)]
+    return (
+        f"| `{name}.py` | {aim} | `python benchmarks/{name}.py` | {'; '.join(results) or 'not recorded'} |\n"
+    )
 
 
 def _gpu() -> str:
-    """Return what is known of the GPU: its steps, or that there was none."""
-    text = "\n## On a GPU\n\n`make gpu` (`bash benchmarks/gpu.sh` where nothing can be installed) runs all of it in under nine minutes.\n"
+    """Return what the GPU gave, or that there was none."""
+    head = (
+        "\n## On a GPU\n\n`make gpu` (`bash benchmarks/gpu.sh` where nothing can be installed) runs all of it in under nine "
+        "minutes.\n"
+    )
     sessions = [_read(path) for path in _files("gpu")]
     if not sessions:
         rehearsal = _read(HERE / REHEARSAL)
         passed = sum(step["outcome"] == "passed" for step in rehearsal["steps"])
         return (
-            f"{text}**Not run on a GPU**: none has been at hand. Rehearsed at tiny size on {rehearsal['device']} (torch "
+            f"{head}**Not run on a GPU**: none has been at hand. Rehearsed at tiny size on {rehearsal['device']} (torch "
             f"{rehearsal['libraries']['torch']}): {passed} of {len(rehearsal['steps'])} steps passed, "
-            f"{rehearsal['seconds']:.0f} s; the tests repeat that. GPU hours given anywhere are estimates until then.\n"
+            f"{rehearsal['seconds']:.0f} s; the tests repeat that. Until then GPU hours are estimates, wherever they are given.\n"
         )
-    for session in sessions:
-        tests = [row["outcome"] for row in session["tests"]]
-        text += f"\n{session['device']}: {tests.count('passed')} of {len(tests)} GPU tests passed.\n\n| step | outcome | seconds |\n|---|---|---|\n"
-        text += "".join(f"| {s['name']} | {s['outcome']} | {s['seconds']:.0f} |\n" for s in session["steps"])
-    return text
+    return head + "".join(map(_steps, sessions))
+
+
+def _steps(session: Result) -> str:
+    tests = [row["outcome"] for row in session["tests"]]
+    head = f"\n{session['device']}: {tests.count('passed')} of {len(tests)} GPU tests passed.\n\n"
+    rows = (f"| {s['name']} | {s['outcome']} | {s['seconds']:.0f} |\n" for s in session["steps"])
+    return f"{head}| step | outcome | seconds |\n|---|---|---|\n{''.join(rows)}"
 
 
 def _where() -> str:
     lines = []
     for path in _files("*"):
-        known = _read(path)
-        commit = (known["code"]["commit"] or "none")[:8] + (" and changes" if known["code"]["dirty"] else "")
+        record = _read(path)
+        commit = (record["code"]["commit"] or "none")[:8] + (
+            " and changes" if record["code"]["dirty"] else ""
+        )
         lines.append(
-            f"- `{path.name}`: {known['device']}, torch {known['libraries']['torch']}, commit {commit}\n"
+            f"- `{path.name}`: {record['device']}, torch {record['libraries']['torch']}, commit {commit}\n"
         )
     return "\n## Recorded on\n\n" + "".join(lines) if lines else ""
 
@@ -77,14 +87,14 @@ def _files(name: str) -> list[Path]:
 
 
 def _read(path: Path) -> Result:
-    known: Result = json.loads(path.read_text())
-    return known
+    record: Result = json.loads(path.read_text())
+    return record
 
 
-def _inference(known: Result) -> str:
-    rows = {(r["backbone"], r["points"]): r for r in known["rows"]}
-    details = {(r["backbone"], r["points"]): r for r in known["details"]}
-    said = []
+def _inference(record: Result) -> str:
+    rows = {(r["backbone"], r["points"]): r for r in record["rows"]}
+    details = {(r["backbone"], r["points"]): r for r in record["details"]}
+    parts = []
     for backbone in dict.fromkeys(b for b, _ in rows):
         row, many = rows[backbone, 81], rows.get((backbone, 1024))
         detail = details[backbone, 81]
@@ -99,15 +109,15 @@ def _inference(known: Result) -> str:
                 f"; 1024 points {many['seconds']:.3g} s, 81 exhaustively {row['seconds_exhaustive']:.3g} s; peak "
                 f"{row['peak_mb']:.0f} MB at 81 and {many['peak_mb']:.0f} MB at 1024 points"
             )
-        said.append(text)
-    return "; ".join(said)
+        parts.append(text)
+    return "; ".join(parts)
 
 
-def _encoder(known: Result) -> str:
+def _encoder(record: Result) -> str:
     return "; ".join(
         f"{r['backbone']} {r['format']}: {r['ratio']:.3g} x{_to_float32(r)}, {r['images_per_second']:.3g} images/s, peak "
         f"{r['peak_mb']:.0f} MB instead of {r['peak_mb_reference']:.0f} MB, {r['matrix_share']:.0%} of the matrix rate"
-        for r in known["rows"]
+        for r in record["rows"]
     )
 
 
@@ -116,25 +126,27 @@ def _to_float32(row: Result) -> str:
     return "" if ratio is None or row["format"] == "float32" else f" ({ratio:.3g} x the reference in float32)"
 
 
-def _training(known: Result) -> str:
-    said = []
-    for backbone in dict.fromkeys(r["backbone"] for r in known["rows"]):
+def _training(record: Result) -> str:
+    parts = []
+    for backbone in dict.fromkeys(r["backbone"] for r in record["rows"]):
         for precision in ("32-true", "bf16-mixed"):
             ratios = [
-                r["ratio"] for r in known["rows"] if (r["backbone"], r["precision"]) == (backbone, precision)
+                r["ratio"] for r in record["rows"] if (r["backbone"], r["precision"]) == (backbone, precision)
             ]
             if ratios:
                 text = f"{backbone} {precision}: {min(ratios):.3g} to {max(ratios):.3g} x over batches and stores"
                 held = [
                     r["ratio_held"]
-                    for r in known["rows"]
+                    for r in record["rows"]
                     if (r["backbone"], r["precision"], r["placement"]) == (backbone, precision, "device")
                 ]
-                said.append(text + (f", {min(held):.3g} to {max(held):.3g} x without any reading" if held else ""))
-    return "; ".join(said)
+                parts.append(
+                    text + (f", {min(held):.3g} to {max(held):.3g} x without any reading" if held else "")
+                )
+    return "; ".join(parts)
 
 
-def _embeddings(known: Result) -> str:
+def _embeddings(record: Result) -> str:
     return (
         "; ".join(
             f"{r['backbone']} {r['fmt']}: {r['bytes_over_float32']:.3g} of the bytes of float32, {r['bytes_over_npz']:.3g} of "
@@ -142,46 +154,48 @@ def _embeddings(known: Result) -> str:
             f"{r['cold_share_of_raw_random']:.0%} of the same slices raw), warm {r['read_warm_gb_s']:.2g} GB/s "
             f"({r['warm_share_of_raw']:.0%}, {r['warm_share_of_raw_random']:.0%}); decoded in {r['decode_cpu_ms']:.2g} ms "
             f"a slice instead of {r['published_decode_cpu_ms']:.3g}"
-            for r in known["rows"]
+            for r in record["rows"]
             if r["fmt"] in ("bfloat16", "float8")
         )
         + "".join(
             f"; {r['backbone']} {r['fmt']} end to end {r['images_per_second']:.3g} images/s, limited by the {r['limit']}"
-            for r in known.get("end_to_end", [])
+            for r in record.get("end_to_end", [])
         )
-        + f"; machine's load before: {known['load_before']:.2g}"
+        + f"; machine's load before: {record['load_before']:.2g}"
     )
 
 
-def _embedding_dice(known: Result) -> str:
+def _embedding_dice(record: Result) -> str:
     return "; ".join(
         f"{r['task']} {r['fmt']}: {r['dice_targets']:.3g} on the targets, {r['difference_targets']:+.2g} to float32 (95 % "
         f"{r['difference_low']:+.2g} to {r['difference_high']:+.2g}, {r['target_cases']} cases, {r['seeds']} seeds)"
-        for r in known["rows"]
+        for r in record["rows"]
         if r["fmt"] != "float32"
     )
 
 
-def _pretrain(known: Result) -> str:
-    rates = [f"{r['images_per_second']:.3g} images/s of {r['side']} pixels" for r in known["rows"]]
-    run = known.get("run")
-    return "; ".join(rates) + ("" if run is None else f"; a run of {run['images']} images at {run['images_per_second']:.3g}/s")
+def _pretrain(record: Result) -> str:
+    rates = [f"{r['images_per_second']:.3g} images/s of {r['side']} pixels" for r in record["rows"]]
+    run = record.get("run")
+    return "; ".join(rates) + (
+        "" if run is None else f"; a run of {run['images']} images at {run['images_per_second']:.3g}/s"
+    )
 
 
-def _phantoms(known: Result) -> str:
-    said = []
-    for task in dict.fromkeys(r["task"] for r in known["rows"]):
-        rows = [r for r in known["rows"] if r["task"] == task]
+def _phantoms(record: Result) -> str:
+    parts = []
+    for task in dict.fromkeys(r["task"] for r in record["rows"]):
+        rows = [r for r in record["rows"] if r["task"] == task]
         seconds, ratios = [r["slowest"] for r in rows], [r["ratio"] for r in rows]
-        said.append(
-            f"{task}: slowest volume {max(seconds):.2g} s ({known['clock']} clock), {min(ratios):.2g} to "
+        parts.append(
+            f"{task}: slowest volume {max(seconds):.2g} s ({record['clock']} clock), {min(ratios):.2g} to "
             f"{max(ratios):.2g} x sooner than on the whole grid, peak {max(r['peak_mb'] for r in rows):.0f} MB"
         )
-    return "; ".join(said)
+    return "; ".join(parts)
 
 
-def _phantom_gap(known: Result) -> str:
-    means = {(r["task"], r["label"], r["in_domain"]): r["dice"] for r in known["averages"]}
+def _phantom_gap(record: Result) -> str:
+    means = {(r["task"], r["label"], r["in_domain"]): r["dice"] for r in record["averages"]}
     each = dict.fromkeys((task, label) for task, label, _ in means)
     return "; ".join(
         f"{task} {label} {means[task, label, True]:.2f} in, {means[task, label, False]:.2f} out of domain"
@@ -189,19 +203,19 @@ def _phantom_gap(known: Result) -> str:
     )
 
 
-def _sam_tiny(known: Result) -> str:
-    values = {(r["weights"], r["part"], r["data"], r["measure"]): r["value"] for r in known["rows"]}
+def _sam_tiny(record: Result) -> str:
+    values = {(r["weights"], r["part"], r["data"], r["measure"]): r["value"] for r in record["rows"]}
 
     def each(part: str, data: str, measure: str) -> str:
-        found = [
+        results = [
             f"{values[w, part, data, measure]:.2f} ({w})"
             for w in ("shipped", "random", "pixels")
             if (w, part, data, measure) in values
         ]
-        return ", ".join(found) or "not measured"
+        return ", ".join(results) or "not measured"
 
     stream, real = "held-out stream", "promise12_small"
-    said = [
+    parts = [
         f"held-out IoU, tight box {each('a', stream, 'IoU box')}, "
         f"the filled box itself {values['shipped', 'a', stream, 'IoU filled_box']:.2f}; "
         f"one point, best of three {each('a', stream, 'IoU best_of_three')}; eight clicks {each('a', stream, 'IoU clicks_8')}",
@@ -213,69 +227,69 @@ def _sam_tiny(known: Result) -> str:
             f"linear probe out of domain, {data}: Dice {each('c', data, 'Dice out of domain')}"
             for data in ("phantom_prostate", real)
         ),
-        *_trained_on(known),
+        *_trained_on(record),
     ]
-    return "; ".join(said)
+    return "; ".join(parts)
 
 
-def _trained_on(known: Result) -> list[str]:
+def _trained_on(record: Result) -> list[str]:
     """Say what was trained on each encoder, out of domain, as the mean and the range over seeds."""
-    found: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for row in known["rows"]:
+    results: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for row in record["rows"]:
         label, inside, _ = row["measure"].partition(" Dice out of domain")
         if row["part"] == "d" and inside:
-            found.setdefault((row["data"], label), {}).setdefault(row["weights"], []).append(row["value"])
+            results.setdefault((row["data"], label), {}).setdefault(row["weights"], []).append(row["value"])
     return [
         f"{label} out of domain, {data}: Dice "
         + ", ".join(
             f"{sum(values) / len(values):.2f} (on {weights}, {len(values)} seeds from {min(values):.2f} to {max(values):.2f})"
             for weights, values in each.items()
         )
-        for (data, label), each in found.items()
+        for (data, label), each in results.items()
     ]
 
 
-def _methods(known: Result) -> str:
-    said = []
-    for settings in known["settings"]:
+def _methods(record: Result) -> str:
+    parts = []
+    for settings in record["settings"]:
         away = {
             r["label"]: r["dice"]
-            for r in known["averages"]
+            for r in record["averages"]
             if r["task"] == settings["task"] and not r["in_domain"]
         }
         named = ", ".join(f"{label} {away[label]:.2f}" for label in ("DeSAM-B", "DeSAM-P", "U-Net", "Prior"))
-        said.append(f"{settings['task']}, {len(settings['seeds'])} seeds, out of domain: {named}")
-    return f"{'; '.join(said)} (all: below)"
+        parts.append(f"{settings['task']}, {len(settings['seeds'])} seeds, out of domain: {named}")
+    return f"{'; '.join(parts)} (all: below)"
 
 
 def _method_tables() -> str:
     """Return a table of all methods for each task."""
     return "".join(
-        _method_table(known, settings["task"])
-        for known in map(_read, _files("methods"))
-        for settings in known["settings"]
+        _method_table(record, settings["task"])
+        for record in map(_read, _files("methods"))
+        for settings in record["settings"]
     )
 
 
-def _method_table(known: Result, task: str) -> str:
-    frame = method_rows(known, task)
+def _method_table(record: Result, task: str) -> str:
+    frame = method_rows(record, task)
     lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.to_numpy().tolist()]
     rows = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    return f"\n## All methods on {task}\n\n{say_methods(known, task)}.\n\n{rows}"
+    return f"\n## All methods on {task}\n\n{say_methods(record, task)}.\n\n{rows}"
 
 
-def _graph(known: Result) -> str:
-    rows = {r["case"]: r for r in known["rows"]}
+def _graph(record: Result) -> str:
+    rows = {r["case"]: r for r in record["rows"]}
     whole, idle = rows["cold and cached"], rows["nothing to do"]
     new, warm = rows["start of a new process"], rows["start in a copy of the warm process"]
-    said = [
+    parts = [
         f"{whole['runs']:.0f} small runs and their page: graph {whole['seconds_graph']:.3g} s, of which the page "
         f"{whole['seconds_of_which_page']:.3g} s, a loop over the runs alone {whole['seconds_loop']:.3g} s; again "
         f"{whole['seconds_cached']:.2g} s",
         f"nothing to do with {idle['runs']:.0f} finished runs {idle['seconds']:.2g} s",
         f"a job starts in {warm['seconds']:.2g} s instead of {new['seconds']:.3g} s",
     ]
-    return "; ".join(said) + f"; machine's load before: {known['load_before']:.2g}"
+    return "; ".join(parts) + f"; machine's load before: {record['load_before']:.2g}"
 
 
 AIMS: dict[str, tuple[str, Callable[[Result], str]]] = {

@@ -23,8 +23,8 @@ from desam_lite.data.embeddings import EmbeddingStore
 from desam_lite.data.slices import CaseSlices, SliceStore
 from desam_lite.methods.desam import DeSAMMethod
 from desam_lite.model.desam import DeSAM
-from desam_lite.model.predictor import GridSettings
 from desam_lite.model.names import AutomaticMode
+from desam_lite.model.predictor import GridSettings
 from desam_lite.model.prompts import ImageEmbeddings, Prompts
 from desam_lite.model.sam import get_backbone
 from desam_lite.training.devices import make_fabric

@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import os
 import runpy
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,14 +20,11 @@ FIELDS = {
     "encoder": {
         "backbone",
         "format",
-        "batch",
-        "images_per_second",
-        "images_per_second_reference",
-        "ratio",
-        "peak_mb",
-        "peak_mb_reference",
-        "difference",
-        "matrix_share",
+        *("batch", "batch_reference"),
+        *("images_per_second", "images_per_second_reference"),
+        *("ratio", "ratio_to_float32"),
+        *("peak_mb", "peak_mb_reference"),
+        *("difference", "matrix_share", "matrix_rate"),
     },
     "embeddings": {
         *(
@@ -58,20 +57,27 @@ FIELDS = {
             "different",
         ),
     },
+    "pretrain": {"backbone", "side", "images", "seconds", "images_per_second", "peak_mb"},
     "training": {
         "backbone",
         "batch_size",
         "slices",
+        "mode",
         "fmt",
         "placement",
         "precision",
         "samples_per_second",
         "samples_per_second_published",
+        "samples_per_second_held",
         "ratio",
+        "ratio_held",
         "peak_mb",
         "peak_mb_published",
     },
 }
+
+GPU_STEPS = ("encoder", "training", "inference", "embeddings", "pretrain")
+"""The benchmarks that `gpu.sh` runs, in its order."""
 
 
 @pytest.fixture(autouse=True)
@@ -92,21 +98,137 @@ def quick(name: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, An
     return written
 
 
-@pytest.mark.parametrize("name", FIELDS)
-def test_a_quick_run_writes_the_promised_fields(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = quick(name, tmp_path, monkeypatch)
-    assert {"device", "libraries", "code", "quick", "rows"} <= found.keys()
-    assert found["quick"]
-    assert found["rows"]
-    for row in found["rows"]:
+def check(name: str, record: dict[str, Any]) -> None:
+    """Hold a quick run's record against the fields it promises."""
+    assert {"device", "libraries", "code", "quick", "rows"} <= record.keys()
+    assert record["quick"]
+    assert record["rows"]
+    for row in record["rows"]:
         assert row.keys() == FIELDS[name]
         numbers = {key: value for key, value in row.items() if not isinstance(value, str)}
         assert all(value >= 0 for value in numbers.values())
         assert row.get("ratio", 1) > 0
-    for same in [*found.get("details", []), *(found["rows"] if name == "encoder" else [])]:
-        assert same.get("largest_difference", same.get("difference")) < 1e-4
+
+
+@pytest.mark.parametrize("name", sorted(FIELDS.keys() - set(GPU_STEPS)))
+def test_a_quick_run_writes_the_promised_fields(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check(name, quick(name, tmp_path, monkeypatch))
+
+
+@pytest.fixture(scope="module")
+def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the command for the GPU leaves when it is rehearsed on a processor."""
+    out = tmp_path_factory.mktemp("gpu")
+    words = ["--quick", "--device", "cpu", "--minutes", "20", "--out", str(out)]
+    command = ["bash", str(FOLDER / "gpu.sh"), *words]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+    assert "== pretrain: passed" in (out / "gpu.log").read_text()
+    assert {"checkpoint.pt.0", "sam_tiny.safetensors"} <= {path.name for path in out.iterdir()}
+    content: dict[str, Any] = json.loads((out / "gpu.json").read_text())
+    return content
+
+
+def test_the_command_for_the_gpu_goes_through_all_its_steps(rehearsal: dict[str, Any]) -> None:
+    assert [step["name"] for step in rehearsal["steps"]] == ["tests", *GPU_STEPS]
+    assert {step["outcome"] for step in rehearsal["steps"]} == {"passed"}
+    assert {test["outcome"] for test in rehearsal["tests"]} == {"passed"}
+
+
+@pytest.mark.parametrize("name", GPU_STEPS)
+def test_a_step_for_the_gpu_writes_the_promised_fields(name: str, rehearsal: dict[str, Any]) -> None:
+    record = rehearsal["records"][f"{name}-cpu"]
+    check(name, record)
+    for same in [*record.get("details", []), *(record["rows"] if name == "encoder" else [])]:
+        tolerance = 2e-2 if same.get("format", "float32") != "float32" else 1e-4
+        assert same.get("largest_difference", same.get("difference")) < tolerance
+        assert same.get("pixels_different", 0) == 0
+
+
+def begin(out: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[Any, Any]:
+    """Return the module of the command for the GPU, and the command with other words; its steps can be replaced."""
+    monkeypatch.syspath_prepend(FOLDER)
+    gpu = importlib.import_module("gpu")
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--out", str(out), *words])
+    (out / "work").mkdir()
+    return gpu, gpu.Session(gpu._read_options(), out / "work", (out / "gpu.log").open("w"))
+
+
+def test_a_step_that_fails_or_takes_too_long_does_not_stop_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu, session = begin(tmp_path, monkeypatch)
+    monkeypatch.setattr(gpu, "STEP_LEAST", 0)
+    codes = {
+        "slow": "import time; time.sleep(60)",
+        "broken": "raise KeyError('here')",
+        "sound": "print('done')",
+    }
+    session.steps = [
+        gpu.Step(name, ["-c", code], 2 if name == "slow" else 20) for name, code in codes.items()
+    ]
+    assert session.run() == 1
+    steps = json.loads((tmp_path / "gpu.json").read_text())["steps"]
+    assert [step["outcome"] for step in steps] == ["stopped", "failed", "passed"]
+    assert steps[1]["tail"][-1] == "KeyError: 'here'"
+    assert steps[0]["seconds"] < 15
+
+
+def test_no_step_begins_when_the_time_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, session = begin(tmp_path, monkeypatch, "--minutes", "0.1", "--steps", "encoder", "pretrain")
+    assert session.run() == 1
+    steps = json.loads((tmp_path / "gpu.json").read_text())["steps"]
+    assert [(s["name"], s["outcome"]) for s in steps] == [("encoder", "not begun"), ("pretrain", "not begun")]
+
+
+def test_what_is_missing_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    gpu, session = begin(tmp_path, monkeypatch)
+    monkeypatch.setattr(gpu, "MODULES", ("torch", "no_such_module"))
+    assert session.run() == 2
+    sentence = capfd.readouterr().out.splitlines()[-1]
+    assert sentence.startswith("gpu.py: no_such_module cannot be imported by ")
+    assert "make wheels" in sentence
+    session.chosen.wheels = tmp_path
+    assert session.run() == 2
+    assert f"'{tmp_path}' holds no wheel" in capfd.readouterr().out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_the_command_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _, session = begin(tmp_path, monkeypatch, "--device", "cuda")
+    assert session.run() == 2
+    assert "PyTorch finds no GPU here" in capfd.readouterr().out
+
+
+def test_results_of_a_card_are_kept_each_in_its_file_and_a_rehearsal_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    keep = importlib.import_module("gpu_results").keep
+    (tmp_path / "results").mkdir()
+    record = {
+        "device": "a card",
+        "libraries": {},
+        "code": {"commit": None},
+        "quick": False,
+        "rows": [{"a": 1}],
+    }
+    steps = [{"name": "encoder", "outcome": "passed", "seconds": 1.0, "limit": 2, "tail": []}]
+    content = {"quick": False, "device": "cuda", "machine": {}, "seconds": 1, "steps": steps, "tests": []}
+    content["records"] = {"encoder-cuda": record, "training-cuda": {**record, "rows": []}}
+    assert [path.name for path in keep(content, tmp_path)] == ["encoder-cuda.json", "gpu-cuda.json"]
+    written = json.loads((tmp_path / "results" / "encoder-cuda.json").read_text())
+    assert written["code"]["commit"] is not None
+    assert [path.name for path in keep({**content, "quick": True}, tmp_path)] == ["rehearsal.json"]
+    with pytest.raises(SystemExit, match="no step measured anything"):
+        keep({**content, "records": {}}, tmp_path)
 
 
 def test_a_task_that_is_not_run_again_keeps_what_is_recorded_of_it(
