@@ -18,8 +18,7 @@ from typing import Any
 
 from common import Options, read_options, shares_by_operation, write_result
 
-from desam_lite.synthetic.pretraining.card import write_weights
-from desam_lite.synthetic.pretraining.loop import Pretraining
+from desam_lite.synthetic.pretraining.loop import Pretraining, write_weights
 from desam_lite.synthetic.pretraining.recipe import LATER_SHARES, Recipe
 
 NOTE = (
@@ -28,8 +27,8 @@ NOTE = (
     "the largest side by operation."
 )
 GPU_SCENES = (256, 128, 32)  # per step at each side of `Recipe.sizes`, to fill a card of 80 GB
-DECAY_SHARE = 0.4  # of the steps, over which the learning rate falls
-SAFETY = 0.9  # of the seconds that are left: the measured steps are few
+DECAY_PERCENT = 40  # of the time, over which the learning rate falls
+REPORT_EVERY = 10  # seconds
 PART = 15 << 20  # bytes of a part of the checkpoint
 WARM_STEPS, TIMED_STEPS = 2, 3
 
@@ -50,7 +49,7 @@ def main() -> None:
         rows.append(_rate(recipe, which, options))
         write_result("pretrain", options, rows, note=NOTE)
     profile = shares_by_operation(lambda: _at_side(recipe, len(recipe.sizes) - 1, options).advance(), options)
-    run, summary = _train(recipe, rows, own, end, options)
+    run, summary = _train(recipe, own, end, options)
     own.folder.mkdir(parents=True, exist_ok=True)
     _keep_checkpoint(run, own.folder)
     more = {"run": summary, "profile": profile, "note": NOTE}
@@ -63,7 +62,7 @@ def main() -> None:
 
 
 def _choose_recipe(own: argparse.Namespace, options: Options) -> Recipe:
-    """Return the recipe of the command line; its number of steps is chosen later, from what a step takes."""
+    """Return the recipe of the command line; its length is chosen later."""
     recipe = Recipe(seed=3) if _begins_with(own) is None else Recipe(seed=3, shares=LATER_SHARES)
     if options.quick:
         recipe = replace(
@@ -106,7 +105,7 @@ def _rate(recipe: Recipe, which: int, options: Options) -> dict[str, Any]:
 
 
 def _train(
-    recipe: Recipe, rows: list[dict[str, Any]], own: argparse.Namespace, end: float, options: Options
+    recipe: Recipe, own: argparse.Namespace, end: float, options: Options
 ) -> tuple[Pretraining, dict[str, Any]]:
     """Train until the time is over; the learning rate falls to nothing by then."""
     run = Pretraining(recipe, options.device)
@@ -114,24 +113,23 @@ def _train(
         run.load(own.checkpoint)
     elif _begins_with(own) is not None:
         run.begin_with(own.continue_from)
-    before, images = run.step, run.pictures
-    shares = [sum(part) / len(recipe.shares) for part in zip(*recipe.shares, strict=True)]
-    per_step = sum(share * row["seconds"] for share, row in zip(shares, rows, strict=True))
-    fitting = max(1, int(SAFETY * (end - time.monotonic()) / per_step))
-    run.recipe = replace(recipe, steps=before + fitting, decay=max(1, int(DECAY_SHARE * fitting)))
-    start, values = time.monotonic(), dict[str, float]()
-    while run.step < run.recipe.steps and (time.monotonic() < end or not values):
+    steps, images, minutes = run.step, run.images, run.minutes
+    start = time.monotonic()
+    run.recipe = replace(recipe, minutes=minutes + max(end - start, 1) / 60, steps=100, decay=DECAY_PERCENT)
+    values, shown = dict[str, float](), start
+    while run.progress < 1 and (time.monotonic() < end or not values):
         values = run.advance()
-        if run.step % max(1, fitting // 10) == 0:
-            print(f"step {run.step} of {run.recipe.steps}: {values}", flush=True)
+        if time.monotonic() - shown > REPORT_EVERY:
+            shown = time.monotonic()
+            print(f"step {run.step}, {run.progress:.0%}: {values}", flush=True)
     seconds = time.monotonic() - start
     summary = {
-        "steps_before": before,
-        "steps": run.step - before,
-        "planned": fitting,
-        "images": run.pictures - images,
+        "steps_before": steps,
+        "minutes_before": minutes,
+        "steps": run.step - steps,
+        "images": run.images - images,
         "seconds": seconds,
-        "images_per_second": (run.pictures - images) / seconds,
+        "images_per_second": (run.images - images) / seconds,
         "last": values,
     }
     print(json.dumps(summary), flush=True)
