@@ -16,7 +16,7 @@ from typing import Any
 
 from common import Options, read_options, write_result
 
-from desam_lite.study.workflow.records import StudyJob, run_sizes, stamp_file, stamp_folder, write_record
+from desam_lite.study.workflow.records import StudyJob, stamp_file, stamp_folder, stamp_run, write_record
 from desam_lite.utils.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,7 +95,7 @@ def _nothing_to_do(folder: Path, options: Options) -> dict[str, Any]:
         for key, run in plan["runs"].items():
             directory = _finished_run(Path("results/runs").resolve() / key, run["spec"])
             write_record(
-                graph, StudyJob("run", key), "ok", directory=str(directory), bytes=run_sizes(directory)
+                graph, StudyJob("run", key), "ok", directory=str(directory), stamp=stamp_run(directory)
             )
         page = plan["pages"]["domain_splits"]
         Path("pages").mkdir()

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from desam_lite.utils.files import digest
 
-_PACKAGE = Path(__file__).resolve().parents[2]
+PACKAGE = Path(__file__).resolve().parents[2]
 
 
 def code_hash(notebook: Path) -> str:
     """Return what names the code behind a notebook (`reached_files`)."""
     files = reached_files(notebook)
-    return digest(sorted([str(path.relative_to(_PACKAGE)), _content(path)] for path in files))
+    return digest(sorted([str(path.relative_to(PACKAGE)), _content(path)] for path in files))
 
 
 def reached_files(notebook: Path) -> set[Path]:
@@ -56,16 +56,16 @@ def _imported(source: str) -> Iterator[Path]:
         else:
             continue
         for name in names:
-            if name.split(".")[0] == _PACKAGE.name and all(map(str.isidentifier, name.split("."))):
+            if name.split(".")[0] == PACKAGE.name and all(map(str.isidentifier, name.split("."))):
                 yield from _files_of(name)
 
 
 @cache
 def _files_of(module: str) -> tuple[Path, ...]:
     """Return the file of a module and those of the packages it lies in; none for a name that is no module."""
-    place = _PACKAGE.parent.joinpath(*module.split("."))
+    place = PACKAGE.parent.joinpath(*module.split("."))
     file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
     if not file.is_file():
         return ()
-    parents = [folder / "__init__.py" for folder in place.parents if _PACKAGE in (folder, *folder.parents)]
+    parents = [folder / "__init__.py" for folder in place.parents if PACKAGE in (folder, *folder.parents)]
     return (file, *parents)

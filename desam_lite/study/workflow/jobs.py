@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from desam_lite.study.plans import NO_RETRY
-from desam_lite.study.workflow.plan import Plan, read_plan, resources_of
+from desam_lite.study.workflow.plan import Plan, read_plan
 from desam_lite.study.workflow.records import (
     BEAT,
     PARTS,
@@ -25,9 +25,10 @@ from desam_lite.study.workflow.records import (
     entry_of,
     list_needs,
     record_failure,
-    run_sizes,
+    resources_of,
     stamp_file,
     stamp_folder,
+    stamp_run,
     status_of,
     write_mark,
     write_record,
@@ -133,20 +134,11 @@ def _do_run(plan: Plan, folder: Path, job: StudyJob) -> dict[str, Any]:
     spec = _read_spec(plan["runs"][job.key]["spec"])
     run = find_run(spec, _open_task_of(plan, spec), plan["workspace"])
     write_mark(folder, job, directory=str(run.directory))
-    if run.finished and not _is_readable(run):
-        (run.directory / "done").unlink()
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
     run = execute_run(spec, plan["workspace"])
     (run.directory / FAILED).unlink(missing_ok=True)
-    return {"directory": str(run.directory), "bytes": run_sizes(run.directory)}
-
-
-def _is_readable(run: Any) -> bool:
-    try:
-        return bool(len(run.metrics())) and bool(run.info)
-    except Exception:  # what a damaged table raises has many names
-        return False
+    return {"directory": str(run.directory), "stamp": stamp_run(run.directory)}
 
 
 def _make_page(plan: Plan, folder: Path, job: StudyJob) -> dict[str, Any]:

@@ -16,13 +16,14 @@ from pathlib import Path
 
 from desam_lite.study.processes import IMPORTED_ONCE, end_with_parent, process_context
 from desam_lite.study.workflow.jobs import do_job
-from desam_lite.study.workflow.plan import Plan, resources_of
+from desam_lite.study.workflow.plan import Plan
 from desam_lite.study.workflow.records import (
     StudyJob,
     list_needs,
     log_path,
     mark_path,
     record_failure,
+    resources_of,
     status_of,
 )
 from desam_lite.study.workflow.status import ProgressLine, open_jobs

@@ -5,7 +5,7 @@ parameter the notebook does not have, a value of another type.
 """
 
 import ast
-import difflib
+import json
 import re
 import shutil
 import sys
@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nbformat
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from desam_lite.data.manifest import did_you_mean
 from desam_lite.study.plans import project_root
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import sha256_file, write_text
@@ -28,23 +28,14 @@ PAGE_LIMIT = 1_000_000
 """Largest executed notebook that becomes a page, in bytes."""
 
 _TAG = "parameters"
-_TYPES: dict[str, Any] = {
-    "str": str,
-    "int": int,
-    "float": float,
-    "bool": bool,
-    "list[str]": list[str],
-    "list[int]": list[int],
-    "list[float]": list[float],
-}
-_IN_WORDS = {
-    "str": "text",
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "list[str]": "a list of texts, as [A, B]",
-    "list[int]": "a list of whole numbers, as [0, 1]",
-    "list[float]": "a list of numbers, as [0.5, 1]",
+_TYPES: dict[str, tuple[Any, str]] = {
+    "str": (str, "text"),
+    "int": (int, "a whole number"),
+    "float": (float, "a number"),
+    "bool": (bool, "true or false"),
+    "list[str]": (list[str], "a list of texts, as [A, B]"),
+    "list[int]": (list[int], "a list of whole numbers, as [0, 1]"),
+    "list[float]": (list[float], "a list of numbers, as [0.5, 1]"),
 }
 _METADATA = "desam_lite"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -71,30 +62,44 @@ def execute_notebook(
         StudyError: The notebook or a parameter is at fault, or a cell failed; then ``out`` is left as it was, and the copy with
             the error is beside it under the name ``<name>.failed.ipynb``.
     """
-    # Imported here: who only reads a notebook's parameters, as the graph does, need not wait for these.
+    # Imported here, for they take seconds, and the plan only reads parameters.
+    import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    source, out = Path(source), Path(out)
-    passed = dict(parameters or {})
-    _check_parameters(source, passed)
+    source, out, values = Path(source), Path(out), dict(parameters or {})
+    _check_parameters(source, values)
     failed = out.with_name(f"{out.stem}.failed.ipynb")
     failed.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / out.name
         try:
-            _run(source, copy, passed, progress)
+            papermill.execute_notebook(
+                str(source),
+                str(copy),
+                parameters=values,
+                kernel_name="python3",
+                language="python",
+                cwd=str(project_root(source)),
+                progress_bar=progress,
+                stderr_file=sys.stderr if progress else None,
+            )
         except PapermillExecutionError as error:
             out.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(copy, failed)
             raise StudyError(
-                f"notebook {source} stopped: {_reason(error)} The copy with the error is {failed}."
+                f"notebook {source} stopped: {_explain(error)} The copy with the error is {failed}."
             ) from error
         except DeadKernelError as error:
             raise StudyError(
                 f"the kernel of notebook {source} died (out of memory?): run it with less work, for instance profile=smoke."
             ) from error
-        _write_page(copy, out, {"source_sha256": sha256_file(source), "parameters": passed})
+        page = read_notebook(copy)
+    page["metadata"][_METADATA] = {"source_sha256": sha256_file(source), "parameters": values}
+    for cell in page["cells"]:
+        if cell["cell_type"] == "code":
+            cell["outputs"] = _join_streams(cell["outputs"])
+    write_text(out, json.dumps(page, indent=1, ensure_ascii=False) + "\n")
     return out
 
 
@@ -106,21 +111,18 @@ def read_parameters(source: Path | str) -> dict[str, tuple[str, Any]]:
             anything but ``name: type = literal`` lines.
     """
     source = Path(source)
-    cells = [cell for cell in _read(source).cells if _TAG in cell.metadata.get("tags", [])]
-    if len(cells) != 1 or cells[0].cell_type != "code":
+    tagged = [cell for cell in read_notebook(source)["cells"] if _TAG in cell["metadata"].get("tags", [])]
+    cells = [cell for cell in tagged if cell["cell_type"] == "code"]
+    if len(tagged) != 1 or not cells:
         raise StudyError(
             f"notebook {source} has {len(cells) or 'no'} code cells tagged '{_TAG}': tag the one that holds its literals."
         )
-    found: dict[str, tuple[str, Any]] = {}
     try:
-        for line in ast.parse(cells[0].source).body:
-            name, annotation, value = _declaration(line)
-            found[name] = annotation, value
+        return dict(_parse_declaration(line) for line in ast.parse("".join(cells[0]["source"])).body)
     except (SyntaxError, ValueError) as error:
         raise StudyError(
             f"the cell tagged '{_TAG}' of notebook {source} must hold only lines like 'seeds: list[int] = []' ({error})."
         ) from error
-    return found
 
 
 def check_executed(folder: Path | str, sources: Iterable[Path | str]) -> list[str]:
@@ -143,13 +145,13 @@ def _page_faults(page: Path, source: Path) -> list[str]:
     if not page.exists():
         return [f"{page} is missing: {again}"]
     try:
-        notebook = _read(page)
+        notebook = read_notebook(page)
     except StudyError as error:
         return [str(error)]
     faults = []
-    if notebook.metadata.get(_METADATA, {}).get("source_sha256") != sha256_file(source):
+    if notebook["metadata"].get(_METADATA, {}).get("source_sha256") != sha256_file(source):
         faults.append(f"{page} was made from another version of {source}: {again}")
-    for number, cell in enumerate(notebook.cells, start=1):
+    for number, cell in enumerate(notebook["cells"], start=1):
         for output in cell.get("outputs", []):
             if output["output_type"] == "error":
                 faults.append(
@@ -162,98 +164,74 @@ def _page_faults(page: Path, source: Path) -> list[str]:
     return faults
 
 
-def _read(path: Path) -> Any:
+def read_notebook(path: Path) -> dict[str, Any]:
+    """Read a notebook as JSON, which takes no library of Jupyter's.
+
+    Raises:
+        StudyError: There is none, or it is no notebook of format 4.
+    """
     if not path.is_file():
         raise StudyError(f"there is no notebook {path}: check the path.")
     try:
-        notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
-        nbformat.validate(notebook)
-    except (ValueError, TypeError, AttributeError, KeyError, nbformat.ValidationError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise StudyError(f"{path} is not a notebook ({reason}): give an .ipynb file of format 4.") from error
+        notebook: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        needed = [(cell["cell_type"], cell["source"], cell["metadata"]) for cell in notebook["cells"]]
+        if notebook["nbformat"] != 4 or not isinstance(notebook["metadata"], dict):
+            raise ValueError(f"format {notebook['nbformat']}, {len(needed)} cells")
+    except (ValueError, TypeError, KeyError) as error:
+        raise StudyError(
+            f"{path} is not a notebook ({type(error).__name__}: {error}): give an .ipynb file of format 4."
+        ) from error
     return notebook
 
 
-def _declaration(line: ast.stmt) -> tuple[str, str, Any]:
+def _parse_declaration(line: ast.stmt) -> tuple[str, tuple[str, Any]]:
     """Return name, type and default of one line of the cell of parameters, or raise ValueError."""
     if not isinstance(line, ast.AnnAssign) or not isinstance(line.target, ast.Name) or line.value is None:
         raise ValueError(f"line {line.lineno} is none")
     annotation = ast.unparse(line.annotation)
     if annotation not in _TYPES:
-        raise ValueError(f"line {line.lineno} has the type {annotation}; known are {', '.join(_TYPES)}")
-    return line.target.id, annotation, ast.literal_eval(line.value)
+        raise ValueError(f"line {line.lineno} has the type {annotation}; use {', '.join(_TYPES)}")
+    return line.target.id, (annotation, ast.literal_eval(line.value))
 
 
-def _check_parameters(source: Path, passed: Mapping[str, Any]) -> None:
+def _check_parameters(source: Path, values: Mapping[str, Any]) -> None:
     declared = read_parameters(source)
-    for name, value in passed.items():
+    for name, value in values.items():
         if name not in declared:
-            close = difflib.get_close_matches(name, declared, n=1)
-            hint = f"did you mean '{close[0]}'? It has" if close else "it has"
-            raise StudyError(f"notebook {source} has no parameter '{name}': {hint} {', '.join(declared)}.")
-        annotation = declared[name][0]
+            hint = did_you_mean(name, declared)
+            raise StudyError(
+                f"notebook {source} has no parameter '{name}': {hint}choose from {', '.join(declared)}."
+            )
+        kind, words = _TYPES[declared[name][0]]
         try:
             # Strict, so that the text "3" is no number; a whole number is still good where any number is.
-            TypeAdapter(_TYPES[annotation], config=ConfigDict(strict=True)).validate_python(value)
+            TypeAdapter(kind, config=ConfigDict(strict=True)).validate_python(value)
         except ValidationError as error:
             raise StudyError(
-                f"parameter '{name}' of notebook {source} is {_IN_WORDS[annotation]}, not {value!r}: pass it so."
+                f"parameter '{name}' of notebook {source} is {words}, not {value!r}: pass it so."
             ) from error
 
 
-def _run(source: Path, copy: Path, parameters: dict[str, Any], progress: bool) -> None:
-    import papermill
-
-    papermill.execute_notebook(
-        str(source),
-        str(copy),
-        parameters=parameters,
-        kernel_name="python3",
-        language="python",
-        cwd=str(project_root(source)),
-        progress_bar=progress,
-        stderr_file=sys.stderr if progress else None,
-    )
-
-
-def _reason(error: "PapermillExecutionError") -> str:
+def _explain(error: "PapermillExecutionError") -> str:
     """Say in one sentence what stopped a cell; a `StudyError` already is such a sentence."""
     text = " ".join(_ANSI.sub("", str(error.evalue)).split())
-    return (
-        text
-        if error.ename == StudyError.__name__
-        else f"{error.ename} in cell {error.cell_index + 1}: {text}."
-    )
+    if error.ename == StudyError.__name__:
+        return text
+    return f"{error.ename} in cell {error.cell_index + 1}: {text}."
 
 
-def _write_page(copy: Path, out: Path, record: dict[str, Any]) -> None:
-    notebook = nbformat.read(copy, as_version=4)  # type: ignore[no-untyped-call]
-    notebook.metadata[_METADATA] = record
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs = _streams_joined(cell.outputs)
-    write_text(out, nbformat.writes(notebook))  # type: ignore[no-untyped-call]
-
-
-def _streams_joined(outputs: list[Any]) -> list[Any]:
+def _join_streams(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Join what was printed piece by piece, and keep of progress bars what a terminal would still show."""
-    joined: list[Any] = []
+    joined: list[dict[str, Any]] = []
     for output in outputs:
-        last = joined[-1] if joined else None
-        if (
-            last is not None
-            and output.output_type == last.output_type == "stream"
-            and output.name == last.name
-        ):
-            last.text += output.text
-        else:
-            joined.append(output)
+        if output["output_type"] == "stream":
+            output["text"] = "".join(output["text"])
+            if joined and joined[-1].get("name") == output["name"]:
+                joined[-1]["text"] += output["text"]
+                continue
+        joined.append(output)
     for output in joined:
-        if output.output_type == "stream":
-            output.text = _as_on_a_terminal(output.text)
+        if output["output_type"] == "stream":
+            lines = (line.rstrip("\r").rpartition("\r")[2] for line in output["text"].split("\n"))
+            output["text"] = "\n".join(lines)
     return joined
-
-
-def _as_on_a_terminal(text: str) -> str:
-    """Keep of each line what a terminal would show after all carriage returns: the last state of a progress bar."""
-    return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))

@@ -104,6 +104,12 @@ def entry_of(plan: dict[str, Any], job: StudyJob) -> dict[str, Any]:
     return entry
 
 
+def resources_of(plan: dict[str, Any], job: StudyJob) -> dict[str, int]:
+    """Return the processors and GPUs that a job takes, and for a run or embeddings what else it asks of a cluster."""
+    resources: dict[str, int] = entry_of(plan, job).get("resources", {"cpus": 1, "gpu": 0})
+    return resources
+
+
 def list_needs(plan: dict[str, Any], job: StudyJob) -> list[StudyJob]:
     """Return the jobs that must have ended before a job can start."""
     if job.kind == "data":
@@ -159,7 +165,7 @@ def _holds(folder: Path, plan: dict[str, Any], job: StudyJob, record: Record) ->
     if job.kind == "data":
         return bool(record["stamp"] == stamp_folder(Path(plan["data"][job.key]["root"])))
     if job.kind == "run":
-        return run_is_whole(Path(record["directory"]), record["bytes"])
+        return bool(record["stamp"] == stamp_run(Path(record["directory"])))
     if job.kind == "page":
         page = plan["pages"][job.key]
         return bool(record["key"] == page["key"] and record["stamp"] == stamp_file(Path(page["page"])))
@@ -173,33 +179,16 @@ def _holds(folder: Path, plan: dict[str, Any], job: StudyJob, record: Record) ->
 def _reopen(directory: Path, record: Record) -> None:
     """Take back that a run is done if it is damaged, and that it has failed: it is tried again."""
     (directory / FAILED).unlink(missing_ok=True)
-    if record["status"] == "ok" and not run_is_whole(directory, record["bytes"]):
+    if record["status"] == "ok" and stamp_run(directory) != record["stamp"]:
         (directory / "done").unlink(missing_ok=True)
 
 
-def run_is_whole(directory: Path, sizes: dict[str, int]) -> bool:
-    """Tell by names, sizes and last bytes whether a finished run is as it was left; nothing large is read."""
-    tables = [directory / name for name in ("metrics.csv", "split.csv", "run.json")]
-    whole = (directory / "done").is_file() and all(_ends_with_newline(path) for path in tables)
-    return whole and run_sizes(directory) == sizes
-
-
-def run_sizes(directory: Path) -> dict[str, int]:
-    """Return the bytes of a run's model and of its predictions together."""
-    model = directory / "model.safetensors"
-    return {
-        "model": model.stat().st_size if model.is_file() else 0,
-        "predictions": sum(size for _, size, _ in _walk(directory / "predictions")),
-    }
-
-
-def _ends_with_newline(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read() == b"\n"
-    except OSError:
-        return False
+def stamp_run(directory: Path) -> str:
+    """Return what names the results of a finished run by their sizes, or "" where some are missing; nothing is read."""
+    results = [directory / "model.safetensors", *directory.glob("*.csv"), *directory.glob("predictions/*")]
+    sizes = [[str(path.relative_to(directory)), path.stat().st_size] for path in results if path.is_file()]
+    whole = all((directory / name).is_file() for name in ("done", "run.json"))
+    return digest(sorted(sizes)) if whole else ""
 
 
 def stamp_folder(root: Path) -> str:

@@ -93,7 +93,7 @@ def test_a_kernel_that_dies_is_one_sentence(tmp_path: Path) -> None:
     ("parameters", "sentence"),
     [
         ({"sedes": [1]}, "no parameter 'sedes': did you mean 'seeds'"),
-        ({"colour": 1}, "no parameter 'colour': it has profile, seeds, rate, fast"),
+        ({"colour": 1}, "no parameter 'colour': choose from profile, seeds, rate, fast"),
         ({"seeds": 3}, r"'seeds' of .* is a list of whole numbers, as \[0, 1\], not 3"),
         ({"seeds": ["a"]}, "'seeds' .* not \\['a'\\]"),
         ({"profile": 3}, "'profile' .* is text, not 3"),

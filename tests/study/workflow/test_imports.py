@@ -23,7 +23,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in files.items():
         (tmp_path / "small" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "small" / name).write_text(text)
-    monkeypatch.setattr(imports, "_PACKAGE", tmp_path / "small")
+    monkeypatch.setattr(imports, "PACKAGE", tmp_path / "small")
     return tmp_path / "small"
 
 

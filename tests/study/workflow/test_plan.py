@@ -85,7 +85,7 @@ def test_a_page_is_another_one_when_its_notebook_or_its_parameters_change(study:
     write_notebook(study / "notebooks" / "look.ipynb", 'profile: str = "smoke"\n')
     assert key() == first
     source = study / "notebooks" / "domain_splits.ipynb"
-    source.write_text(source.read_text().replace("say_failures", "say_sources"))
+    source.write_text(source.read_text().replace("progress=False", "progress=True"))
     assert key() != first
 
 

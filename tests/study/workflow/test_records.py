@@ -19,9 +19,9 @@ from desam_lite.study.workflow.records import (
     list_running,
     mark_path,
     record_failure,
-    run_sizes,
     stamp_file,
     stamp_folder,
+    stamp_run,
     status_of,
     write_mark,
     write_record,
@@ -62,7 +62,7 @@ def plan(tmp_path: Path) -> dict[str, Any]:
         "workspace": str(tmp_path),
     }
     directory = make_run(tmp_path / "runs" / "name")
-    write_record(tmp_path, RUN, "ok", directory=str(directory), bytes=run_sizes(directory))
+    write_record(tmp_path, RUN, "ok", directory=str(directory), stamp=stamp_run(directory))
     (tmp_path / "p.ipynb").write_text("page")
     write_record(tmp_path, PAGE, "ok", key="k", stamp=stamp_file(tmp_path / "p.ipynb"), seconds=30.0)
     write_record(tmp_path, DATA, "ok", stamp=stamp_folder(tmp_path / "scans"))
