@@ -65,7 +65,7 @@ def held_out_scenes(count: int, size: int, *, contrasts: int = 1) -> list[Scene]
     """Draw scenes that no training has seen, each with an object; every scene under so many contrasts, one after the other."""
     generator = generator_at(HELD_OUT_SEED, 0, torch.device("cpu"))
     scenes = draw_scenes(count, size, generator)
-    masks = pick_objects(scenes, 1, MASK_STEP, generator).masks[:, 0]
+    masks = pick_objects(scenes, 1, MASK_STEP, generator)[:, 0]
     images = [draw_images(scenes, generator) for _ in range(contrasts)]
     return [
         Scene(f"synthetic scene {i + 1}", images[k][i], masks[i])
