@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from notebook_code import definitions
 
 from desam_lite.evaluation import statistics
 from desam_lite.study.chapters import real_difference
@@ -94,6 +95,13 @@ def test_intervals_shrink_with_seeds_and_with_cases() -> None:
     width = sizes["width"]
     assert set(width.index.get_level_values("cases")) == {1, 2, 4, 6}
     assert width[1, 1] > width[1, 6] > width[3, 6]
+
+
+def test_power_grows_with_patients_and_false_alarms_do_not() -> None:
+    values = np.random.default_rng(3).normal(0.05, 0.1, 30)
+    frame = definitions("real_difference").study_power(values, [6, 40], draws=200)
+    assert frame["power"].iloc[1] > frame["power"].iloc[0] + 0.2
+    assert (frame["false_alarms"] < 0.12).all()
 
 
 def test_the_ballot_hides_the_names_and_keeps_the_sign() -> None:
