@@ -390,13 +390,12 @@ def _cell_weights(cube: Cube, rule: Rule) -> Floats:
     """Return the weight of each source x target cell in the average by a rule ``(S, T)``; they sum to 1."""
     present = np.isfinite(cube.values)
     counts = present.any(axis=2).sum(axis=2).astype(float)
-    if rule == "cases":
-        return counts / counts.sum()
-    cells = (counts > 0).astype(float)
-    axis = 1 if rule == "sources" else 0
-    weights = cells / np.maximum(cells.sum(axis=axis, keepdims=True), 1)
-    total: Floats = weights / weights.sum()
-    return total
+    weights = counts
+    if rule != "cases":
+        cells = (counts > 0).astype(float)
+        weights = cells / np.maximum(cells.sum(axis=1 if rule == "sources" else 0, keepdims=True), 1)
+    shares: Floats = weights / weights.sum()
+    return shares
 
 
 def _pooled_variance(groups: Sequence[Floats]) -> tuple[float, float] | None:
@@ -458,9 +457,10 @@ def _per_case(scores: pd.DataFrame) -> Floats:
 def _per_seed(cube: Cube, rule: Rule) -> Floats:
     count = cube.values.shape[2]
     case_weights, seed_weights = _ones(cube)
-    only = np.eye(count)[:, None, :] * seed_weights
-    averages = average(cube, rule, np.repeat(case_weights, count, axis=0), only)
-    return averages[np.isfinite(averages)]
+    single = np.eye(count)[:, None, :] * seed_weights
+    averages = average(cube, rule, np.repeat(case_weights, count, axis=0), single)
+    finite: Floats = averages[np.isfinite(averages)]
+    return finite
 
 
 def _deviation(values: Floats) -> float:
