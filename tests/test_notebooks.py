@@ -12,6 +12,7 @@ from desam_lite.study.workflow.notebooks import read_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+HIDDEN = {"hide-input", "remove-input", "hide-cell"}
 
 
 @pytest.fixture(params=SOURCES, ids=lambda path: path.stem)
@@ -60,7 +61,7 @@ def test_answer_and_caveats_are_read_from_results(path: Path) -> None:
 
 def test_parameters_are_typed_literals_in_the_second_code_cell(path: Path) -> None:
     second = cells(path, "code")[1]
-    assert second.metadata["tags"] == ["parameters"]
+    assert second.metadata["tags"] == ["parameters", "hide-input"]
     names = list(read_parameters(path))
     assert names[0] == "profile"
     assert all("#" in line for line in second.source.splitlines())
@@ -79,6 +80,24 @@ def test_every_glued_name_is_made_and_used_once(path: Path) -> None:
     assert len(set(made)) == len(made)
     for name in made:
         assert f"`{name}`" in text or f"{{glue:figure}} {name}\n" in text, name
+
+
+def test_what_serves_the_page_is_hidden(path: Path) -> None:
+    for cell in cells(path, "code"):
+        imports = all(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(cell.source).body)
+        if (
+            "glue(" in cell.source
+            or "plan_experiment(" in cell.source
+            or "provenance" in cell.source
+            or imports
+        ):
+            assert HIDDEN & set(cell.metadata.get("tags", [])), cell.id
+
+
+def test_what_is_defined_in_a_notebook_is_shown(path: Path) -> None:
+    for cell in cells(path, "code"):
+        if any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in ast.parse(cell.source).body):
+            assert cell.id.startswith("solution-") or not HIDDEN & set(cell.metadata.get("tags", [])), cell.id
 
 
 def test_cells_that_only_glue_show_nothing_twice(path: Path) -> None:

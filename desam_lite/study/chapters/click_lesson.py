@@ -145,7 +145,7 @@ def _total(card: Mapping[str, Any], name: str) -> float:
     return sum(entry[name] for entry in _chain(card))
 
 
-def weights_table(card: Mapping[str, Any], *, profile: str, steps: int) -> Table:
+def provenance_of_weights(card: Mapping[str, Any], *, profile: str, steps: int) -> Table:
     """Return where the shipped weights and the numbers of the page come from, as a table of two columns."""
     code = card["code"]
     minutes = f"{_total(card, 'minutes'):.0f} minutes of computing, last on {card['device']}"

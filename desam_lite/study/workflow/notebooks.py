@@ -28,6 +28,7 @@ PAGE_LIMIT = 1_000_000
 """Largest executed notebook that becomes a page, in bytes."""
 
 _TAG = "parameters"
+_INJECTED = "injected-parameters"  # the tag of the cell that papermill adds
 _TYPES: dict[str, tuple[Any, str]] = {
     "str": (str, "text"),
     "int": (int, "a whole number"),
@@ -99,6 +100,10 @@ def execute_notebook(
     for cell in page["cells"]:
         if cell["cell_type"] == "code":
             cell["outputs"] = _join_streams(cell["outputs"])
+        if _INJECTED in cell["metadata"].get("tags", []):
+            cell["metadata"]["tags"].append(
+                "remove-input"
+            )  # the page shows the parameters it was made with elsewhere
     write_text(out, json.dumps(page, indent=1, ensure_ascii=False) + "\n")
     return out
 

@@ -87,7 +87,9 @@ def test_pictures_are_counted_from_the_very_first() -> None:
     seen = click_lesson.learning_curve(made)
     assert list(seen["pictures"]) == [910, 1000]
     assert list(seen.columns) == ["pictures", "box", "point"]
-    assert "1,000 pictures, 5 minutes" in repr(click_lesson.weights_table(made, profile="smoke", steps=2))
+    assert "1,000 pictures, 5 minutes" in repr(
+        click_lesson.provenance_of_weights(made, profile="smoke", steps=2)
+    )
     assert list(click_lesson.learning_curve(card(rows, None))["pictures"]) == [10, 100]
 
 

@@ -40,7 +40,10 @@ def test_parameters_are_passed_and_the_copy_says_what_it_was_made_from(source: P
         source, tmp_path / "pages" / "why.ipynb", {"profile": "smoke", "seeds": [3]}, progress=False
     )
     assert printed(out).startswith("smoke [3]")
-    record = nbformat.read(out, as_version=4).metadata["desam_lite"]
+    page = nbformat.read(out, as_version=4)
+    injected = [cell for cell in page.cells if "injected-parameters" in cell.metadata.get("tags", [])]
+    assert injected and all("remove-input" in cell.metadata.tags for cell in injected)
+    record = page.metadata["desam_lite"]
     assert record == {"source_sha256": sha256_file(source), "parameters": {"profile": "smoke", "seeds": [3]}}
     assert check_executed(out.parent, [source]) == []
 
