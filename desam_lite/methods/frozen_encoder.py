@@ -9,7 +9,7 @@ from desam_lite.data.slices import SliceStore
 from desam_lite.methods.model_card import read_card
 from desam_lite.methods.run_spec import RunSpec
 from desam_lite.model.build import build_desam
-from desam_lite.model.checkpoints import frozen_file, load_checkpoint, load_sam, random_weights
+from desam_lite.model.checkpoints import frozen_file, load_checkpoint, random_weights
 from desam_lite.model.desam import DeSAM
 from desam_lite.model.names import RANDOM_WEIGHTS
 from desam_lite.model.prompted_sam import FROZEN_SEED
@@ -43,10 +43,7 @@ def check_weights(spec: RunSpec, n_organs: int) -> None:
         return
     with torch.device("meta"):  # shapes without memory
         model = DeSAM(spec.backbone, spec.variant, n_organs) if spec.variant else SAM(spec.backbone, n_organs)
-    if isinstance(model, DeSAM):
-        load_checkpoint(model, weights, encoder=True)
-    else:
-        load_sam(model, weights)
+    load_checkpoint(model, weights, encoder=True)
 
 
 def build_model(spec: RunSpec, n_organs: int) -> DeSAM:
@@ -77,7 +74,7 @@ def build_sam(spec: RunSpec, n_organs: int, *, seed: int = FROZEN_SEED) -> SAM:
     model = SAM(spec.backbone, n_organs, seed)
     weights = _weights_file(spec)
     if weights is not None:
-        load_sam(model, weights)
+        load_checkpoint(model, weights)
     return model
 
 
@@ -90,7 +87,7 @@ def load_frozen(model: SAM, directory: Path) -> None:
     card = read_card(directory)
     path = frozen_file(directory / TENSORS, model.backbone, card.spec.weights or "", card.weights_hash)
     if path is not None:
-        load_sam(model, path)
+        load_checkpoint(model, path)
 
 
 def _weights_file(spec: RunSpec) -> str | None:

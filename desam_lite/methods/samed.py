@@ -11,8 +11,8 @@ from desam_lite.data.datasets import Batch
 from desam_lite.data.embeddings import AT_ONCE, ReadEmbeddings
 from desam_lite.data.slices import CaseSlices
 from desam_lite.methods.frozen_encoder import build_sam, load_frozen
+from desam_lite.methods.lora import add_lora, encode_for_training
 from desam_lite.methods.run_spec import RunSpec
-from desam_lite.model.lora import add_lora, encode_for_training
 from desam_lite.model.resize import unfit_square
 from desam_lite.model.sam import encode_levels, preprocess
 from desam_lite.model.sam_decoder import SAM

@@ -8,7 +8,6 @@ import torch
 from desam_lite.model.checkpoints import load_checkpoint
 from desam_lite.model.desam import DeSAM
 from desam_lite.model.names import Variant
-from desam_lite.model.sam import get_backbone
 from desam_lite.utils.errors import StudyError
 
 
@@ -20,7 +19,7 @@ def build_desam(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> DeSAM:
-    """Build a DeSAM.
+    """Build a DeSAM, in evaluation mode.
 
     Args:
         backbone: "sam_tiny", "vit_b", "vit_l" or "vit_h".
@@ -32,17 +31,12 @@ def build_desam(
         seed: Names the decoder's initial weights. A random encoder is always the same.
         device: Where the model goes.
 
-    Returns:
-        The model, in evaluation mode.
-
     Raises:
         StudyError: A name is unknown, or the checkpoint does not fit.
     """
-    get_backbone(backbone)
-    if variant not in get_args(Variant):
-        raise StudyError(
-            f"there is no decoder variant '{variant}': choose from {', '.join(get_args(Variant))}."
-        )
+    variants = get_args(Variant)
+    if variant not in variants:
+        raise StudyError(f"there is no decoder variant '{variant}': choose from {', '.join(variants)}.")
     if n_classes < 1:
         raise StudyError(f"a model draws at least one organ, not {n_classes}: set n_classes to 1 or more.")
     model = DeSAM(backbone, variant, n_classes, seed)

@@ -48,12 +48,13 @@ _ROW_PER_MASK = r".+(mask_tokens|iou_(prediction_)?head\.layers\.2)\.(weight|bia
 _NOT_IN_SAM = rf"\.lora_|output_hypernetworks_mlps\.([{SAM_MASKS}-9]|\d\d)"
 
 
-def load_checkpoint(model: DeSAM, path: Path | str, *, encoder: bool = False) -> None:
+def load_checkpoint(model: DeSAM | SAM, path: Path | str, *, encoder: bool = False) -> None:
     """Fill a model from a file: all of it that the file holds, or nothing if anything does not fit.
 
     SAM's checkpoint fills the frozen encoders and is where PRIM starts from; PDMM stays as it was. The published DeSAM fills all;
     if it holds no image encoder, the model's is left alone. A ``model.safetensors`` of one of our runs fills the decoder; its
-    card, ``model.json`` beside it, names the frozen weights, which are loaded too. On the device "meta" a file is checked alone.
+    card, ``model.json`` beside it, names the frozen weights, which are loaded too. `SAM` is filled from SAM's checkpoint, but for
+    the tokens of masks beyond SAM's four, and what LoRA adds. On the device "meta" a file is checked alone.
 
     Args:
         model: As built, on any device.
@@ -63,31 +64,18 @@ def load_checkpoint(model: DeSAM, path: Path | str, *, encoder: bool = False) ->
     Raises:
         StudyError: The file is missing, damaged, could run code, or does not fit; the sentence names the first tensor at fault.
     """
-    _fill(model, _match_file(model, path, encoder))
-
-
-def load_sam(model: SAM, path: Path | str) -> None:
-    """Fill SAM from SAM's checkpoint: both encoders and the mask decoder; what LoRA adds stays as it is.
-
-    Where K is larger than SAM's four masks, the further tokens and their networks stay as they were.
-
-    Raises:
-        StudyError: As `load_checkpoint`.
-    """
-    file = find_weights(path)
-    names = {name: name for name in model.state_dict() if not re.search(_NOT_IN_SAM, name)}
-    _fill(model, _match(model, file, read_tensors(file), names))
-
-
-def _fill(model: PromptedSAM, tensors: Mapping[str, torch.Tensor]) -> None:
     own = model.state_dict()
-    for name, value in tensors.items():
+    for name, value in _match_file(model, path, encoder).items():
         own[name][: len(value)].copy_(value)
 
 
-def _match_file(model: DeSAM, text: Path | str, encoder: bool) -> dict[str, torch.Tensor]:
+def _match_file(model: DeSAM | SAM, text: Path | str, encoder: bool) -> dict[str, torch.Tensor]:
     path = find_weights(text)
     tensors = read_tensors(path)
+    if isinstance(model, SAM):
+        return _match(
+            model, path, tensors, {n: n for n in model.state_dict() if not re.search(_NOT_IN_SAM, n)}
+        )
     if not all(name.startswith(_OURS) for name in tensors):
         return match_published(model, path, tensors, encoder=encoder)
     card = _read_card(path)
@@ -111,11 +99,7 @@ def _match_file(model: DeSAM, text: Path | str, encoder: bool) -> dict[str, torc
 def match_published(
     model: DeSAM, path: Path, tensors: Mapping[str, torch.Tensor], *, encoder: bool = False
 ) -> dict[str, torch.Tensor]:
-    """Return the tensors of SAM's checkpoint or the published DeSAM's by our names.
-
-    Raises:
-        StudyError: A tensor is missing, has another shape, or has no place.
-    """
+    """Return the tensors of SAM's checkpoint or the published DeSAM's by our names, all of them right."""
     if not any(name.startswith(("mask_decoder.", "image_encoder.")) for name in tensors):
         raise StudyError(
             f"the weights file '{path}' is neither SAM's checkpoint nor a DeSAM's: its first tensor is '{next(iter(tensors))}', "
@@ -185,13 +169,7 @@ def random_weights(backbone: str) -> str:
 
 
 def frozen_file(path: Path, backbone: str, weights: str, weights_hash: str) -> Path | None:
-    """Return where the frozen weights are that a run was trained on; None for the random ones.
-
-    Args:
-        path: What the run saved, for messages; the weights may have moved beside it.
-        backbone: Name of the backbone.
-        weights: What its card names.
-        weights_hash: The first digits of their SHA-256, or `random_weights`.
+    """Return where the frozen weights of a run are that its card names, there or beside ``path``; None for the random ones.
 
     Raises:
         StudyError: They are not there, or not what they were.

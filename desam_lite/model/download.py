@@ -8,7 +8,6 @@ import os
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from filelock import FileLock
@@ -70,12 +69,8 @@ def fetch_weights(
         mirror: Folder or URL that holds it under its name; None for SAM's own address.
         progress: Whether to show a bar (one step per MiB).
 
-    Returns:
-        The file; its content is the published one.
-
     Raises:
-        StudyError: The backbone has no public file, it cannot be read (what came is kept, and the next call goes on from there),
-            or what came is not the published file (it is deleted).
+        StudyError: The backbone has no public file, or it cannot be read, or what came is not the published file.
     """
     if backbone not in PUBLIC:
         raise StudyError(f"there are no public weights of '{backbone}': choose from {', '.join(PUBLIC)}.")
@@ -89,10 +84,9 @@ def fetch_weights(
                     f"'{path}' is there and is not the published file: move it away and fetch again."
                 )
             return path
-        url = f"{_as_url(mirror)}/{public.name}" if mirror else public.url
-        start = part.stat().st_size if part.exists() else 0
-        if start != public.size:
-            _download(url, part, public, start if start < public.size else 0, progress)
+        origin = Path(mirror).absolute().as_uri() if mirror and "://" not in mirror else mirror or SAM_URL
+        url = f"{origin.rstrip('/')}/{public.name}"
+        _download(url, part, public, progress)
         sha256 = sha256_file(part)
         if sha256 != public.sha256:
             part.unlink()
@@ -104,42 +98,32 @@ def fetch_weights(
     return path
 
 
-def _as_url(mirror: str) -> str:
-    return mirror.rstrip("/") if "://" in mirror else Path(mirror).absolute().as_uri()
-
-
-def _download(url: str, part: Path, public: PublicWeights, start: int, progress: bool) -> None:
-    """Write a file from byte ``start`` on, or all of it where the server cannot begin elsewhere."""
+def _download(url: str, part: Path, public: PublicWeights, progress: bool) -> None:
+    """Add to ``part`` what it lacks, or begin anew where the server cannot begin elsewhere."""
+    size = part.stat().st_size if part.exists() else 0
+    if size == public.size:  # stopped before it was checked
+        return
+    start = size if size < public.size else 0
     try:
         request = Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-        answer = urlopen(request, timeout=_TIMEOUT)
-    except HTTPError as error:
-        raise StudyError(
-            f"{url} answers '{error.code} {error.reason}': fetch from elsewhere with --mirror."
-        ) from error
-    except (OSError, HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise StudyError(
-            f"{url} cannot be read ({reason}): check address and network, or fetch from elsewhere with --mirror."
-        ) from error
-    with answer:
-        begin = start if answer.status == _PARTIAL else 0
-        length = answer.headers.get("Content-Length")
-        if length and begin + int(length) != public.size:  # an error page, or half a copy
-            raise StudyError(
-                f"{url} has {begin + int(length)} bytes, the published file {public.size}: "
-                "fetch it from elsewhere with --mirror."
-            )
-        chunks = iter(lambda: answer.read(_BYTES_AT_ONCE), b"")
-        steps = math.ceil((public.size - begin) / _BYTES_AT_ONCE)
-        with part.open("ab" if begin else "wb") as file:
-            try:
+        with urlopen(request, timeout=_TIMEOUT) as answer:
+            begin = start if answer.status == _PARTIAL else 0
+            size = begin + int(answer.headers["Content-Length"] or public.size - begin)
+            if size != public.size:  # an error page, or half a copy
+                raise StudyError(
+                    f"{url} has {size} bytes, the published file {public.size}: fetch it from elsewhere with --mirror."
+                )
+            chunks = iter(lambda: answer.read(_BYTES_AT_ONCE), b"")
+            steps = math.ceil((size - begin) / _BYTES_AT_ONCE)
+            with part.open("ab" if begin else "wb") as file:
                 for chunk in track(chunks, f"fetching {public.name}", total=steps, enabled=progress):
                     file.write(chunk)
-                reason = f"at {file.tell()} of {public.size} bytes"
-            except (OSError, HTTPException) as error:
-                reason = str(error) or type(error).__name__
-            file.flush()
-            os.fsync(file.fileno())
-    if part.stat().st_size < public.size:
-        raise StudyError(f"reading {url} broke off ({reason}): the same command goes on where it stopped.")
+                file.flush()
+                os.fsync(file.fileno())
+        if part.stat().st_size < size:
+            raise EOFError(f"it ended at {part.stat().st_size} of {size} bytes")
+    except (OSError, HTTPException, ValueError, EOFError) as error:
+        reason = str(error).strip("<>").removeprefix("urlopen error ") or type(error).__name__
+        raise StudyError(
+            f"{url} cannot be read ({reason}): fetch again, which goes on where it stopped, or from elsewhere with --mirror."
+        ) from error

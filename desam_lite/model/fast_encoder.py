@@ -14,22 +14,18 @@ from torch.nn import functional
 
 _BIAS_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 28}
 """Elements of the bias that exist at one time: 16 MB in float32 on a CPU; on a GPU many, as each portion is a launch."""
-_MAPS_AT_ONCE = 1 << 15  # a GPU's kernels take at most 65,535
 _TOKENS_AT_ONCE = {"cpu": 1 << 10, "cuda": 1 << 20}
 """Tokens whose hidden channels in the MLP exist at one time: on a CPU they stay in its cache."""
 
 
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""From queries, keys and values ``(G, h, w, c)`` of G maps, and relative positions ``(2 N - 1, c)`` of rows and columns, to
+``(G, h, w, c)``."""
+
+
 @torch.no_grad()
 def run_block(block: Block, tokens: torch.Tensor) -> torch.Tensor:
-    """Run one transformer block.
-
-    Args:
-        block: A block of SAM's encoder.
-        tokens: ``(B, h, w, C)``.
-
-    Returns:
-        ``(B, h, w, C)``, without gradients.
-    """
+    """Run one transformer block, ``(B, h, w, C)`` in and out, without gradients."""
     joined = tokens + _attention(block.attn, block.norm1(tokens), block.window_size, _attend)
     flat = joined.reshape(-1, joined.shape[-1])
     for portion in torch.split(flat, _TOKENS_AT_ONCE.get(tokens.device.type, 1 << 20)):
@@ -37,52 +33,11 @@ def run_block(block: Block, tokens: torch.Tensor) -> torch.Tensor:
     return flat.view(tokens.shape)
 
 
-def run_block_for_training(
-    block: Block, tokens: torch.Tensor, attend: "Attend | None" = None
-) -> torch.Tensor:
-    """Run one transformer block with gradients, on a map that may be smaller than the encoder was built for.
-
-    Where the map is smaller, the relative positions of its own distances are used, none between them.
-
-    Args:
-        block: A block of SAM's encoder.
-        tokens: ``(B, h, w, C)``.
-        attend: Another way to the same attention.
-
-    Returns:
-        ``(B, h, w, C)``.
-    """
-    attend = attend or _attend_for_training
+def run_block_for_training(block: Block, tokens: torch.Tensor, attend: Attend) -> torch.Tensor:
+    """Run one transformer block, ``(B, h, w, C)`` in and out, with the gradients that ``attend`` has."""
     joined = tokens + _attention(block.attn, block.norm1(tokens), block.window_size, attend)
     result: torch.Tensor = joined + block.mlp(block.norm2(joined))
     return result
-
-
-def _attend_for_training(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rel_pos_h: torch.Tensor, rel_pos_w: torch.Tensor
-) -> torch.Tensor:
-    """As `_attend`, written out: torch's fused attention has no gradient for its bias."""
-    height, width, channels = q.shape[1:]
-    by_row, by_column = (
-        get_rel_pos(n, n, nearest_distances(r, n)).to(q.dtype)
-        for n, r in ((height, rel_pos_h), (width, rel_pos_w))
-    )
-    down = torch.einsum("ghwc,hkc->ghwk", q, by_row).flatten(1, 2)  # (G, h w, h)
-    across = torch.einsum("ghwc,wkc->ghwk", q, by_column).flatten(1, 2)  # (G, h w, w)
-    keys, values = k.flatten(1, 2), v.flatten(1, 2)
-    scores = (q.flatten(1, 2) * channels**-0.5) @ keys.mT  # (G, h w, h w)
-    scores = scores.unflatten(2, (height, width)) + down[..., None] + across[..., None, :]
-    attended: torch.Tensor = (scores.flatten(2).softmax(-1) @ values).view(q.shape)
-    return attended
-
-
-def nearest_distances(relative: torch.Tensor, tokens: int) -> torch.Tensor:
-    """Cut relative positions ``(2 N - 1, c)`` of N tokens to those of fewer: ``(2 n - 1, c)`` from the middle."""
-    spare = len(relative) // 2 + 1 - tokens
-    return relative[spare : len(relative) - spare] if spare > 0 else relative
-
-
-Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def _attention(attention: Attention, tokens: torch.Tensor, window: int, attend: Attend) -> torch.Tensor:
@@ -111,14 +66,15 @@ def _attend(
 ) -> torch.Tensor:
     """Attend over G maps ``(G, h, w, c)`` with SAM's decomposed relative positions; returns ``(G, h, w, c)``."""
     count, height, width, _ = q.shape
-    by_row, by_column = (
-        _by_query_and_key(r, n).to(q.dtype) for r, n in ((rel_pos_h, height), (rel_pos_w, width))
-    )  # (h, h, c), (w, w, c)
+    by_row = get_rel_pos(height, height, rel_pos_h).to(q.dtype)  # (h, h, c)
+    by_column = get_rel_pos(width, width, rel_pos_w).to(q.dtype)  # (w, w, c)
     down = torch.einsum("ghwc,hkc->ghwk", q, by_row)[..., None]  # (G, h, w, h, 1)
     across = torch.einsum("ghwc,wkc->ghwk", q, by_column)[..., None, :]  # (G, h, w, 1, w)
     keys, values = k.flatten(1, 2), v.flatten(1, 2)  # (G, h w, c)
     attended = torch.empty_like(q)
-    maps, lines = _portion(height, width, q.device)
+    limit, tokens = _BIAS_AT_ONCE.get(q.device.type, 1 << 28), height * width
+    maps = max(1, limit // tokens**2)  # whose bias exists at one time, of all queries or of some lines
+    lines = max(1, min(height, limit // (width * tokens)))
     # One buffer for all portions: memory that is new each time costs a CPU more than the sum that is written into it.
     room = q.new_empty((min(maps, count), lines, width, height, width))
     for g in range(0, count, maps):
@@ -135,18 +91,3 @@ def _attend(
             )
             attended[part] = attended_part[0].view(attended[part].shape)
     return attended
-
-
-def _by_query_and_key(relative: torch.Tensor, tokens: int) -> torch.Tensor:
-    """Return from the relative positions ``(2 N - 1, c)`` of N tokens those of query i to key j: ``(N, N, c)``.
-
-    The numbers of segment-anything's `get_rel_pos`, without the table of indices that it sends to the device each time.
-    """
-    return relative.unfold(0, tokens, 1).flip(-1).transpose(1, 2).contiguous()
-
-
-def _portion(height: int, width: int, device: torch.device) -> tuple[int, int]:
-    """Return how many maps, and how many lines of queries of each, have their bias at one time."""
-    limit, tokens = _BIAS_AT_ONCE.get(device.type, 1 << 28), height * width
-    maps = min(max(1, limit // tokens**2), _MAPS_AT_ONCE)
-    return maps, max(1, min(height, limit // (width * tokens)))

@@ -5,7 +5,7 @@ stage a pixel's token is ``scale * base + sum of weights * rows + constant``. Th
 prompts, as is the constant; the rows (256 channels each) are what the tokens of a prompt wrote, one per token and head; a
 pixel's weights say how much it took of each, its scale is what the norms did. Every projection of the base is computed once
 per slice. What remains for a prompt are products with its few rows, where `PRIM.forward` has 256 channels at every pixel;
-even the norm's variance needs no more. The result is that of `PRIM.forward` but for rounding.
+even the norm's variance needs no more.
 """
 
 from typing import Any, NamedTuple
@@ -48,54 +48,41 @@ def predict_iou(
     return torch.cat([iou_head(_update_iou_token(transformer, writers, last, start)) for start in starts])
 
 
-class _SharedProjection(NamedTuple):
-    """Keys or queries that an attention projects from the image, as far as prompts share them.
-
-    Attributes:
-        weight: The projection, ``(heads, c, 256)``.
-        base: Of the base, ``(heads, c, h w)``.
-        fixed: Of position and constant, ``(heads, c, h w)``.
-    """
-
-    weight: torch.Tensor
-    base: torch.Tensor
-    fixed: torch.Tensor
+_Projection = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Keys or queries of the image, as far as prompts share them: the weight ``(heads, c, 256)``, and what it makes of the base, and
+of position and constant with the bias, both ``(heads, c, h w)``."""
 
 
 class _Reader(NamedTuple):
-    """An attention of tokens to the image, as far as prompts share it.
+    """An attention of tokens to the image, as far as prompts share it."""
 
-    Attributes:
-        keys: What the tokens compare with.
-        weight: The projection to values, ``(heads, c, 256)``.
-        base: Values of the base, ``(heads, h w, c)``.
-        constant: Values of the constant, and the bias, ``(heads, 1, c)``.
-    """
-
-    keys: _SharedProjection
-    weight: torch.Tensor
-    base: torch.Tensor
-    constant: torch.Tensor
+    attention: Attention
+    keys: _Projection
+    weight: torch.Tensor  # from the image to values, (heads, c, 256)
+    base: torch.Tensor  # values of the base, (heads, h w, c)
+    constant: torch.Tensor  # values of the constant, and the bias, (heads, 1, c)
 
 
 class _Writer(NamedTuple):
-    """A layer of the transformer, as far as prompts share it: tokens read the image and write into it, which is then normalised.
-
-    Attributes:
-        layer: The layer.
-        reader: How the tokens read.
-        queries: By what a pixel chooses the tokens that write into it.
-        directions: ``(heads, c, 256)`` for each group of rows so far: from a token's values to its rows.
-        crosses: ``(heads, c, h w)`` for each group: mean over channels of base times direction.
-        square: ``(h w)``, mean over channels of the squared base.
-    """
+    """A layer, as far as prompts share it: tokens read the image and write into it, which is then normalised."""
 
     layer: TwoWayAttentionBlock
     reader: _Reader
-    queries: _SharedProjection
-    directions: list[torch.Tensor]
-    crosses: list[torch.Tensor]
-    square: torch.Tensor
+    queries: _Projection  # by which a pixel chooses the tokens that write into it
+    directions: list[
+        torch.Tensor
+    ]  # (heads, c, 256) for each group of rows so far: from a token's values to its rows
+    crosses: list[torch.Tensor]  # (heads, c, h w) for each group: mean over channels of base times direction
+    square: torch.Tensor  # (h w), mean over channels of the squared base
+
+
+class _Image(NamedTuple):
+    """The image side for B prompts: ``scale * base + sum of weights * rows + constant``."""
+
+    scale: torch.Tensor  # (B, 1, h w)
+    weights: torch.Tensor  # (B, R, h w)
+    rows: torch.Tensor  # (B, R, 256)
+    values: list[torch.Tensor]  # (B, heads, T, c) for each group of rows: what the tokens wrote
 
 
 def _share(
@@ -111,7 +98,7 @@ def _share(
     for layer in transformer.layers:
         reader = _share_reader(layer.cross_attn_token_to_image, base, constant, where)
         attention = layer.cross_attn_image_to_token
-        queries = _project_shared(attention.q_proj, attention, base, where + constant)
+        queries = _project(attention.q_proj, attention, base, where + constant)
         base = _centre(base)
         written = _by_head(attention.out_proj.weight.T, attention)
         constants = (constant + attention.out_proj.bias)[None, None]  # a row that every pixel takes once
@@ -126,21 +113,18 @@ def _share(
 def _share_reader(
     attention: Attention, base: torch.Tensor, constant: torch.Tensor, where: torch.Tensor
 ) -> _Reader:
-    weight = _by_head(attention.v_proj.weight, attention)
     # The same for all pixels, a constant in keys would not change which pixels are attended to.
-    return _Reader(
-        _project_shared(attention.k_proj, attention, base, where),
-        weight,
-        (weight @ base.T).transpose(1, 2),
-        _by_head(attention.v_proj(constant)[:, None], attention).transpose(1, 2),
-    )
+    keys = _project(attention.k_proj, attention, base, where)
+    weight = _by_head(attention.v_proj.weight, attention)
+    constants = _by_head(attention.v_proj(constant)[:, None], attention).transpose(1, 2)
+    return _Reader(attention, keys, weight, (weight @ base.T).transpose(1, 2), constants)
 
 
-def _project_shared(
+def _project(
     projection: nn.Linear, attention: Attention, base: torch.Tensor, fixed: torch.Tensor
-) -> _SharedProjection:
+) -> _Projection:
     weight = _by_head(projection.weight, attention)
-    return _SharedProjection(weight, weight @ base.T, _by_head(projection(fixed).T, attention))
+    return weight, weight @ base.T, _by_head(projection(fixed).T, attention)
 
 
 def _by_head(x: torch.Tensor, attention: Attention) -> torch.Tensor:
@@ -152,39 +136,17 @@ def _centre(x: torch.Tensor) -> torch.Tensor:
     return x - x.mean(-1, keepdim=True)
 
 
-class _Image(NamedTuple):
-    """The image side for B prompts: ``scale * base + sum of weights * rows + constant``.
-
-    Attributes:
-        scale: ``(B, 1, h w)``.
-        weights: ``(B, R, h w)``.
-        rows: ``(B, R, 256)``.
-        values: What the tokens wrote, ``(B, heads, T, c)`` for each group of rows.
-    """
-
-    scale: torch.Tensor
-    weights: torch.Tensor
-    rows: torch.Tensor
-    values: list[torch.Tensor]
-
-
 def _update_iou_token(
     transformer: TwoWayTransformer, writers: list[_Writer], last: _Reader, start: torch.Tensor
 ) -> torch.Tensor:
     """Return the IoU token ``(B, 256)`` after all layers, from tokens ``(B, T, 256)``: output tokens, then those of a prompt."""
     count, pixels = len(start), last.base.shape[1]
-    queries = start
-    image = _Image(
-        start.new_ones(count, 1, pixels),
-        start.new_empty(count, 0, pixels),
-        start.new_empty(count, 0, start.shape[2]),
-        [],
-    )
+    scale, weights = start.new_ones(count, 1, pixels), start.new_empty(count, 0, pixels)
+    image, queries = _Image(scale, weights, start.new_empty(count, 0, start.shape[2]), []), start
     for writer in writers:
         queries, image = _two_way(writer, queries, image, start)
     first = queries[:, :1]  # of all tokens, the IoU token alone is read
-    attention = transformer.final_attn_token_to_image
-    first = first + _read_image(last, attention, first + start[:, :1], image)
+    first = first + _read_image(last, first + start[:, :1], image)
     token: torch.Tensor = transformer.norm_final_attn(first)[:, 0]
     return token
 
@@ -200,7 +162,7 @@ def _two_way(
         placed = queries + start
         queries = queries + layer.self_attn(q=placed, k=placed, v=queries)
     queries = layer.norm1(queries)
-    queries = queries + _read_image(writer.reader, layer.cross_attn_token_to_image, queries + start, image)
+    queries = queries + _read_image(writer.reader, queries + start, image)
     queries = layer.norm2(queries)
     queries = layer.norm3(queries + layer.mlp(queries))
     attention = layer.cross_attn_image_to_token
@@ -209,18 +171,19 @@ def _two_way(
     return queries, _write_image(writer, weights, _split_heads(attention.v_proj(queries), attention), image)
 
 
-def _read_image(reader: _Reader, attention: Attention, queries: torch.Tensor, image: _Image) -> torch.Tensor:
+def _read_image(reader: _Reader, tokens: torch.Tensor, image: _Image) -> torch.Tensor:
     """Attend from tokens ``(B, T, 256)`` to the image; returns ``(B, T, 256)``."""
-    weights = _compare(reader.keys, _split_heads(attention.q_proj(queries), attention), image).softmax(3)
-    count, heads, tokens, pixels = weights.shape
+    queries = _split_heads(reader.attention.q_proj(tokens), reader.attention)
+    weights = _compare(reader.keys, queries, image).softmax(3)
+    count, heads, amount, pixels = weights.shape
     taken = weights.flatten(1, 2) @ image.weights.transpose(1, 2)  # (B, heads T, R)
-    rows = (taken @ image.rows).view(count, heads, tokens, -1)
-    scaled = weights.new_empty(heads, count, tokens, pixels)
+    rows = (taken @ image.rows).view(count, heads, amount, -1)
+    scaled = weights.new_empty(heads, count, amount, pixels)
     torch.mul(weights.transpose(0, 1), image.scale, out=scaled)
-    base = (scaled.flatten(1, 2) @ reader.base).view(heads, count, tokens, -1).transpose(0, 1)
+    base = (scaled.flatten(1, 2) @ reader.base).view(heads, count, amount, -1).transpose(0, 1)
     values = base + rows @ reader.weight.transpose(1, 2) + reader.constant  # (B, heads, T, c)
-    tokens_read: torch.Tensor = attention.out_proj(values.transpose(1, 2).flatten(2))
-    return tokens_read
+    projected: torch.Tensor = reader.attention.out_proj(values.transpose(1, 2).flatten(2))
+    return projected
 
 
 def _write_image(writer: _Writer, weights: torch.Tensor, values: torch.Tensor, image: _Image) -> _Image:
@@ -240,15 +203,16 @@ def _write_image(writer: _Writer, weights: torch.Tensor, values: torch.Tensor, i
     return _Image(image.scale * change, joined.mul_(change), rows * norm.weight, groups)
 
 
-def _compare(shared: _SharedProjection, tokens: torch.Tensor, image: _Image) -> torch.Tensor:
+def _compare(shared: _Projection, tokens: torch.Tensor, image: _Image) -> torch.Tensor:
     """Return the scaled products of tokens ``(B, heads, T, c)`` and pixels, ``(B, heads, T, h w)``."""
+    weight, base, fixed = shared
     tokens = tokens * tokens.shape[3] ** -0.5
     if image.rows.shape[1] == 0:  # before the first layer nothing is scaled
-        return _multiply_shared(tokens, shared.base + shared.fixed)
-    rows = (tokens @ shared.weight).flatten(1, 2) @ image.rows.transpose(1, 2)  # (B, heads T, R)
-    products = tokens.new_empty(*tokens.shape[:3], shared.base.shape[2])
-    fixed, base = _multiply_shared(tokens, shared.fixed), _multiply_shared(tokens, shared.base)
-    torch.addcmul(fixed, base, image.scale[:, None], out=products)
+        return _multiply_shared(tokens, base + fixed)
+    rows = (tokens @ weight).flatten(1, 2) @ image.rows.transpose(1, 2)  # (B, heads T, R)
+    products = tokens.new_empty(*tokens.shape[:3], base.shape[2])
+    of_fixed, of_base = _multiply_shared(tokens, fixed), _multiply_shared(tokens, base)
+    torch.addcmul(of_fixed, of_base, image.scale[:, None], out=products)
     products.flatten(1, 2).baddbmm_(rows, image.weights)
     return products
 

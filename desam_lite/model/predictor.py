@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from desam_lite.model.names import AutomaticMode
 from desam_lite.model.prompted_sam import PromptedSAM
-from desam_lite.model.prompts import ImageEmbeddings, Prompts
+from desam_lite.model.prompts import PROMPTS_AT_ONCE, ImageEmbeddings, Prompts
 from desam_lite.model.resize import scaled_size, unfit_square
 
 _AREA_SIDE = 256  # minimal areas are given in pixels of a slice of this side, as in the public code
@@ -33,14 +33,14 @@ class GridSettings:
         iou_threshold: Points with a predicted IoU not above it are dropped.
         stability_threshold: Masks with a stability score below it are dropped.
         min_area: Smaller holes are filled and smaller islands removed, in pixels of a 256 x 256 slice.
-        batch: Points scored at once; bounds the memory, changes nothing else. None: what suits the device.
+        batch: Points scored at once; bounds the memory, changes nothing else.
     """
 
     points_per_side: int = 9
     iou_threshold: float = 0.5
     stability_threshold: float = 0.6
     min_area: int = 1000
-    batch: int | None = None
+    batch: int = PROMPTS_AT_ONCE
 
 
 @dataclass(frozen=True)
@@ -123,23 +123,13 @@ def predict_prompted(
     original_size: tuple[int, int],
     settings: GridSettings | None = None,
 ) -> Prediction:
-    """Predict every organ in one slice from a prompt of its own.
+    """Predict every organ in one slice as `predict_slice` does, but from a prompt of its own.
 
-    Args:
-        model: In evaluation mode.
-        embeddings: Of this slice, batch 1.
-        prompts: K times one prompt; None where an organ is not to be predicted.
-        original_size: Height and width of the slice, in pixels.
-        settings: Gives the smallest area of holes and islands.
-
-    Returns:
-        Probability, mask and predicted IoU per organ, on the grid of the slice.
+    ``prompts`` are K times one prompt, None where an organ is not to be predicted.
     """
     predictor = _SlicePredictor(model, embeddings, original_size, settings or GridSettings())
-    return _join(
-        predictor.nothing if prompt is None else predictor.from_prompt(prompt)[k]
-        for k, prompt in enumerate(prompts)
-    )
+    each = (predictor.nothing if p is None else predictor.from_prompt(p)[k] for k, p in enumerate(prompts))
+    return _join(each)
 
 
 def _join(organs: Iterable[_Organ]) -> Prediction:
@@ -190,17 +180,7 @@ class _SlicePredictor:
 def masks_of(
     model: PromptedSAM, logits: torch.Tensor, original_size: tuple[int, int], settings: GridSettings
 ) -> npt.NDArray[np.bool_]:
-    """Bring mask logits to the slice and clean each as a prediction is cleaned, whatever its score.
-
-    Args:
-        model: What predicted them.
-        logits: ``(B, K, 4h, 4w)`` of `PromptedSAM.decode`.
-        original_size: Height and width of the slice, in pixels.
-        settings: Gives the smallest area of holes and islands.
-
-    Returns:
-        ``(B, K, H, W)`` bool.
-    """
+    """Turn mask logits ``(B, K, 4h, 4w)`` into masks ``(B, K, H, W)`` of the slice, cleaned as those of a prediction."""
     maps = _on_slice(model, logits, original_size)
     return np.stack([[_clean(mask, settings) for mask in organs > 0] for organs in maps])
 
@@ -233,15 +213,7 @@ def _clean(mask: npt.NDArray[np.bool_], settings: GridSettings) -> npt.NDArray[n
 
 
 def remove_small(mask: npt.NDArray[np.bool_], min_area: float) -> npt.NDArray[np.bool_]:
-    """Fill holes and remove islands smaller than ``min_area`` pixels; the largest island always stays.
-
-    Args:
-        mask: ``(H, W)`` bool.
-        min_area: In pixels; 0 changes nothing.
-
-    Returns:
-        ``(H, W)`` bool.
-    """
+    """Fill holes and remove islands of ``(H, W)`` smaller than ``min_area`` pixels; the largest island always stays."""
     if min_area <= 0 or not mask.any():
         return mask
     filled = mask | _small(~mask, min_area)

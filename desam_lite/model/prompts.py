@@ -1,20 +1,13 @@
 """What a promptable model takes and returns: embeddings of slices, prompts on them, and decoded masks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import torch
 
-_PROMPTS_AT_ONCE = {
-    "cpu": 8,
-    "cuda": 128,
-}  # eight fill about 30 MB with SAM's ViTs; a GPU waits for each portion
-
-
-def prompts_at_once(device: torch.device) -> int:
-    """Return how many prompts on one slice are best computed at once."""
-    return _PROMPTS_AT_ONCE.get(device.type, 8)
+PROMPTS_AT_ONCE = 8
+"""Prompts on one slice whose intermediate results fill about 30 MB with SAM's ViTs."""
 
 
 @dataclass(frozen=True)
@@ -32,21 +25,19 @@ class ImageEmbeddings:
     def to(
         self, *, device: torch.device | None = None, dtype: torch.dtype | None = None
     ) -> "ImageEmbeddings":
-        """Return the maps on another device or in another number format.
+        """Return the maps on another device or in another number format."""
+        return self._each(lambda m: m.to(device=device, dtype=dtype))
 
-        They are moved first: 16-bit maps that become float32 on a GPU are half the bytes on their way to it.
-        """
-        first, second, third, neck = (m.to(device=device).to(dtype=dtype) for m in (*self.levels, self.neck))
-        return ImageEmbeddings((first, second, third), neck)
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "ImageEmbeddings":
+        first, second, third = map(change, self.levels)
+        return ImageEmbeddings((first, second, third), change(self.neck))
 
     def __len__(self) -> int:
         return len(self.neck)
 
     def __getitem__(self, rows: int | torch.Tensor) -> "ImageEmbeddings":
         """Return some slices of the batch; a single position keeps the batch axis."""
-        chosen: Any = slice(rows, rows + 1) if isinstance(rows, int) else rows
-        first, second, third = (m[chosen] for m in self.levels)
-        return ImageEmbeddings((first, second, third), self.neck[chosen])
+        return self._each(lambda m: m[rows : rows + 1] if isinstance(rows, int) else m[rows])
 
     @classmethod
     def stack(cls, parts: Sequence["ImageEmbeddings"]) -> "ImageEmbeddings":
@@ -102,13 +93,13 @@ class Prompts:
 
     def to(self, device: torch.device) -> "Prompts":
         """Return the prompts on another device."""
-        moved = [None if t is None else t.to(device) for t in (self.xy, self.labels, self.xyxy)]
-        return Prompts(moved[0], moved[1], moved[2], self.count)
+        xy, labels, xyxy = (None if t is None else t.to(device) for t in (self.xy, self.labels, self.xyxy))
+        return Prompts(xy, labels, xyxy, self.count)
 
     def __getitem__(self, rows: slice) -> "Prompts":
         """Return some of the prompts."""
-        cut = [None if t is None else t[rows] for t in (self.xy, self.labels, self.xyxy)]
-        return Prompts(cut[0], cut[1], cut[2], len(range(*rows.indices(self.count))))
+        xy, labels, xyxy = (None if t is None else t[rows] for t in (self.xy, self.labels, self.xyxy))
+        return Prompts(xy, labels, xyxy, len(range(*rows.indices(self.count))))
 
 
 class Decoded(NamedTuple):

@@ -16,8 +16,8 @@ from desam_lite.model.sam import SAM_MASKS, build_mask_decoder
 class SAM(PromptedSAM):
     """SAM: frozen encoders and its own mask decoder.
 
-    Organ k is predicted by mask token k, counted from 0, which is the token of SAM's single mask. SAM has four tokens; for more
-    organs there are more, whose weights are random.
+    Organ k is predicted by mask token k; token 0 is that of SAM's single mask. SAM has four tokens; for more organs there are
+    more, whose weights are random.
 
     Args:
         backbone: Name of the backbone.
@@ -41,19 +41,10 @@ class SAM(PromptedSAM):
         context: Any | None = None,
         n_masks: int | None = None,
     ) -> Decoded:
-        """Predict the first M masks of B prompts: `PromptedSAM.decode`.
+        """Predict masks of B prompts, and how good they are, as `PromptedSAM.decode` does.
 
-        Args:
-            embeddings: Of batch B (one slice per prompt) or 1 (all prompts on one slice).
-            prompts: B prompts.
-            context: Not used: in SAM nothing is independent of the prompt but the embeddings.
-            n_masks: M; K if None, `SAM_MASKS` for all that SAM predicts.
-
-        Returns:
-            Mask logits ``(B, M, 4h, 4w)`` and predicted IoU ``(B, M)``.
-
-        Raises:
-            ValueError: The batches do not fit.
+        There are M = ``n_masks`` of them, K if it is None. There is no context: in SAM nothing but the embeddings is independent
+        of the prompt.
         """
         require_batch(embeddings, prompts)
         sparse, dense = self.encode_prompts(prompts, embeddings.neck.device)

@@ -71,10 +71,11 @@ def find_weights(text: Path | str) -> Path:
     path, stated = parse_weights(text)
     public = next((weights for weights in PUBLIC.values() if weights.name == path.name), None)
     if not path.is_file():
-        fetch = f"fetch it with 'desam-lite weights fetch {public.backbone}'" if public else ""
+        fetch = (
+            f"fetch it with 'desam-lite weights fetch {public.backbone}'" if public else "name a checkpoint"
+        )
         raise StudyError(
-            f"the weights file '{path}' does not exist: {fetch or 'give the path of a checkpoint'}, "
-            "or use 'random' for an untrained encoder."
+            f"the weights file '{path}' does not exist: {fetch}, or use 'random' for an untrained encoder."
         )
     if path.stat().st_size == 0:
         raise StudyError(f"the weights file '{path}' is empty: download or copy it again.")
@@ -117,18 +118,12 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Read the tensors of a safetensors or PyTorch file by name, without running any code it may hold.
 
     A state dict wrapped as ``{"model": ...}`` or ``{"state_dict": ...}`` is unwrapped, and the prefix ``module.`` of
-    distributed training taken off. Tensors are mapped from disk where the file allows it.
-
-    Args:
-        path: The file; its content, not its name, says which of the two it is.
-
-    Returns:
-        Tensors on the CPU.
+    distributed training taken off. Tensors are on the CPU, mapped from disk where the file allows it.
 
     Raises:
         StudyError: The file is damaged, neither of the two, holds no named tensors, or holds objects that could run code.
     """
-    content = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
+    content = _read_content(path)
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -143,41 +138,31 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): value for name, value in content.items()}
 
 
-def _is_safetensors(path: Path) -> bool:
-    """Tell by the first bytes, the header's length and its opening brace; a name that claims it is believed."""
+def _read_content(path: Path) -> Any:
+    """Read a file by the reader that its name or its first bytes ask for."""
     with path.open("rb") as file:
         start = file.read(9)
-    fits = int.from_bytes(start[:8], "little") + 8 <= path.stat().st_size
-    return path.suffix == ".safetensors" or (start[8:] == b"{" and fits)
-
-
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        tensors: dict[str, torch.Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise StudyError(
-            f"the weights file '{path}' is no whole safetensors file ({error}): download or copy it again."
-        ) from error
-    return tensors
-
-
-def _read_torch(path: Path) -> Any:
-    with path.open("rb") as file:
-        start = file.read(4)
-    zipped = start == b"PK\x03\x04"
-    if not zipped and start[:1] != b"\x80":  # the first byte of every pickle PyTorch has written
+    if path.suffix == ".safetensors" or start[8:] == b"{":  # a header in JSON, after its length
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise StudyError(
+                f"the weights file '{path}' is no whole safetensors file ({error}): download or copy it again."
+            ) from error
+    zipped = start.startswith(b"PK\x03\x04")
+    if not zipped and not start.startswith(b"\x80"):  # as PyTorch wrote files before they were archives
         raise StudyError(
             f"the weights file '{path}' is neither safetensors nor a PyTorch file: give the path of a checkpoint."
         )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is wrong is said below, in one sentence
+            warnings.simplefilter("ignore")  # what is wrong is in the error below, in one sentence
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         named = _GLOBAL.search(str(error))
-        what = f" ({named[1]})" if named else ""
+        content = f"more than tensors ({named[1]})" if named else "more than tensors"
         raise StudyError(
-            f"the weights file '{path}' is a pickle of more than tensors{what}, which could run code, and is refused: "
+            f"the weights file '{path}' is a pickle of {content}, which could run code, and is refused: "
             "use a file that holds a state dict alone, best as safetensors."
         ) from error
     except Exception as error:  # a damaged file makes the reader raise almost anything

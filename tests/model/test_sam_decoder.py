@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from segment_anything import sam_model_registry
 from small_model import MICRO, published_tensors, random_embeddings, sam_tensors, use_micro
 
-from desam_lite.model.checkpoints import load_sam
+from desam_lite.model.checkpoints import load_checkpoint
 from desam_lite.model.prompted_sam import FROZEN_SEED
 from desam_lite.model.prompts import Prompts
 from desam_lite.model.sam import SAM_MASKS
@@ -107,7 +107,7 @@ def save(path: Path, tensors: Tensors) -> Path:
 
 def test_a_checkpoint_of_sam_fills_everything(tmp_path: Path) -> None:
     tensors, model = sam_tensors(), SAM("micro", 2)
-    load_sam(model, save(tmp_path / "sam.pth", tensors))
+    load_checkpoint(model, save(tmp_path / "sam.pth", tensors))
     own = model.state_dict()
     assert own.keys() == tensors.keys()
     assert all(torch.equal(own[name], tensors[name]) for name in own)
@@ -116,7 +116,7 @@ def test_a_checkpoint_of_sam_fills_everything(tmp_path: Path) -> None:
 def test_organs_beyond_sams_masks_start_at_random(tmp_path: Path) -> None:
     tensors, model = sam_tensors(), SAM("micro", 6, seed=3)
     fresh = {name: t.clone() for name, t in model.state_dict().items()}
-    load_sam(model, save(tmp_path / "sam.pth", tensors))
+    load_checkpoint(model, save(tmp_path / "sam.pth", tensors))
     own = model.state_dict()
     tokens = own["mask_decoder.mask_tokens.weight"]
     assert torch.equal(tokens[:4], tensors["mask_decoder.mask_tokens.weight"])
@@ -149,14 +149,14 @@ def test_what_is_not_sam_is_refused_before_anything_is_filled(
     path, model = save(tmp_path / "sam.pth", change(sam_tensors())), SAM("micro")
     before = {name: t.clone() for name, t in model.state_dict().items()}
     with pytest.raises(StudyError, match=fault):
-        load_sam(model, path)
+        load_checkpoint(model, path)
     assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
 
 
 def test_safetensors_are_read_as_well(tmp_path: Path) -> None:
     save_file(sam_tensors(), tmp_path / "sam.safetensors")
     model = SAM("micro")
-    load_sam(model, tmp_path / "sam.safetensors")
+    load_checkpoint(model, tmp_path / "sam.safetensors")
     assert torch.equal(
         model.state_dict()["mask_decoder.iou_token.weight"], sam_tensors()["mask_decoder.iou_token.weight"]
     )

@@ -13,8 +13,6 @@ from segment_anything.modeling.transformer import Attention
 from torch import nn
 from torch.nn import functional
 
-from desam_lite.model.fast_encoder import nearest_distances
-
 
 def attend_with_positions(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rel_pos_h: torch.Tensor, rel_pos_w: torch.Tensor
@@ -35,7 +33,7 @@ def attend_with_positions(
     """
     height, width, channels = q.shape[1:]
     by_row, by_column = (
-        get_rel_pos(n, n, nearest_distances(r, n)).to(q.dtype)
+        get_rel_pos(n, n, _nearest_distances(r, n)).to(q.dtype)
         for n, r in ((height, rel_pos_h), (width, rel_pos_w))
     )
     down = torch.einsum("ghwc,hkc->ghwk", q, by_row)  # (G, h, w, h)
@@ -46,6 +44,12 @@ def attend_with_positions(
     keys = torch.cat((k, place.expand(len(k), -1, -1, -1)), -1).flatten(1, 2)
     attended: torch.Tensor = ((queries @ keys.mT).softmax(-1) @ v.flatten(1, 2)).view(q.shape)
     return attended
+
+
+def _nearest_distances(relative: torch.Tensor, tokens: int) -> torch.Tensor:
+    """Cut relative positions ``(2 N - 1, c)`` of N tokens to those of fewer: ``(2 n - 1, c)`` from the middle."""
+    spare = len(relative) // 2 + 1 - tokens
+    return relative[spare : len(relative) - spare] if spare > 0 else relative
 
 
 def run_two_way(
@@ -130,4 +134,4 @@ def _convolve(convolution: nn.ConvTranspose2d, image: torch.Tensor) -> torch.Ten
     """Run a transposed convolution of stride and kernel 2 on pixels ``(..., C)``: ``(..., 2 2, C')``."""
     weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (2 2 C', C)
     assert convolution.bias is not None
-    return torch.unflatten(functional.linear(image, weight, convolution.bias.repeat(4)), -1, (4, -1))
+    return functional.linear(image, weight, convolution.bias.repeat(4)).unflatten(-1, (4, -1))

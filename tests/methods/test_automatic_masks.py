@@ -7,8 +7,8 @@ from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.modeling import Sam
 from small_model import MICRO, use_micro
 
-from desam_lite.model import automatic_masks as automatic
-from desam_lite.model.automatic_masks import Candidates, automatic_masks
+from desam_lite.methods import automatic_masks as automatic
+from desam_lite.methods.automatic_masks import Candidates, automatic_masks
 from desam_lite.model.predictor import GridSettings, point_grid, single_points
 from desam_lite.model.prompts import ImageEmbeddings
 from desam_lite.model.sam import SAM_MASKS, preprocess

@@ -6,8 +6,8 @@ from segment_anything.modeling import ImageEncoderViT
 from small_model import MICRO, random_pixels
 from torch import nn
 
-from desam_lite.model import lora
-from desam_lite.model.lora import LoRAQueryValue, add_lora, encode_for_training, merge_lora
+from desam_lite.methods import lora
+from desam_lite.methods.lora import LoRAQueryValue, add_lora, encode_for_training, merge_lora
 from desam_lite.model.sam import build_image_encoder, encode_levels
 
 
