@@ -1,6 +1,7 @@
-"""Methods x cases as pictures, the cases chosen by rule; and the failures of every domain, to be leafed through.
+"""Cases chosen by rule, methods x cases as images, and the failures of every domain, to be leafed through.
 
-The gallery is plain HTML with the pictures inside: it opens and shuts without a script, in Jupyter, in the book and from a file.
+The gallery is plain HTML with the images inside, so that it opens and shuts without a script, in Jupyter, in the book and from a
+file: a notebook's output is rendered as plain Markdown, where sphinx-design's directives are not known.
 """
 
 import base64
@@ -11,21 +12,20 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from desam_lite.evaluation import statistics as results
-from desam_lite.study.report import notebook, slice_examples, slice_figures
-from desam_lite.study.report.style import UNITS
+from desam_lite.evaluation.statistics import METRICS
+from desam_lite.study.report.notebook import DescribedFigure, encode_png
+from desam_lite.study.report.slice_examples import Example, case_example
+from desam_lite.study.report.slice_figures import draw_slices, draw_slices_alt
+from desam_lite.study.report.style import NO_RUNS, UNITS
 from desam_lite.utils.errors import StudyError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from desam_lite.data.tasks import Task
-    from desam_lite.study.report.slice_examples import Example
     from desam_lite.study.run import Run
 
 _KEYS = ["source", "target", "seed", "case"]
-_DPI = 80  # four pictures a row, of some 110 pixels each
-_MANY = 28  # if there are more in a gallery, they are drawn smaller: a page must stay under 1 MB
+_PAGE_DPI = 80  # four images a row, of some 110 pixels each
+_PAGE_IMAGES = 28  # if there are more in a gallery, they are drawn smaller: a page must stay under 1 MB
 
 CASE_RULES = {
     "median": "the case with the median score, averaged over the methods",
@@ -35,246 +35,155 @@ CASE_RULES = {
 """How the cases of the comparison are chosen."""
 
 
+def _metric(scores: pd.DataFrame) -> str:
+    return str(scores["metric"].iloc[0])
+
+
+def _scored_by_all(scores: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
+    """Return scores out of domain, a row per source, target, seed and case that all methods have, a column per method."""
+    away = scores[~scores["in_domain"].astype(bool) & scores["label"].isin(list(labels))]
+    return away.pivot_table("value", _KEYS, "label").reindex(columns=list(labels)).dropna()
+
+
+def _median_and_worst(values: pd.Series, metric: str) -> pd.DataFrame:
+    ordered = values.sort_values(ascending=METRICS[metric], kind="stable").rename("value")
+    chosen = ordered.iloc[[(len(ordered) - 1) // 2, 0] if len(ordered) else []].reset_index()
+    return chosen.assign(rule=["median", "worst"][: len(chosen)])[["rule", *_KEYS, "value"]]
+
+
 def choose_cases(scores: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
-    """Choose one scored case by each rule of `CASE_RULES`, among those that every method has scored out of domain.
-
-    Args:
-        scores: Of `results.scores`.
-        labels: The methods whose scores choose; a control that is not trained should not be among them.
-
-    Returns:
-        One row per rule: ``rule``, source, target, seed, case, and ``value``: the mean over the methods, or their distance.
+    """Choose a case out of domain by each of `CASE_RULES`, by the scores of these methods: ``rule``, where it is, ``value``.
 
     Raises:
         StudyError: No case out of domain has been scored by all of them.
     """
-    wide = _by_case(scores, labels)
+    wide = _scored_by_all(scores, labels)
     if wide.empty:
         raise StudyError("no case out of domain has been scored by every method: finish their runs first.")
-    mean, apart = wide.mean(axis=1), wide.max(axis=1) - wide.min(axis=1)
-    upwards = results.METRICS[str(scores["metric"].iloc[0])]
-    ordered = mean.sort_values(ascending=upwards, kind="stable")
-    places = {"median": ordered.index[(len(ordered) - 1) // 2], "worst": ordered.index[0]}
-    places["disagreement"] = apart.index[int(apart.to_numpy().argmax())]
-    rows = [
-        {
-            "rule": rule,
-            **dict(zip(_KEYS, place, strict=True)),
-            "value": (apart if rule == "disagreement" else mean)[place],
-        }
-        for rule, place in places.items()
-    ]
-    return pd.DataFrame(rows)
+    apart = (wide.max(axis=1) - wide.min(axis=1)).rename("value")
+    widest = apart.iloc[[int(apart.to_numpy().argmax())]].reset_index().assign(rule="disagreement")
+    return pd.concat([_median_and_worst(wide.mean(axis=1), _metric(scores)), widest], ignore_index=True)
 
 
 def choose_cases_at(scores: pd.DataFrame, labels: Sequence[str], target: str) -> pd.DataFrame:
-    """Choose the median and the worst case of one method at one target, among those that others have scored there too.
-
-    Args:
-        scores: Of `results.scores`; what is in domain does not count.
-        labels: The method, then those it is to be shown with.
-        target: Where.
-
-    Returns:
-        Two rows, as `choose_cases` returns them; none if no case was scored by all.
-    """
-    own = _by_case(scores, labels)[labels[0]]
-    own = own[own.index.get_level_values("target") == target]
-    upwards = results.METRICS[str(scores["metric"].iloc[0])]
-    ordered = own.sort_values(ascending=upwards, kind="stable")
-    places = {"median": (len(ordered) - 1) // 2, "worst": 0} if len(ordered) else {}
-    rows = [
-        {"rule": rule, **dict(zip(_KEYS, ordered.index[place], strict=True)), "value": ordered.iloc[place]}
-        for rule, place in places.items()
-    ]
-    return pd.DataFrame(rows, columns=["rule", *_KEYS, "value"])
+    """Choose the median and the worst case of the first method at a target, among those that the others have scored there too."""
+    own = _scored_by_all(scores, labels)[labels[0]]
+    return _median_and_worst(own[own.index.get_level_values("target") == target], _metric(scores))
 
 
 def comparison_examples(
     task: "Task", runs: "Sequence[Run]", scores: pd.DataFrame, chosen: pd.DataFrame, labels: Sequence[str]
-) -> "list[Example]":
-    """Return the pictures of a comparison in reading order: a row per method, a column per chosen case.
-
-    Args:
-        task: Where the cases are.
-        runs: Of all methods.
-        scores: As `choose_cases` takes them.
-        chosen: What it gave.
-        labels: The methods, in the order of the rows.
-
-    Returns:
-        The slices with the most organ in them, each with the prediction of its row's method.
-    """
-    _, factor = UNITS[str(scores["metric"].iloc[0])]
+) -> list[Example]:
+    """Return the slices of a comparison in reading order: a row per method, a column per chosen case."""
+    factor = UNITS[_metric(scores)].factor
     examples = []
     for label in labels:
         for _, place in chosen.iterrows():
-            row = _row_of(scores, label, place)
-            example = slice_examples.case_example(task, runs, row, str(place["rule"]))
-            heading = f"{label}: {row['value'] * factor:.0f}"
-            where = (
-                f"{place['case']} of {place['target']},\ntrained on {place['source']}, seed {place['seed']}"
-            )
-            first = label == labels[0]
-            title = f"{place['rule']}\n{heading}" if first else heading
-            examples.append(example._replace(title=title, note=where if label == labels[-1] else ""))
+            row = scores[(scores[_KEYS] == place[_KEYS]).all(axis=1) & (scores["label"] == label)].iloc[0]
+            example = case_example(task, runs, row, str(place["rule"]))
+            title = f"{label}: {row['value'] * factor:.0f}"
+            title = f"{place['rule']}\n{title}" if label == labels[0] else title
+            where = example.note.partition("\n")[2] if label == labels[-1] else ""
+            examples.append(example._replace(title=title, note=where))
     return examples
 
 
-def _row_of(scores: pd.DataFrame, label: str, place: pd.Series) -> pd.Series:
-    same = (scores[_KEYS] == place[_KEYS]).all(axis=1) & (scores["label"] == label)
-    return scores[same].iloc[0]
-
-
 def farthest_behind(
-    task: "Task", runs: "Sequence[Run]", scores: pd.DataFrame, against: pd.DataFrame, others: Sequence[str]
-) -> notebook.DescribedFigure:
-    """Return a figure of the method and target that are farthest behind a control, with what others draw on the same scans.
-
-    Args:
-        task: Where the cases are.
-        runs: Of all methods.
-        scores: As `choose_cases` takes them.
-        against: Of `comparison.against_control`.
-        others: Methods to be shown below it.
-    """
+    task: "Task", runs: "Sequence[Run]", scores: pd.DataFrame, margins: pd.DataFrame, others: Sequence[str]
+) -> DescribedFigure:
+    """Show the first of `comparison.margins_over_control`, with what other methods predict on the same scans below it."""
     organs = {organ.name: organ.color for organ in task.manifest.organs}
     examples: list[Example] = []
-    if len(against):
-        label, target = str(against["label"].iloc[0]), str(against["target"].iloc[0])
+    for label, target in margins[["label", "target"]].head(1).to_numpy(str):
         labels = list(dict.fromkeys([label, *others]))
         examples = comparison_examples(task, runs, scores, choose_cases_at(scores, labels, target), labels)
-    return notebook.DescribedFigure(
-        slice_figures.draw_slices(examples, organs, columns=2),
-        slice_figures.draw_slices_alt(examples, organs),
-    )
+    return DescribedFigure(draw_slices(examples, organs, columns=2), draw_slices_alt(examples, organs))
 
 
 class DomainFailures(NamedTuple):
-    """The worst cases of one target.
-
-    Attributes:
-        title: Of the target.
-        summary: How bad they are, in words.
-        examples: The worst case of each method.
-    """
+    """The worst cases at one target: its title, how bad they are in words, and the worst case of each method."""
 
     title: str
     summary: str
-    examples: "list[Example]"
+    examples: list[Example]
 
 
 def collect_failures(
     task: "Task", runs: "Sequence[Run]", scores: pd.DataFrame, labels: Sequence[str], *, worst: int = 1
 ) -> list[DomainFailures]:
-    """Collect the worst cases of each method at each target, out of domain.
-
-    Args:
-        task: Where the cases are.
-        runs: Of all methods.
-        scores: Of `results.scores`.
-        labels: The methods.
-        worst: Cases per method and target, the worst first.
-
-    Returns:
-        One entry per target that was tested, in the order of the manifest.
-    """
-    title, factor = UNITS[str(scores["metric"].iloc[0])]
-    upwards = results.METRICS[str(scores["metric"].iloc[0])]
+    """Collect so many worst cases of each method at each target that was tested out of domain, in the order of the manifest."""
+    title, factor = UNITS[_metric(scores)]
     away = scores[~scores["in_domain"].astype(bool)].dropna(subset="value")
-    found = []
+    away = away.sort_values(["value", *_KEYS], ascending=[METRICS[_metric(scores)]] + [True] * 4)
+    failures = []
     for name, domain in task.manifest.domains.items():
-        here = away[away["target"] == name].sort_values(["value", *_KEYS], ascending=[upwards] + [True] * 4)
+        here = away[away["target"] == name]
         rows = [row for label in labels for _, row in here[here["label"] == label].head(worst).iterrows()]
-        if not rows:
-            continue
-        values = [row["value"] * factor for row in rows]
-        summary = f"worst of each method: {title} {min(values):.0f} to {max(values):.0f}"
-        examples = [slice_examples.case_example(task, runs, row, "worst") for row in rows]
-        found.append(DomainFailures(f"{name}: {domain.title}", summary, examples))
-    return found
+        if rows:
+            values = [row["value"] * factor for row in rows]
+            summary = f"worst of each method: {title} {min(values):.0f} to {max(values):.0f}"
+            examples = [case_example(task, runs, row, "worst") for row in rows]
+            failures.append(DomainFailures(f"{name}: {domain.title}", summary, examples))
+    return failures
 
 
 class Gallery:
-    """Pictures behind headings that open when clicked.
-
-    Args:
-        entries: Of `collect_failures`.
-        organs: Name -> colour, in the order of the ids.
-        columns: Pictures per row.
-    """
+    """Slices behind headings that open when clicked: entries of `collect_failures`, organs as name -> colour in order of ids."""
 
     def __init__(self, entries: Sequence[DomainFailures], organs: Mapping[str, str], *, columns: int = 4):
         self.entries, self.organs, self.columns = list(entries), organs, columns
 
     def _repr_html_(self) -> str:
-        return "\n".join(self._part(entry) for entry in self.entries) or "<p>no finished run to show</p>"
+        return "\n".join(map(self._details, self.entries)) or f"<p>{NO_RUNS}</p>"
 
     def __repr__(self) -> str:
-        said = [f"{entry.title} ({entry.summary}): {self._alt(entry)}" for entry in self.entries]
-        return "\n".join(said) or "no finished run to show"
+        lines = [f"{e.title} ({e.summary}): {draw_slices_alt(e.examples, self.organs)}" for e in self.entries]
+        return "\n".join(lines) or NO_RUNS
 
-    def _part(self, entry: DomainFailures) -> str:
-        figure = slice_figures.draw_slices(entry.examples, self.organs, columns=self.columns, crop=True)
+    def _details(self, entry: DomainFailures) -> str:
+        figure = draw_slices(entry.examples, self.organs, columns=self.columns, crop=True)
+        images = sum(len(entry.examples) for entry in self.entries)
+        figure.set_dpi(_PAGE_DPI * min(1.0, (_PAGE_IMAGES / images) ** 0.5))
+        data = base64.b64encode(encode_png(figure)).decode()
+        alt, width = (
+            html.escape(draw_slices_alt(entry.examples, self.organs)),
+            round(figure.get_figwidth() * 100),
+        )
         heading = f"<strong>{html.escape(entry.title)}</strong> ({html.escape(entry.summary)})"
-        return f"<details class='gallery'><summary>{heading}</summary>{self._image(figure, self._alt(entry))}</details>"
-
-    def _image(self, figure: "Figure", alt: str) -> str:
-        total = sum(len(entry.examples) for entry in self.entries)
-        figure.set_dpi(_DPI * min(1.0, (_MANY / total) ** 0.5))
-        width = round(figure.get_figwidth() * 100)
-        data = base64.b64encode(notebook.encode_png(figure)).decode()
-        return f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}" width="{width}">'
-
-    def _alt(self, entry: DomainFailures) -> str:
-        return slice_figures.draw_slices_alt(entry.examples, self.organs)
+        image = f'<img src="data:image/png;base64,{data}" alt="{alt}" width="{width}">'
+        return f"<details class='gallery'><summary>{heading}</summary>{image}</details>"
 
 
 def say_comparison(scores: pd.DataFrame, labels: Sequence[str]) -> str:
-    """Answer in one sentence whether the method or the case makes more of a difference, out of domain.
-
-    Args:
-        scores: Of `results.scores`.
-        labels: The methods that are compared.
-    """
-    title, factor = UNITS[str(scores["metric"].iloc[0])]
-    wide = _by_case(scores, labels) * factor
-    if wide.empty or len(labels) < 2:
-        return "There is no answer yet: no case out of domain has been scored by two methods."
+    """Answer whether the method or the case makes more of a difference, out of domain."""
+    title, factor = UNITS[_metric(scores)]
+    wide = _scored_by_all(scores, labels) * factor
+    if len(wide) < 2 or len(labels) < 2:
+        return "There is no answer yet: no two cases out of domain have been scored by two methods."
     apart = wide.max(axis=1) - wide.min(axis=1)
     low, high = np.percentile(wide.mean(axis=1), [10, 90])
-    method, case = float(apart.median()), float(high - low)
+    method, case = f"{apart.median():.0f}", f"{high - low:.0f}"
     verdict = (
-        "The method matters more than the case" if method > case else "The case matters more than the method"
+        "Method and case matter equally"
+        if method == case
+        else "The method matters more than the case"
+        if float(method) > float(case)
+        else "The case matters more than the method"
     )
     widest = wide.iloc[int(apart.to_numpy().argmax())]
     return (
-        f"**{verdict}**: on one and the same case out of domain the best and the worst method are {method:.0f} points of {title} "
-        f"apart at the median, and four in five cases lie within {case:.0f}. Where they differ most, {widest.idxmax()} has "
+        f"**{verdict}**: on one and the same case out of domain the best and the worst method are {method} points of {title} "
+        f"apart at the median, and four in five cases lie within {case}. Where they differ most, {widest.idxmax()} has "
         f"{widest.max():.0f} and {widest.idxmin()} {widest.min():.0f}."
     )
 
 
-def _by_case(scores: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
-    """Return the scores out of domain, a row per source, target, seed and case that all methods have, a column per method."""
-    away = scores[~scores["in_domain"].astype(bool) & scores["label"].isin(list(labels))]
-    return away.pivot_table("value", _KEYS, "label").reindex(columns=list(labels)).dropna()
-
-
 def failure_kinds(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Return for each method the share of cases by predicted volume over true volume.
-
-    Args:
-        metrics: Rows of `Run.metrics` under one protocol, to be counted together; cases without the organ are left out.
-
-    Returns:
-        ``label``, then a column of texts in percent for each kind: empty, under half, half to twice, over twice.
-    """
+    """Return the share of cases with the organ by predicted over true volume, a row of texts per ``label`` of `Run.metrics`."""
     held = metrics[metrics["reference_voxels"] > 0]
     ratio = held["predicted_voxels"] / held["reference_voxels"]
-    kinds = pd.cut(
-        ratio, [-1, 0, 0.5, 2, np.inf], labels=["empty", "under half", "half to twice", "over twice"]
-    )
+    names = ["empty", "under half", "half to twice", "over twice"]
+    kinds = pd.cut(ratio, [-1, 0, 0.5, 2, np.inf], labels=names)
     shares = pd.crosstab(held["label"], kinds, normalize="index", dropna=False)
     shares = shares.reindex(list(dict.fromkeys(held["label"])))
     return shares.map("{:.0%}".format).rename_axis(columns=None).reset_index()

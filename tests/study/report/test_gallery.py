@@ -57,7 +57,16 @@ def test_the_answer_names_the_widest_disagreement() -> None:
     assert said.startswith("**The case matters more than the method**")
     far = scores().assign(value=lambda f: np.where(f["label"] == "U-Net", 0.9, 0.1))
     assert gallery.say_comparison(far, LABELS).startswith("**The method matters more than the case**")
+    equal = scores()[lambda f: f["case"].isin(["c1", "c2"])]
+    equal = equal.assign(
+        value=[0.6, 0.5, 0.5, 0.4]
+    )  # a method and a case each make a difference of 10 and 8 points
+    assert gallery.say_comparison(equal, LABELS).startswith("**The method matters more than the case**")
+    equal = equal.assign(value=[0.625, 0.525, 0.5, 0.4])  # and now of 10 each
+    assert gallery.say_comparison(equal, LABELS).startswith("**Method and case matter equally**")
     assert "no answer yet" in gallery.say_comparison(scores(), LABELS[:1])
+    single = scores()[lambda f: f["case"] == "c1"]
+    assert "no answer yet" in gallery.say_comparison(single, LABELS)
 
 
 def test_kinds_of_failure_are_shares_of_the_cases_with_the_organ() -> None:
