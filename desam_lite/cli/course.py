@@ -25,10 +25,9 @@ def verify_results(
     weights: Annotated[str, typer.Option(help="The encoder's weights; by default the profile's.")] = "",
     write: Annotated[bool, typer.Option("--write", help="Keep these results as the reference.")] = False,
 ) -> None:
-    """Compare the finished runs of all experiments with the kept tables, cell by cell, and give a verdict.
+    """Compare the finished runs of all experiments with the kept tables, method by method, and give a verdict.
 
-    How far a cell may be from the reference follows from the scatter between the reference's seeds. Any cell that differs, is
-    missing or cannot be judged makes the status 1.
+    Any mean that differs by more than its metric's tolerance, or is missing, makes the status 1.
 
     Example: desam-lite verify-results --profile teach
     """
@@ -36,8 +35,8 @@ def verify_results(
     from desam_lite.study.verification import (
         compare_with_reference,
         read_reference,
+        say_verdict,
         tidy,
-        verdict,
         write_reference,
     )
 
@@ -46,8 +45,8 @@ def verify_results(
         typer.echo(f"wrote {write_reference(runs, reference, profile)}: {len(runs)} runs")
         return
     kept = read_reference(reference, profile)
-    agrees, said = verdict(compare_with_reference(tidy(collect_metrics(runs)), kept))
-    typer.echo(said)
+    agrees, lines = say_verdict(compare_with_reference(tidy(collect_metrics(runs)), kept))
+    typer.echo(lines)
     if not agrees:
         raise typer.Exit(1)
 

@@ -179,22 +179,21 @@ def execute_run(
     run = find_run(spec, task, workspace)
     if run.finished:
         return run
-    means = _Means(make_fabric(accelerator, devices, spec.precision), placement, progress)
+    options = ExecutionOptions(make_fabric(accelerator, devices, spec.precision), placement, progress)
     run.directory.mkdir(parents=True, exist_ok=True)
-    if not means.fabric.is_global_zero:  # it helps to train; the first process does the rest
-        quiet = replace(means, progress=False)
-        task = task.only(spec.organs)
-        _learn(run, task, _split(spec, task), _embeddings(run, task, workspace, quiet), quiet)
+    if not options.fabric.is_global_zero:  # it helps to train; the first process does the rest
+        quiet, task = replace(options, progress=False), task.only(spec.organs)
+        fit(run, task, split_source(spec, task), _open_store(run, task, quiet), quiet)
         return run
-    with _alone(run.directory):
+    with run_lock(run.directory):
         if not run.finished:
-            _work(run, task, Path(workspace), means)
+            execute(run, task, options)
     return run
 
 
 @dataclass(frozen=True)
-class _Means:
-    """What a run is done with, which changes none of its numbers."""
+class ExecutionOptions:
+    """How a run is executed, which changes none of its numbers."""
 
     fabric: "Fabric"
     placement: Placement
@@ -202,7 +201,7 @@ class _Means:
 
 
 @contextmanager
-def _alone(directory: Path) -> Iterator[None]:
+def run_lock(directory: Path) -> Iterator[None]:
     """Hold the lock of a run directory, waiting for whoever has it; the system frees the lock of a process that dies."""
     lock = FileLock(directory / ".lock")
     try:
@@ -216,83 +215,79 @@ def _alone(directory: Path) -> Iterator[None]:
         lock.release()
 
 
-def _work(run: Run, task: Task, workspace: Path, means: _Means) -> None:
+def execute(run: Run, task: Task, options: ExecutionOptions) -> None:
+    """Train, predict and score, and write the run's directory, ``done`` last."""
     provenance.reset_peak_memory()
     start, spec, folder = time.perf_counter(), run.spec, run.directory
-    record = _record(run, task, means.fabric)
+    record = describe_run(run, task, options.fabric)
     write_json(folder / "run.json", record)
     task = task.only(spec.organs)  # from here on it has no other organs
-    split = _split(spec, task)
+    split = split_source(spec, task)
     _write_csv(pd.DataFrame(split.items(), columns=["case", "part"]), folder / "split.csv")
-    embeddings = _embeddings(run, task, workspace, means)
-    predictor = _learn(run, task, split, embeddings, means)
+    store = _open_store(run, task, options)
+    predictor = fit(run, task, split, store, options)
     trained = time.perf_counter()
-    tested = _tested(spec, task, split)
-    scores = score_domains(predictor, task, tested, embeddings, folder, progress=means.progress)
+    # What is scored: the held-out cases of the source, all cases of every target.
+    tested = {domain: task.cases(domain) for domain in task.manifest.domains}
+    tested[spec.source] = [case for case, part in split.items() if part == "test"]
+    scores = score_domains(predictor, task, tested, store, folder, progress=options.progress)
     _write_csv(scores, folder / "metrics.csv")
     predictor.save(folder, make_card(record, spec, task.manifest))
-    took = {"training": (trained - start) / 60, "scoring": (time.perf_counter() - trained) / 60}
-    costs = {
-        "minutes": took,
-        "peak_memory": provenance.peak_memory(),
-        "trained_parameters": _trained(predictor),
-    }
+    minutes = {"training": (trained - start) / 60, "scoring": (time.perf_counter() - trained) / 60}
+    parameters = predictor.parameters() if isinstance(predictor, Method) else ()
+    count = sum(parameter.numel() for parameter in parameters)
+    costs = {"minutes": minutes, "peak_memory": provenance.peak_memory(), "trained_parameters": count}
     write_json(folder / "run.json", {**record, **costs})
     write_text(folder / "done", f"{datetime.datetime.now(datetime.UTC).isoformat()}\n")
     (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
-def _trained(predictor: Predictor) -> int:
-    """Return how many numbers the training has set; 0 for what is not trained by steps."""
-    return sum(p.numel() for p in predictor.parameters()) if isinstance(predictor, Method) else 0
+def split_source(spec: RunSpec, task: Task) -> Mapping[str, str]:
+    """Return case -> "train", "val" or "test" for the domain a run is trained on."""
+    cases, patients = task.cases(spec.source), task.slices.patients(spec.source)
+    return split_cases(cases, spec.split, spec.seed, patients=patients)
 
 
-def _split(spec: RunSpec, task: Task) -> Mapping[str, str]:
-    return split_cases(
-        task.cases(spec.source), spec.split, spec.seed, patients=task.slices.patients(spec.source)
-    )
-
-
-def _embeddings(run: Run, task: Task, workspace: Path | str, means: _Means) -> EmbeddingStore | None:
+def _open_store(run: Run, task: Task, options: ExecutionOptions) -> EmbeddingStore | None:
     """Return the embeddings the run needs, computing what is missing; None for a method on slices."""
     if run.spec.embedding_format is None:
         return None
-    device = means.fabric.device
-    return open_embeddings(run.spec, task.slices, Path(workspace), device, progress=means.progress)
+    workspace, device = run.directory.parents[1], options.fabric.device
+    return open_embeddings(run.spec, task.slices, workspace, device, progress=options.progress)
 
 
-def _learn(
-    run: Run,
-    task: Task,
-    split: Mapping[str, str],
-    embeddings: EmbeddingStore | None,
-    means: _Means,
+def fit(
+    run: Run, task: Task, split: Mapping[str, str], store: EmbeddingStore | None, options: ExecutionOptions
 ) -> Predictor:
     """Build the method and train it if it is one that trains."""
     spec, source = run.spec, run.spec.source
-    chosen = {part: [c for c, p in split.items() if p == part] for part in ("train", "val")}
-    cases = [task.slices.load(source, case) for case in chosen["train"]]
+    parts = {part: [c for c, p in split.items() if p == part] for part in ("train", "val")}
+    cases = [task.slices.load(source, case) for case in parts["train"]]
     predictor: Predictor = METHODS[spec.method](spec, len(task.manifest.organs), cases)
     if not isinstance(predictor, Method):
-        predictor.to(means.fabric.device)
+        predictor.to(options.fabric.device)
         return predictor
-    data = {part: _data(predictor, spec, task, names, embeddings, means) for part, names in chosen.items()}
+    data = {
+        part: _training_data(predictor, spec, task, names, store, options) for part, names in parts.items()
+    }
+    names = ("epochs", "batch_size", "learning_rate", "clip", "seed")
+    settings = TrainSettings(**{name: getattr(spec, name) for name in names})
+    epochs = train(predictor, data["train"], data["val"], settings, run.directory, options.fabric)
     rows = []
-    epochs = train(predictor, data["train"], data["val"], _settings(spec), run.directory, means.fabric)
-    bar = track(epochs, f"training {spec.label} on {source}", total=spec.epochs, enabled=means.progress)
-    for row in bar:
+    title = f"training {spec.label} on {source}"
+    for row in track(epochs, title, total=spec.epochs, enabled=options.progress):
         rows.append(row)
         _write_csv(pd.DataFrame(rows), run.directory / "history.csv")
     return predictor
 
 
-def _data(
+def _training_data(
     method: Method,
     spec: RunSpec,
     task: Task,
     cases: list[str],
-    embeddings: EmbeddingStore | None,
-    means: _Means,
+    store: EmbeddingStore | None,
+    options: ExecutionOptions,
 ) -> TrainingData:
     assert spec.train_slices is not None
     refs = list_slices(task.slices, spec.source, cases, spec.train_slices)
@@ -300,25 +295,14 @@ def _data(
     sizes = {"size": method.mask_size, "square": method.input_size}
     if method.inputs == "pixels":
         return PixelData(task.slices, refs, n_organs, **sizes)
-    if embeddings is None:
+    if store is None:
         return SliceData(task.slices, refs, n_organs, method.input_size)
-    device = means.fabric.device
-    return EmbeddingData(embeddings, refs, n_organs, **sizes, device=device, placement=means.placement)
+    device = options.fabric.device
+    return EmbeddingData(store, refs, n_organs, **sizes, device=device, placement=options.placement)
 
 
-def _settings(spec: RunSpec) -> TrainSettings:
-    names = ("epochs", "batch_size", "learning_rate", "clip", "seed")
-    return TrainSettings(**{name: getattr(spec, name) for name in names})
-
-
-def _tested(spec: RunSpec, task: Task, split: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the cases that are scored: the held-out ones of the source, all of every target."""
-    held_out = [case for case, part in split.items() if part == "test"]
-    domains = {domain: task.cases(domain) for domain in task.manifest.domains}
-    return {**domains, spec.source: held_out}
-
-
-def _record(run: Run, task: Task, fabric: "Fabric") -> dict[str, Any]:
+def describe_run(run: Run, task: Task, fabric: "Fabric") -> dict[str, Any]:
+    """Return what ``run.json`` says before the run has cost anything."""
     files = {"manifest": str(run.spec.manifest), "data_root": str(run.spec.data_root)}
     return {
         "run": run.name,
