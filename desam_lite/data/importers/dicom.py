@@ -1,6 +1,9 @@
-"""One DICOM series, one slice per file, to one volume; and the label pictures that go with its slices."""
+"""One DICOM series, one slice per file, to one volume; and the label images (PNG) that go with its slices.
 
-import re
+Read with pydicom and checked here: MONAI's ``PydicomReader`` (1.6) orders slices by their number instead of their position,
+refuses a series without numbers, and reads a series with a doubled or missing slice, or two series, as if it were sound.
+"""
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +16,13 @@ from PIL import Image, UnidentifiedImageError
 from pydicom.errors import InvalidDicomError
 
 from desam_lite.data.geometry import Array
+from desam_lite.data.index import natural
 from desam_lite.utils.errors import StudyError
 
 _ALIKE = 1e-3  # direction cosines and pixel spacings of one series differ by less
 _GAP = 0.1  # how far a slice may lie off even spacing, in parts of it
+_SAME_PLACE = 1e-4  # mm
+_PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -47,35 +53,30 @@ def read_series(folder: Path) -> Series:
     Raises:
         StudyError: No slice, an unreadable one, two series, slices of different grids, a doubled or a missing slice.
     """
-    slices = [
-        item
-        for path in sorted(folder.iterdir())
-        if path.is_file() and (item := _read_slice(path)) is not None
-    ]
+    files = (path for path in sorted(folder.iterdir()) if path.is_file())
+    slices = [(path, item) for path in files if (item := _read_slice(path)) is not None]
     if not slices:
         raise StudyError(f"{folder} holds no DICOM slice with an image: check the path.")
-    _require_one_series(folder, slices)
+    _require_single_series(folder, slices)
     _, first = slices[0]
     normal = np.cross(first.ImageOrientationPatient[:3], first.ImageOrientationPatient[3:])
     slices.sort(key=lambda item: float(np.dot(normal, item[1].ImagePositionPatient)))
     _require_even_spacing(folder, normal, slices)
-    planes = [_pixels(path, item) for path, item in slices]
-    data = np.stack([plane.T for plane in planes], axis=-1)
-    return Series(_smallest(data), _affine(normal, slices), tuple(path for path, _ in slices))
+    data: Array = np.stack([_pixels(path, item).T for path, item in slices], axis=-1)
+    small = data.astype(np.int16) if np.abs(data).max() < 2**15 else data
+    data = small if np.array_equal(small, data) else data.astype(np.float32)
+    return Series(data, _affine(normal, slices), tuple(path for path, _ in slices))
 
 
-def _read_slice(path: Path) -> tuple[Path, Any] | None:
+def _read_slice(path: Path) -> Any | None:
+    """Return the content of a slice's file; None of a file that is none."""
     try:
         item = pydicom.dcmread(path)
         if "PixelData" not in item:
             return None
-        missing = [
-            key
-            for key in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
-            if key not in item
-        ]
+        missing = [key for key in _PLACE if key not in item]
     except InvalidDicomError:
-        if path.suffix.lower() != ".dcm":  # a readme or a thumbnail may lie beside the slices
+        if path.suffix.lower() != ".dcm":  # a readme or a thumbnail may lie among the slices
             return None
         raise StudyError(f"{path} is not a DICOM file: copy it again from its source.") from None
     except (OSError, ValueError, AttributeError, NotImplementedError, EOFError) as error:
@@ -84,10 +85,10 @@ def _read_slice(path: Path) -> tuple[Path, Any] | None:
         ) from error
     if missing:
         raise StudyError(f"{path} lacks {missing[0]}, so its place is unknown: export the series again.")
-    return path, item
+    return item
 
 
-def _require_one_series(folder: Path, slices: list[tuple[Path, Any]]) -> None:
+def _require_single_series(folder: Path, slices: list[tuple[Path, Any]]) -> None:
     """Refuse a mixture. Anonymisers may give each file a series of its own (CHAOS has such): all different is one."""
     series = {str(item.get("SeriesInstanceUID", "")) for _, item in slices}
     if 1 < len(series) < len(slices):
@@ -110,17 +111,17 @@ def _require_even_spacing(folder: Path, normal: Array, slices: list[tuple[Path, 
     if not len(steps):
         return
     usual = float(np.median(steps))
-    if doubled := np.flatnonzero(steps < max(_GAP * usual, 1e-4)).tolist():
-        here = slices[doubled[0]][0].name, slices[doubled[0] + 1][0].name
-        raise StudyError(
-            f"{folder} holds a slice twice ({here[0]} and {here[1]} lie at one place): remove one."
-        )
-    if missing := np.flatnonzero(np.abs(steps - usual) > _GAP * usual).tolist():
-        here = slices[missing[0]][0].name, slices[missing[0] + 1][0].name
-        raise StudyError(
-            f"{folder} lacks a slice: {here[0]} and {here[1]} lie {steps[missing[0]]:.3g} mm apart, the others {usual:.3g} mm. "
-            "Export the series again."
-        )
+    for step, (path, _), (other, _) in zip(steps, slices, slices[1:], strict=False):
+        if step < max(_GAP * usual, _SAME_PLACE):
+            raise StudyError(
+                f"{folder} holds a slice twice ({path.name} and {other.name} lie at one place): remove one."
+            )
+    for step, (path, _), (other, _) in zip(steps, slices, slices[1:], strict=False):
+        if abs(step - usual) > _GAP * usual:
+            raise StudyError(
+                f"{folder} lacks a slice: {path.name} and {other.name} lie {step:.3g} mm apart, the others {usual:.3g} mm. "
+                "Export the series again."
+            )
 
 
 def _pixels(path: Path, item: Any) -> npt.NDArray[np.float64]:
@@ -141,11 +142,6 @@ def _pixels(path: Path, item: Any) -> npt.NDArray[np.float64]:
     return result
 
 
-def _smallest(data: npt.NDArray[np.float64]) -> Array:
-    small = data.astype(np.int16) if np.abs(data).max() < 2**15 else data
-    return small if np.array_equal(small, data) else data.astype(np.float32)
-
-
 def _affine(normal: Array, slices: list[tuple[Path, Any]]) -> npt.NDArray[np.float64]:
     """Return the affine of ``(columns, rows, slices)``; the measured step between slices suits a tilted gantry too."""
     first, last = slices[0][1], slices[-1][1]
@@ -163,69 +159,67 @@ def _affine(normal: Array, slices: list[tuple[Path, Any]]) -> npt.NDArray[np.flo
     return result
 
 
-def read_label_pictures(folder: Path, series: Series, ids: Mapping[range, int]) -> npt.NDArray[np.uint8]:
-    """Read one label picture per slice, in the pixel grid of the slices, onto the volume of a series.
+def read_label_images(folder: Path, series: Series, ids: Mapping[range, int]) -> npt.NDArray[np.uint8]:
+    """Read one label image per slice, in the pixel grid of the slices, onto the volume of a series.
 
-    A picture belongs to the slice of the same name; where names differ altogether, to the slice of the same rank, both in
+    An image belongs to the slice of the same name; where names differ altogether, to the slice of the same rank, both in
     natural order of their names (CHAOS's CT: ``i0012,0000b.dcm`` and ``liver_GT_012.png``).
 
     Args:
         folder: Holds the PNG files.
         series: The volume.
-        ids: Range of grey values -> label id; 0 is background.
+        ids: Range of intensities -> label id; 0 is background.
 
     Returns:
         ``(columns, rows, slices)`` uint8, as ``series.data``.
 
     Raises:
-        StudyError: Missing, surplus or unreadable pictures, another size, or a grey value that no range holds.
+        StudyError: Missing, surplus or unreadable images, another size, or an intensity that no range holds.
     """
-    pictures = sorted(folder.glob("*.png"), key=_natural) if folder.is_dir() else []
-    by_slice = _match_pictures(folder, pictures, series.files)
-    size = series.data.shape[:2]
-    planes = [_read_picture(by_slice[path], (size[1], size[0]), ids).T for path in series.files]
-    return np.stack(planes, axis=-1)
+    images = sorted(folder.glob("*.png"), key=_natural_stem) if folder.is_dir() else []
+    by_slice = _match_images(folder, images, series.files)
+    shape = (series.data.shape[1], series.data.shape[0])
+    return np.stack([_read_label_image(by_slice[path], shape, ids).T for path in series.files], axis=-1)
 
 
-def _match_pictures(folder: Path, pictures: list[Path], slices: tuple[Path, ...]) -> dict[Path, Path]:
-    if len(pictures) != len(slices):
+def _match_images(folder: Path, images: list[Path], slices: tuple[Path, ...]) -> dict[Path, Path]:
+    if len(images) != len(slices):
         raise StudyError(
-            f"{folder} holds {len(pictures)} label pictures for {len(slices)} slices: one each is needed."
+            f"{folder} holds {len(images)} label pictures for {len(slices)} slices: one each is needed."
         )
-    by_stem = {picture.stem: picture for picture in pictures}
-    common = [path for path in slices if path.stem in by_stem]
-    if len(common) == len(slices):
+    by_stem = {image.stem: image for image in images}
+    alone = [path for path in slices if path.stem not in by_stem]
+    if not alone:
         return {path: by_stem[path.stem] for path in slices}
-    if common:
-        other = next(path for path in slices if path.stem not in by_stem)
+    if len(alone) < len(slices):
         raise StudyError(
-            f"{folder} has no label picture for slice {other.name}, but has for others: name it alike."
+            f"{folder} has no label picture for slice {alone[0].name}, but has for others: name it alike."
         )
-    return dict(zip(sorted(slices, key=_natural), pictures, strict=True))
+    return dict(zip(sorted(slices, key=_natural_stem), images, strict=True))
 
 
-def _read_picture(path: Path, shape: tuple[int, int], ids: Mapping[range, int]) -> npt.NDArray[np.uint8]:
+def _natural_stem(path: Path) -> list[tuple[int, int, str]]:
+    return natural(path.stem)
+
+
+def _read_label_image(path: Path, shape: tuple[int, int], ids: Mapping[range, int]) -> npt.NDArray[np.uint8]:
     try:
-        with Image.open(path) as picture:
-            grey = np.asarray(picture.convert("L"))
+        with Image.open(path) as image:
+            intensities = np.asarray(image.convert("L"))
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
         raise StudyError(
             f"label picture {path} cannot be read ({error}): copy it again from its source."
         ) from error
-    if grey.shape != shape:
+    if intensities.shape != shape:
         raise StudyError(
-            f"label picture {path} is {grey.shape} pixels but its slice {shape}: export it on the slice's grid."
+            f"label picture {path} is {intensities.shape} pixels but its slice {shape}: export it on the slice's grid."
         )
-    labels = np.zeros(grey.shape, np.uint8)
-    for value in np.unique(grey[grey > 0]).tolist():
-        found = [label for values, label in ids.items() if value in values]
-        if not found:
+    labels = np.zeros(shape, np.uint8)
+    for value in np.unique(intensities[intensities > 0]).tolist():
+        label = next((label for values, label in ids.items() if value in values), None)
+        if label is None:
             raise StudyError(
                 f"label picture {path} holds the grey value {value}, which stands for no organ: correct it."
             )
-        labels[grey == value] = found[0]
+        labels[intensities == value] = label
     return labels
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.stem)]

@@ -1,20 +1,20 @@
-"""The folder layouts people really have, each as a function that finds its cases.
+"""The folder layouts people really have, each as a function that lists its cases.
 
-A finder opens no scan; it returns the cases it found and a sentence for all that it could not understand.
+It opens no scan; it returns the cases and a sentence for all that it could not understand.
 """
 
 import csv
-import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from desam_lite.data.importers.dicom import read_label_pictures, read_series
+from desam_lite.data.importers.dicom import read_label_images, read_series
 from desam_lite.data.importers.pairing import SUFFIX, case_stem, find_scans, pair_files, safe_name
+from desam_lite.data.manifest import did_you_mean
 from desam_lite.data.nifti import read_label, write_volume
 from desam_lite.utils.errors import StudyError
 
@@ -29,7 +29,7 @@ class Item:
         domain: Name of its domain.
         case: Its id.
         image: Where its scan is: a NIfTI file, or a folder of DICOM slices.
-        label: Where its label is: a NIfTI file, or a folder of pictures.
+        label: Where its label is: a NIfTI file, or a folder of images.
         write: Called as ``write(item, image_path, label_path, place)``; makes both files.
     """
 
@@ -48,10 +48,10 @@ class Item:
         ]
 
 
-Found = tuple[list[Item], list[str]]
+Cases = tuple[list[Item], list[str]]  # with a sentence for each fault
 
 # Names of the six prostate sites in the prepared collections -> domain of data_manifests/prostate.yaml.
-PROSTATE_SITES = {
+_SITE_DOMAINS = {
     **dict.fromkeys(("runmc", "a-isbi"), "A"),
     **dict.fromkeys(("bmc", "b-isbi", "b-isbi_1.5"), "B"),
     **dict.fromkeys(("hcrudb", "i2cvb", "c-i2cvb"), "C"),
@@ -61,42 +61,41 @@ PROSTATE_SITES = {
 }
 # Label ids of data_manifests/abdomen.yaml: 1 liver, 2 right kidney, 3 left kidney, 4 spleen.
 _BTCV_IDS = {6: 1, 2: 2, 3: 3, 1: 4, **dict.fromkeys((0, 4, 5, *range(7, 14)), 0)}
-_CHAOS_MR_GREYS = {range(55, 71): 1, range(110, 136): 2, range(175, 201): 3, range(240, 256): 4}
-_CHAOS_CT_GREYS = {range(1, 256): 1}
+_CHAOS_MR_IDS = {range(55, 71): 1, range(110, 136): 2, range(175, 201): 3, range(240, 256): 4}
+_CHAOS_CT_IDS = {range(1, 256): 1}
 
 
-def find_folders(source: Path) -> Found:
-    """Find one folder per domain, with images and labels told apart by their names or their folders' names."""
-    items: list[Item] = []
-    faults: list[str] = []
+def find_folders(source: Path) -> Cases:
+    """List one folder per domain, with images and labels told apart by their names or their folders' names."""
     domains = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
-    for folder in domains:
-        found, wrong = _paired(folder, folder.name)
-        items += found
-        faults += wrong
+    return _joined(_paired(folder, folder.name) for folder in domains)
+
+
+def find_saml(source: Path) -> Cases:
+    """List the prepared prostate collection: a folder per site, each case with its ``_segmentation``."""
+    return _joined(_site(folder) for folder in sorted({path.parent for path in find_scans(source)}))
+
+
+def _site(folder: Path) -> Cases:
+    site = _SITE_DOMAINS.get(folder.name.lower())
+    if site is None:
+        fault = (
+            f"folder {folder} is none of the six prostate sites: rename it, or import the layout 'folders'."
+        )
+        return [], [fault]
+    return _paired(folder, site)
+
+
+def _joined(parts: Iterable[Cases]) -> Cases:
+    items, faults = [], []
+    for part_items, part_faults in parts:
+        items += part_items
+        faults += part_faults
     return items, faults
 
 
-def find_saml(source: Path) -> Found:
-    """Find the prepared prostate collection: a folder per site, each case with its ``_segmentation``."""
-    folders = sorted({path.parent for path in find_scans(source)})
-    items: list[Item] = []
-    faults: list[str] = []
-    for folder in folders:
-        site = PROSTATE_SITES.get(folder.name.lower())
-        if site is None:
-            faults.append(
-                f"folder {folder} is none of the six prostate sites: rename it, or import the layout 'folders'."
-            )
-            continue
-        found, wrong = _paired(folder, site)
-        items += found
-        faults += wrong
-    return items, faults
-
-
-def find_nnunet(source: Path) -> Found:
-    """Find ``imagesTr`` and ``labelsTr``, and a table ``patientid,center`` that tells each case's domain."""
+def find_nnunet(source: Path) -> Cases:
+    """List ``imagesTr`` and ``labelsTr``, and a table ``patientid,center`` that tells each case's domain."""
     folders = sorted(path for path in source.rglob("imagesTr") if path.is_dir())
     if len(folders) != 1:
         raise StudyError(
@@ -121,35 +120,23 @@ def find_nnunet(source: Path) -> Found:
     return items, faults
 
 
-def find_btcv(source: Path) -> Found:
-    """Find ``img0001.nii.gz`` with ``label0001.nii.gz``, in whatever folders; one domain ``CT``."""
-    images = {
-        found[1]: path
-        for path in find_scans(source)
-        if (found := re.fullmatch(r"(?i)img(\d{4})", case_stem(path)))
-    }
-    labels = {
-        found[1]: path
-        for path in find_scans(source)
-        if (found := re.fullmatch(r"(?i)label(\d{4})", case_stem(path)))
-    }
-    both = sorted(images.keys() & labels.keys())
-    items = [
-        Item("CT", f"img{number}", images[number], labels[number], _place_and_renumber) for number in both
-    ]
-    faults = [
-        f"{images[n]} has no label{n}.nii.gz: add it, or take it out."
-        for n in sorted(images.keys() - labels.keys())
-    ]
-    faults += [
-        f"{labels[n]} has no img{n}.nii.gz: add it, or take it out."
-        for n in sorted(labels.keys() - images.keys())
-    ]
+def find_btcv(source: Path) -> Cases:
+    """List ``img0001.nii.gz`` with ``label0001.nii.gz``, in whatever folders; one domain ``CT``."""
+    names = {case_stem(path).lower(): path for path in find_scans(source)}
+    numbers = sorted({match[1] for name in names if (match := re.fullmatch(r"(?:img|label)(\d{4})", name))})
+    items, faults = [], []
+    for number in numbers:
+        image, label = names.get(f"img{number}"), names.get(f"label{number}")
+        if image and label:
+            items.append(Item("CT", f"img{number}", image, label, _place_and_renumber))
+        else:
+            other = f"label{number}" if image else f"img{number}"
+            faults.append(f"{image or label} has no {other}.nii.gz: add it, or take it out.")
     return items, faults
 
 
-def find_chaos(source: Path) -> Found:
-    """Find CHAOS's DICOM series with their label pictures.
+def find_chaos(source: Path) -> Cases:
+    """List CHAOS's DICOM series with their label images.
 
     Domain ``MR`` gets the T2-SPIR series with four organs; the CT series, where only the liver is labelled, go to a domain
     ``CT_liver`` of their own. T1-DUAL series are passed over.
@@ -159,9 +146,9 @@ def find_chaos(source: Path) -> Found:
     for folder in sorted(path for path in source.rglob("DICOM_anon") if path.is_dir()):
         parent, label = folder.parent, folder.parent / "Ground"
         if parent.name.upper() == "T2SPIR":
-            domain, case, greys = "MR", parent.parent.name, _CHAOS_MR_GREYS
+            domain, case, ids = "MR", parent.parent.name, _CHAOS_MR_IDS
         elif parent.parent.name.upper() == "CT":
-            domain, case, greys = "CT_liver", parent.name, _CHAOS_CT_GREYS
+            domain, case, ids = "CT_liver", parent.name, _CHAOS_CT_IDS
         else:
             continue
         if not label.is_dir():
@@ -169,11 +156,11 @@ def find_chaos(source: Path) -> Found:
                 f"{parent} has no folder Ground: its labels were not published (test cases), so take it out."
             )
             continue
-        items.append(Item(domain, safe_name(case), folder, label, partial(_convert_dicom, greys=greys)))
+        items.append(Item(domain, safe_name(case), folder, label, partial(_convert_dicom, ids=ids)))
     return items, faults
 
 
-LAYOUTS: dict[str, Callable[[Path], Found]] = {
+LAYOUTS: dict[str, Callable[[Path], Cases]] = {
     "saml": find_saml,
     "nnunet": find_nnunet,
     "chaos": find_chaos,
@@ -182,24 +169,23 @@ LAYOUTS: dict[str, Callable[[Path], Found]] = {
 }
 
 
-def find_layout(name: str) -> Callable[[Path], Found]:
-    """Return the finder of a layout.
+def find_layout(name: str) -> Callable[[Path], Cases]:
+    """Return the function that lists the cases of a layout.
 
     Raises:
         StudyError: There is no such layout.
     """
     if name not in LAYOUTS:
-        close = difflib.get_close_matches(name, LAYOUTS, n=1)
-        hint = f"did you mean {close[0]!r}? Otherwise " if close else ""
+        hint = did_you_mean(name, LAYOUTS)
         raise StudyError(f"there is no layout {name!r}: {hint}choose from {', '.join(LAYOUTS)}.")
     return LAYOUTS[name]
 
 
 def _domain(center: str) -> str:
-    return PROSTATE_SITES.get(center.strip().lower(), safe_name(center.strip()))
+    return _SITE_DOMAINS.get(center.strip().lower(), safe_name(center.strip()))
 
 
-def _paired(folder: Path, domain: str) -> Found:
+def _paired(folder: Path, domain: str) -> Cases:
     pairs, faults = pair_files(folder, domain)
     return [Item(safe_name(domain), case, image, label, _place_both) for case, image, label in pairs], faults
 
@@ -250,10 +236,8 @@ def _place_and_renumber(
     write_volume(label, renumbered, scan.geometry.affine)
 
 
-def _convert_dicom(
-    item: Item, image: Path, label: Path, _place: Place, *, greys: Mapping[range, int]
-) -> None:
+def _convert_dicom(item: Item, image: Path, label: Path, _place: Place, *, ids: Mapping[range, int]) -> None:
     series = read_series(item.image)
-    labels = read_label_pictures(item.label, series, greys)
+    labels = read_label_images(item.label, series, ids)
     write_volume(image, series.data, series.affine)
     write_volume(label, labels, series.affine)

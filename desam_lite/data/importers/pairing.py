@@ -18,8 +18,8 @@ _PAIR_FOLDER = re.compile(
 
 def find_scans(folder: Path) -> list[Path]:
     """Return the NIfTI files at any depth, hidden ones (half-written, macOS's) left out."""
-    found = (path for path in folder.rglob("*.[nN][iI][iI]*") if SUFFIX.search(path.name))
-    return sorted(path for path in found if not path.name.startswith("."))
+    files = (path for path in folder.rglob("*.[nN][iI][iI]*") if SUFFIX.search(path.name))
+    return sorted(path for path in files if not path.name.startswith("."))
 
 
 def case_stem(path: Path) -> str:

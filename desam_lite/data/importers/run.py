@@ -7,31 +7,25 @@ import csv
 import gzip
 import os
 import shutil
+import stat
+import time
+import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from desam_lite.data.importers.archives import unpack
-from desam_lite.data.importers.layouts import Found, Item, find_layout
+from desam_lite.data.importers.layouts import Cases, Item, find_layout
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import atomic_path, digest, sha256_file
 from desam_lite.utils.progress import track
 
 IMPORT_VERSION = 1
 INDEX_NAME = "import.csv"
-_COLUMNS = [
-    "domain",
-    "case",
-    "image",
-    "label",
-    "image_sha256",
-    "label_sha256",
-    "source_image",
-    "source_label",
-    "stamp",
-]
+_FIELDS = ["domain", "case", "image", "label", "image_sha256", "label_sha256"]
+_FIELDS += ["source_image", "source_label", "stamp"]
 _UNPACKED = ".unpacked"
+Rows = dict[tuple[str, str], dict[str, str]]  # (domain, case) -> fields of the index
 
 
 @dataclass(frozen=True)
@@ -67,45 +61,64 @@ def import_data(
         The summary. A case at fault is left out and told there; it never stops the others.
 
     Raises:
-        StudyError: Unknown layout, no such source, nothing found in it, or ``out`` lies in ``source``.
+        StudyError: Unknown layout, no such source, nothing in it, or ``out`` lies in ``source``.
     """
     source, out = Path(source), Path(out)
     finder = find_layout(layout)
-    _require_apart(source, out)
-    root = unpack(source, _unpack_folder(source, out), progress=progress) if source.is_file() else source
-    items, faults = finder(root)
-    items, faults = _refuse_doubles(items, faults)
+    if not source.exists():
+        raise StudyError(f"there is no {source}: check the path.")
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise StudyError(f"the folder to import to, {out}, lies in the source {source}: choose one outside.")
+    root = source if source.is_dir() else _unpack(source, out / _UNPACKED, progress)
+    items, faults = _refuse_doubles(*finder(root))
     if not items and not faults:
         raise StudyError(
             f"no case of the layout {layout!r} below {source}: check the path, or choose another layout."
         )
-    rows, made, failed = _import_items(layout, root, out, items, copy=copy, progress=progress)
-    faults += failed
-    if not faults:
-        shutil.rmtree(out / _UNPACKED, ignore_errors=True)
+    rows, made = _read_import_index(out / INDEX_NAME), 0
+    for item in track(items, f"importing {layout}", enabled=progress):
+        try:
+            made += _import_item(layout, root, out, item, rows, copy)
+        except StudyError as error:
+            faults.append(f"{item.domain}/{item.case}: {error}")
+    if root != source and not faults:  # else its sentences name files that are still there
+        shutil.rmtree(root)
     cases = Counter(domain for domain, _ in rows)
     return ImportSummary(out, dict(sorted(cases.items())), made, tuple(faults))
 
 
-def _import_items(
-    layout: str, root: Path, out: Path, items: list[Item], *, copy: bool, progress: bool
-) -> tuple[dict[tuple[str, str], dict[str, str]], int, list[str]]:
-    """Make the cases that are not there yet; return the index's rows, how many were made, and what went wrong."""
-    rows = _read_index(out / INDEX_NAME)
-    place, made, faults = partial(place_file, copy=copy), 0, []
-    for item in track(items, f"importing {layout}", enabled=progress):
-        key, stamp = (item.domain, item.case), _stamp(layout, root, item)
-        there = all(path.is_file() for path in _targets(out, item))
-        if there and key in rows and rows[key]["stamp"] == stamp:
-            continue
-        try:
-            item.write(item, *_targets(out, item), place)
-        except StudyError as error:
-            faults.append(f"{item.domain}/{item.case}: {error}")
-            continue
-        rows[key], made = _row(out, item, stamp), made + 1
-        _write_index(out / INDEX_NAME, rows)
-    return rows, made, faults
+def _import_item(layout: str, root: Path, out: Path, item: Item, rows: Rows, copy: bool) -> bool:
+    """Make a case and its row of the index, unless it is there and unchanged; return whether it was made."""
+    image, label = (out / item.domain / f"{item.case}{end}.nii.gz" for end in ("", "_segmentation"))
+    key, stamp = (item.domain, item.case), _state_of_sources(layout, root, item)
+    if image.is_file() and label.is_file() and key in rows and rows[key]["stamp"] == stamp:
+        return False
+    item.write(item, image, label, partial(place_file, copy=copy))
+    names = [path.relative_to(out).as_posix() for path in (image, label)]
+    values = [*key, *names, sha256_file(image), sha256_file(label), str(item.image), str(item.label), stamp]
+    rows[key] = dict(zip(_FIELDS, values, strict=True))
+    _write_import_index(out / INDEX_NAME, rows)
+    return True
+
+
+def _state_of_sources(layout: str, root: Path, item: Item) -> str:
+    """Name the state of the files a case is made from, without reading them."""
+    states = []
+    for path in item.sources():
+        state = path.stat() if path.exists() else None
+        states.append([path.relative_to(root).as_posix(), state and [state.st_size, state.st_mtime_ns]])
+    return digest([IMPORT_VERSION, layout, states])
+
+
+def _refuse_doubles(items: list[Item], faults: list[str]) -> Cases:
+    """Leave out cases that would get one name: neither may overwrite the other."""
+    counts = Counter((item.domain, item.case) for item in items)
+    doubled = [
+        f"{item.domain}/{item.case}: {item.image} is one of two cases of that name: rename one."
+        for item in items
+        if counts[item.domain, item.case] > 1
+    ]
+    return [item for item in items if counts[item.domain, item.case] == 1], [*faults, *doubled]
 
 
 def place_file(source: Path, target: Path, *, copy: bool = False) -> None:
@@ -120,16 +133,16 @@ def place_file(source: Path, target: Path, *, copy: bool = False) -> None:
         StudyError: The file cannot be read.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    packed = source.name.lower().endswith(".gz")
     try:
-        if source.name.lower().endswith(".gz") and not copy and _link(source.resolve(), target):
+        if packed and not copy and _link(source.resolve(), target):
             return
-        with atomic_path(target) as temporary, source.open("rb") as file:
-            if source.name.lower().endswith(".gz"):
-                with temporary.open("wb") as plain:
-                    shutil.copyfileobj(file, plain, 1 << 20)
+        with atomic_path(target) as temporary, source.open("rb") as file, temporary.open("wb") as plain:
+            if packed:
+                shutil.copyfileobj(file, plain)
             else:
-                with gzip.GzipFile(temporary, "wb", compresslevel=6, mtime=0) as packed:
-                    shutil.copyfileobj(file, packed, 1 << 20)
+                with gzip.GzipFile("", "wb", compresslevel=6, fileobj=plain, mtime=0) as writer:
+                    shutil.copyfileobj(file, writer)
     except FileNotFoundError as error:
         raise StudyError(f"{source} does not exist (a dangling link?): check it.") from error
     except PermissionError as error:
@@ -150,68 +163,58 @@ def _link(source: Path, target: Path) -> bool:
     return True
 
 
-def _require_apart(source: Path, out: Path) -> None:
-    if not source.exists():
-        raise StudyError(f"there is no {source}: check the path.")
-    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
-        raise StudyError(f"the folder to import to, {out}, lies in the source {source}: choose one outside.")
+def _unpack(archive: Path, folder: Path, progress: bool) -> Path:
+    """Unpack a zip archive into a new folder; nothing is written of one that would leave it or does not fit on the disk."""
+    shutil.rmtree(folder, ignore_errors=True)  # of an import that was stopped
+    try:
+        with zipfile.ZipFile(archive) as source:
+            members = [m for m in source.infolist() if not (m.is_dir() or m.filename.startswith("__MACOSX/"))]
+            for member in members:
+                _require_inside(archive, member)
+            folder.mkdir(parents=True)
+            needed, free = sum(member.file_size for member in members), shutil.disk_usage(folder).free
+            if needed > free:
+                raise StudyError(
+                    f"{archive} unpacks to {needed / 1e9:.1f} GB but {folder} has {free / 1e9:.1f} GB: make room."
+                )
+            for member in track(members, f"unpacking {archive.name}", enabled=progress):
+                packed_at = time.mktime((*member.date_time, 0, 0, -1))
+                os.utime(
+                    source.extract(member, folder), (packed_at, packed_at)
+                )  # by it an import knows it again
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise StudyError(f"{archive} is no whole zip archive ({error}): download it again.") from error
+    except RuntimeError as error:  # zipfile's way to tell that a password is needed
+        raise StudyError(
+            f"{archive} cannot be unpacked ({error}): unpack it by hand and give the folder."
+        ) from error
+    return folder
 
 
-def _unpack_folder(source: Path, out: Path) -> Path:
-    state = source.stat()
-    return out / _UNPACKED / digest([source.name, state.st_size, state.st_mtime_ns])
+def _require_inside(archive: Path, member: zipfile.ZipInfo) -> None:
+    name = member.orig_filename
+    parts = [*PurePosixPath(name).parts, *PureWindowsPath(name).parts]
+    leaves = ".." in parts or name.startswith(("/", "\\")) or PureWindowsPath(name).drive or "\0" in name
+    if leaves or stat.S_ISLNK(member.external_attr >> 16):
+        raise StudyError(
+            f"{archive} holds {name!r}, a link or a path that leaves the folder: do not use this archive."
+        )
 
 
-def _refuse_doubles(items: list[Item], faults: list[str]) -> Found:
-    """Leave out cases that would get one name: neither may overwrite the other."""
-    counts = Counter((item.domain, item.case) for item in items)
-    doubled = [item for item in items if counts[item.domain, item.case] > 1]
-    told = [
-        f"{item.domain}/{item.case}: {item.image} is one of two cases of that name: rename one."
-        for item in doubled
-    ]
-    return [item for item in items if counts[item.domain, item.case] == 1], [*faults, *told]
-
-
-def _targets(out: Path, item: Item) -> tuple[Path, Path]:
-    folder = out / item.domain
-    return folder / f"{item.case}.nii.gz", folder / f"{item.case}_segmentation.nii.gz"
-
-
-def _stamp(layout: str, root: Path, item: Item) -> str:
-    """Name the state of the files a case is made from, without reading them."""
-    states = []
-    for path in item.sources():
-        state = path.stat() if path.exists() else None
-        states.append([path.relative_to(root).as_posix(), state and [state.st_size, state.st_mtime_ns]])
-    return digest([IMPORT_VERSION, layout, states])
-
-
-def _row(out: Path, item: Item, stamp: str) -> dict[str, str]:
-    image, label = _targets(out, item)
-    values = [item.domain, item.case, *(path.relative_to(out).as_posix() for path in (image, label))]
-    values += [sha256_file(image), sha256_file(label), str(item.image), str(item.label), stamp]
-    return dict(zip(_COLUMNS, values, strict=True))
-
-
-def _read_index(path: Path) -> dict[tuple[str, str], dict[str, str]]:
+def _read_import_index(path: Path) -> Rows:
     """Return the rows of earlier imports; a damaged index is as good as none, for cases are then made again."""
-    if not path.is_file():
-        return {}
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error):
+            rows = [
+                row for row in csv.DictReader(file) if set(row) == set(_FIELDS) and None not in row.values()
+            ]
+    except (FileNotFoundError, UnicodeDecodeError, csv.Error):
         return {}
-    return {
-        (row["domain"], row["case"]): row
-        for row in rows
-        if set(row) == set(_COLUMNS) and None not in row.values()
-    }
+    return {(row["domain"], row["case"]): row for row in rows}
 
 
-def _write_index(path: Path, rows: dict[tuple[str, str], dict[str, str]]) -> None:
+def _write_import_index(path: Path, rows: Rows) -> None:
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, _COLUMNS)
+        writer = csv.DictWriter(file, _FIELDS)
         writer.writeheader()
         writer.writerows(rows[key] for key in sorted(rows))
