@@ -1,4 +1,4 @@
-"""The compared methods: what they learn from, what they predict, and the prompts DeSAM is trained with."""
+"""Prompted methods: the prompts they are trained with, their losses, what is saved, and what they predict."""
 
 import json
 from functools import partial
@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from desam_lite.data.datasets import Batch, EmbeddingData, SliceData, list_slices
+from desam_lite.data.datasets import Batch, EmbeddingData, list_slices
 from desam_lite.data.embeddings import EmbeddingStore
 from desam_lite.data.slices import CaseSlices
 from desam_lite.data.tasks import Task
@@ -124,16 +124,13 @@ def test_equal_streams_draw_equal_prompts(task: Task, store: EmbeddingStore) -> 
 # Losses and predictions of every method
 
 
-def method_and_batch(name: str, task: Task, store: EmbeddingStore) -> tuple[Method, Batch]:
-    if name == "unet":
-        refs = list_slices(task.slices, "A", ["A0", "A1"], "foreground")
-        return UNetMethod(1, 4, 32, 0), SliceData(task.slices, refs, 1, 32).batch(np.arange(4))
+def method_and_batch(name: str, task: Task, store: EmbeddingStore) -> tuple[DeSAMMethod, Batch]:
     mode, _, variant = name.partition("-")
     method = desam(mode, variant or "desam")
     return method, method.prepare(a_batch(task, store), streams(4), augment=True)
 
 
-NAMES = ["unet", "points", "box", "points-no_iou_head", "points-no_fusion", "box-pdmm_only"]
+NAMES = ["points", "box", "points-no_iou_head", "points-no_fusion", "box-pdmm_only"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -156,7 +153,7 @@ def test_the_loss_of_points_is_mask_and_iou_and_selection_looks_at_the_mask(
 ) -> None:
     method, batch = method_and_batch("points", task, store)
     assert batch.embeddings is not None and batch.prompts is not None and batch.iou_targets is not None
-    out = method.model.decode(batch.embeddings, batch.prompts)  # type: ignore[attr-defined]
+    out = method.model.decode(batch.embeddings, batch.prompts)
     mask = mask_loss(out.mask_logits, batch.masks)
     head = (out.iou - batch.iou_targets).abs().mean()
     assert method.validation_loss(method.module, batch).item() == pytest.approx(mask.item(), rel=1e-5)
