@@ -19,6 +19,7 @@ from typing import Any
 from common import Options, read_options, shares_by_operation, write_result
 
 from desam_lite.synthetic.pretraining.loop import Pretraining, write_weights
+from desam_lite.synthetic.pretraining.promptable_sam import fill_promptable
 from desam_lite.synthetic.pretraining.recipe import LATER_SHARES, Recipe
 
 NOTE = (
@@ -112,7 +113,7 @@ def _train(
     if own.checkpoint is not None:
         run.load(own.checkpoint)
     elif _begins_with(own) is not None:
-        run.begin_with(own.continue_from)
+        fill_promptable(run.model, own.continue_from)
     steps, images, minutes = run.step, run.images, run.minutes
     start = time.monotonic()
     run.recipe = replace(recipe, minutes=minutes + max(end - start, 1) / 60, steps=100, decay=DECAY_PERCENT)

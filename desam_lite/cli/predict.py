@@ -1,6 +1,7 @@
 """``desam-lite predict``: the organs of new scans, in the scans' own geometry."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,8 @@ from desam_lite.utils.errors import StudyError
 
 if TYPE_CHECKING:
     from desam_lite.methods import TrainedModel
-    from desam_lite.prediction.files import Job
+    from desam_lite.prediction.files import ScanJob
+    from desam_lite.prediction.scan import ScanPrediction
 
 
 def predict(
@@ -51,7 +53,7 @@ def predict(
     """
     from desam_lite.methods import load_predictor
     from desam_lite.prediction.files import plan_jobs
-    from desam_lite.prediction.scan import choose_device, require_judgement
+    from desam_lite.prediction.scan import choose_device, require_iou_head
 
     places = {"mask": out, "probability": probability, "scores": scores, "preview": preview}
     jobs = plan_jobs(scans, {kind: path for kind, path in places.items() if path is not None})
@@ -61,30 +63,41 @@ def predict(
     if left:
         trained = load_predictor(model, choose_device(accelerator))
         if scores is not None:
-            require_judgement(trained.card)
+            require_iou_head(trained.card)
         _do(trained, left)
 
 
-def _do(model: "TrainedModel", jobs: "list[Job]") -> None:
+def _draw_preview(path: Path, prediction: "ScanPrediction", organs: Mapping[str, str], title: str) -> None:
+    """Draw slices with the organs' contours."""
+    from desam_lite.study.report.contact_sheets import (
+        scan_sheet,
+        write_png,
+    )  # matplotlib: only who wants one pays
+
+    spacing = prediction.geometry.spacing
+    write_png(path, scan_sheet(prediction.images, prediction.labels, organs, spacing, title))
+
+
+def _do(model: "TrainedModel", jobs: "list[ScanJob]") -> None:
     """Do all jobs that can be done, then report the faults of the others."""
     from tqdm import tqdm
 
-    from desam_lite.prediction.files import do_job
+    from desam_lite.prediction.files import predict_files
     from desam_lite.prediction.scan import volumes_ml
     from desam_lite.utils.progress import track
 
     faults = []
     for job in track(jobs, "predicting scans", enabled=len(jobs) > 1):
         try:
-            found = do_job(model, job, progress=len(jobs) == 1)
+            prediction = predict_files(model, job, draw=_draw_preview, progress=len(jobs) == 1)
         except StudyError as error:
             faults.append(str(error))
             continue
-        for warning in found.warnings:
+        for warning in prediction.warnings:
             tqdm.write(f"warning: {job.scan}: {warning}", file=sys.stderr)
-        volumes = volumes_ml(found, model.card)
-        said = ", ".join(f"{n} {name} {ml:.1f} ml" for n, (name, ml) in enumerate(volumes.items(), start=1))
-        tqdm.write(f"{job.outputs['mask']}: {said}", file=sys.stdout)
+        volumes = volumes_ml(prediction, model.card)
+        text = ", ".join(f"{n} {name} {ml:.1f} ml" for n, (name, ml) in enumerate(volumes.items(), start=1))
+        tqdm.write(f"{job.outputs['mask']}: {text}", file=sys.stdout)
     if faults:
         heading = [f"{len(faults)} of {len(jobs)} scans were not predicted:"] if len(jobs) > 1 else []
         raise StudyError("\n".join([*heading, *faults]))

@@ -33,6 +33,14 @@ EMBEDDINGS_VERSION = 3
 AT_ONCE = 8
 """Slices encoded, and read back, at once: their maps are what has to fit into memory."""
 
+_REDUCED_ON = ("cuda",)
+_PRODUCTS: dict[Format, torch.dtype] = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float8": torch.bfloat16,
+}
+"""In what a GPU multiplies for maps that are stored with no more digits: its float32 is many times slower; sums stay float32."""
+
 ReadEmbeddings = Callable[[range], ImageEmbeddings]
 """What gives the embeddings of some slices of one case: from a store, or computed when asked for."""
 
@@ -166,7 +174,10 @@ def encode_on_demand(model: PromptedSAM, images: npt.NDArray[np.uint8], fmt: For
 def _encode(model: PromptedSAM, images: torch.Tensor, fmt: Format, of: str) -> ImageEmbeddings:
     """Encode slices ``(B, H, W)`` uint8 on the model's device, as a store of the format would give them."""
     device = next(model.parameters()).device
-    maps = as_stored(model.encode(preprocess(images.to(device), model.image_size)), fmt)
+    pixels = preprocess(images.to(device), model.image_size)
+    reduced = device.type in _REDUCED_ON and fmt in _PRODUCTS
+    with torch.autocast(device.type, _PRODUCTS.get(fmt), enabled=reduced):
+        maps = as_stored(model.encode(pixels), fmt)
     if not all(torch.isfinite(tensor).all() for tensor in (*maps.levels, maps.neck)):
         raise StudyError(f"the encoder's features of {of} exceed {fmt}: choose bfloat16 or float32.")
     return maps

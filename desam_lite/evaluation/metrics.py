@@ -16,6 +16,7 @@ from desam_lite.data.slices import SliceRule, select_slices
 from desam_lite.utils.errors import StudyError
 
 Mask = npt.NDArray[np.bool_]
+Distances = npt.NDArray[np.float64]
 Protocol = Literal["whole_volume", "published"]
 PROTOCOLS: tuple[Protocol, ...] = ("whole_volume", "published")
 
@@ -47,13 +48,7 @@ QUIRKS: dict[Protocol, Quirks] = {
 
 
 class Scored(NamedTuple):
-    """One organ of one case as a protocol looks at it.
-
-    Attributes:
-        predicted: ``(Z, H, W)`` bool: the slices that count, after everything that is done to them.
-        true: The reference in the same slices.
-        spacing: ``(z, y, x)`` in mm.
-    """
+    """One organ of one case as a protocol takes it: masks ``(Z, H, W)`` of the slices that count, spacing ``(z, y, x)`` in mm."""
 
     predicted: Mask
     true: Mask
@@ -82,8 +77,7 @@ def score_volume(
     """Score one organ of one volume.
 
     The rule for empty masks: both empty is perfect agreement (Dice 1, distances 0); one empty is the worst there is
-    (Dice 0, every distance the diagonal of the volume, so that a method gains nothing by drawing nothing and an average
-    stays finite).
+    (Dice 0, every distance the diagonal of the volume, so that an empty prediction gains nothing and an average stays finite).
 
     Args:
         prediction: Boolean mask, or zeros and ones, of any number of axes (normally ``(Z, H, W)``).
@@ -125,21 +119,21 @@ def score_volume(
     return VolumeScore(dice, hd95, float(both.max()), float(both.mean()))
 
 
-def _binary(mask: npt.ArrayLike, name: str) -> npt.NDArray[np.bool_]:
+def _binary(mask: npt.ArrayLike, name: str) -> Mask:
     array = np.asarray(mask)
     if array.dtype != bool and not np.isin(array, (0, 1)).all():
         raise StudyError(f"the {name} holds values other than 0 and 1: score one organ at a time, as a mask.")
     return array.astype(bool)
 
 
-def _surface_distances(
-    predicted: npt.NDArray[np.bool_], true: npt.NDArray[np.bool_], spacing: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _surface_distances(predicted: Mask, true: Mask, spacing: Distances) -> tuple[Distances, Distances]:
     """Return the distances from each surface voxel of the one mask to the surface of the other, both ways, in mm."""
     from monai.metrics.utils import get_edge_surface_distance  # seconds to import: only what scores pays
 
+    # Surfaces lie inside the box of both masks, and the distance transform of a small box is cheap.
+    box = tuple(slice(axis.min(), axis.max() + 1) for axis in np.nonzero(predicted | true))
     # A margin of one voxel, so that an organ cut off by the volume's edge has a surface there too.
-    padded = [torch.from_numpy(np.pad(_crop(mask, predicted | true), 1)) for mask in (predicted, true)]
+    padded = [torch.from_numpy(np.pad(mask[box], 1)) for mask in (predicted, true)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6 warns of an argument that it passes itself
         _, distances, _ = get_edge_surface_distance(
@@ -147,12 +141,6 @@ def _surface_distances(
         )
     forward, backward = (np.asarray(d, dtype=float) for d in distances)
     return forward, backward
-
-
-def _crop(mask: npt.NDArray[np.bool_], extent: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Cut ``mask`` to the bounding box of ``extent``: surfaces lie inside it, and the distance transform is cheaper."""
-    box = tuple(slice(axis.min(), axis.max() + 1) for axis in np.nonzero(extent))
-    return mask[box]
 
 
 def score_case(
@@ -178,24 +166,14 @@ def score_case(
     Returns:
         The scores; all NaN under ``published`` where that protocol leaves no slice of this case.
     """
-    seen = as_scored(prediction == organ, labels == organ, spacing, QUIRKS[protocol])
-    if len(seen.true) == 0:
+    scored = as_scored(prediction == organ, labels == organ, spacing, QUIRKS[protocol])
+    if len(scored.true) == 0:
         return VolumeScore(np.nan, np.nan, np.nan, np.nan)
-    return score_volume(*seen)
+    return score_volume(*scored)
 
 
 def as_scored(predicted: Mask, true: Mask, spacing: Sequence[float], quirks: Quirks) -> Scored:
-    """Return one organ of one case as a protocol looks at it.
-
-    Args:
-        predicted: ``(Z, H, W)`` bool.
-        true: The reference, of the same shape.
-        spacing: ``(z, y, x)`` in mm.
-        quirks: What the protocol does.
-
-    Returns:
-        The slices that count; there may be none.
-    """
+    """Apply what a protocol does to masks ``(Z, H, W)`` with spacing ``(z, y, x)`` in mm; there may be no slice left."""
     z, y, x = spacing
     if quirks.slices != "all":
         rows = select_slices(true.astype(np.uint8), quirks.slices)

@@ -1,8 +1,9 @@
 """Predicting the test cases of every domain and scoring them, case by case, resumable."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +15,41 @@ from desam_lite.data.nifti import read_label, write_mask
 from desam_lite.data.slices import CaseSlices
 from desam_lite.data.tasks import Task
 from desam_lite.evaluation.metrics import PROTOCOLS, score_case
-from desam_lite.training.method import Predictor
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.memory import keep_freed_memory
 from desam_lite.utils.progress import track
+
+
+class LabelledSlice(Protocol):
+    """What is predicted of a slice."""
+
+    @property
+    def labels(self) -> npt.NDArray[np.uint8]:
+        """Organ ids ``(H, W)``."""
+
+
+class Segmenter(Protocol):
+    """What is scored: it labels the slices of one scan ``(Z, H, W)`` uint8, one after the other.
+
+    Attributes:
+        oracle: Whether its prompts are made from the reference labels ``(Z, H, W)``.
+    """
+
+    oracle: bool
+
+    def predict(
+        self, images: npt.NDArray[np.uint8], embeddings: ReadEmbeddings | None, /
+    ) -> Iterable[LabelledSlice]:
+        """Label the slices; ``embeddings`` gives their embeddings, to methods on these."""
+
+    def predict_oracle(
+        self,
+        images: npt.NDArray[np.uint8],
+        embeddings: ReadEmbeddings | None,
+        reference: npt.NDArray[np.uint8],
+        /,
+    ) -> Iterable[LabelledSlice]:
+        """Label the slices, prompted by the reference."""
 
 
 def prediction_path(directory: Path, domain: str, case: str) -> Path:
@@ -36,7 +68,7 @@ def read_prediction(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def score_domains(
-    predictor: Predictor,
+    predictor: Segmenter,
     task: Task,
     cases: Mapping[str, Sequence[str]],
     embeddings: EmbeddingStore | None,
@@ -47,7 +79,7 @@ def score_domains(
     """Predict and score cases; a prediction that is already on disk is not made again.
 
     Args:
-        predictor: What draws the organs.
+        predictor: What is scored.
         task: Where the cases come from.
         cases: Case ids to test, by domain.
         embeddings: The stored embeddings, for methods on them.
@@ -59,44 +91,35 @@ def score_domains(
         ``assd`` (mm), ``reference_voxels``, ``predicted_voxels``.
     """
     pairs = [(domain, case) for domain, names in cases.items() for case in names]
+    organs = [organ.name for organ in task.manifest.organs]
     rows = []
     with keep_freed_memory():
         for domain, case in track(pairs, "scoring cases", enabled=progress):
             slices = task.slices.load(domain, case)
             path = prediction_path(directory, domain, case)
-            prediction = _kept(path, slices)
+            prediction = _read_earlier(path, slices)
             if prediction is None:
                 stored = None if embeddings is None else partial(embeddings.load, domain, case)
-                prediction = _predict(predictor, slices, stored)
+                if predictor.oracle:
+                    labelled = predictor.predict_oracle(slices.images, stored, slices.labels)
+                else:
+                    labelled = predictor.predict(slices.images, stored)
+                prediction = np.stack([each.labels for each in labelled])
                 write_mask(path, prediction, slices.geometry)
-            rows += _rows(slices, prediction, [organ.name for organ in task.manifest.organs])
+            rows += _score_rows(slices, prediction, organs)
     return pd.DataFrame(rows)
 
 
-def _predict(
-    predictor: Predictor, slices: CaseSlices, stored: ReadEmbeddings | None
-) -> npt.NDArray[np.uint8]:
-    """Draw the organ ids ``(Z, H, W)`` of a case."""
-    drawn = (
-        predictor.predict_oracle(slices.images, stored, slices.labels)
-        if predictor.oracle
-        else predictor.predict(slices.images, stored)
-    )
-    return np.stack([found.labels for found in drawn])
-
-
-def _kept(path: Path, slices: CaseSlices) -> npt.NDArray[np.uint8] | None:
+def _read_earlier(path: Path, slices: CaseSlices) -> npt.NDArray[np.uint8] | None:
     """Read an earlier prediction of this case; None if there is none or it cannot be read."""
-    if not path.exists():
-        return None
     try:
-        kept = read_prediction(path)
+        prediction = read_prediction(path)
     except StudyError:
         return None
-    return kept if kept.shape == slices.labels.shape else None
+    return prediction if prediction.shape == slices.labels.shape else None
 
 
-def _rows(
+def _score_rows(
     slices: CaseSlices, prediction: npt.NDArray[np.uint8], organs: Sequence[str]
 ) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []

@@ -47,8 +47,12 @@ LEVEL = 0.95
 """Coverage of every interval."""
 
 Verdict = Literal[
-    *("better", "worse", "equivalent"),
-    *("better by less than the margin", "worse by less than the margin", "cannot tell"),
+    "better",
+    "worse",
+    "equivalent",
+    "better by less than the margin",
+    "worse by less than the margin",
+    "cannot tell",
 ]
 
 COLUMNS = ["label", "source", "target", "in_domain", "seed", "case", "metric", "value"]
@@ -82,8 +86,8 @@ def scores(
         raise StudyError(f"there is no metric '{metric}': choose from {', '.join(METRICS)}.")
     if metrics.empty:
         return pd.DataFrame(columns=COLUMNS)
-    chosen = _only(metrics, "protocol", protocol)
-    chosen = chosen if organ is None else _only(chosen, "organ", organ)
+    chosen = _rows_with(metrics, "protocol", protocol)
+    chosen = chosen if organ is None else _rows_with(chosen, "organ", organ)
     keys = ["label", "source", "target", "in_domain", "seed", "case"]
     repeated = chosen[chosen.duplicated([*keys, "organ"])]
     if not repeated.empty:
@@ -95,10 +99,12 @@ def scores(
     return means.assign(metric=metric)[COLUMNS]
 
 
-def _only(frame: pd.DataFrame, column: str, value: str) -> pd.DataFrame:
-    known = list(frame[column].unique())
-    if value not in known:
-        raise StudyError(f"the results hold no {column} '{value}': choose from {', '.join(map(str, known))}.")
+def _rows_with(frame: pd.DataFrame, column: str, value: str) -> pd.DataFrame:
+    values = list(frame[column].unique())
+    if value not in values:
+        raise StudyError(
+            f"the results hold no {column} '{value}': choose from {', '.join(map(str, values))}."
+        )
     return frame[frame[column] == value]
 
 
@@ -193,8 +199,8 @@ def compare(
             group = both[both["in_domain"] == in_domain]
             estimate = _estimate(group, rule)
             verdict = decide(estimate["low"], estimate["high"], margin, more_is_better=METRICS[metric])
-            row = {"first": first, "second": second, "in_domain": in_domain, **estimate, "verdict": verdict}
-            rows.append(row | _sign_test(group))
+            pair = {"first": first, "second": second, "in_domain": in_domain, "verdict": verdict}
+            rows.append({**pair, **estimate, **_sign_test(group)})
     table = pd.DataFrame(rows, columns=[name for name in _DIFFERENCES if name != "p_holm"])
     return table.assign(p_holm=holm(table["p"].to_numpy(float)))
 
@@ -228,13 +234,13 @@ def decide(low: float, high: float, margin: float, *, more_is_better: bool = Tru
 def paired_differences(scores: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     """Return the difference ``first`` minus ``second`` for each source, target, seed and case both have scored."""
     keys = [name for name in COLUMNS if name not in ("label", "value")]
-    one, other = (scores[scores["label"] == label].drop(columns="label") for label in (first, second))
-    both = one.merge(other, on=keys, suffixes=("", "_other"))
+    mine, other = (scores[scores["label"] == label].drop(columns="label") for label in (first, second))
+    both = mine.merge(other, on=keys, suffixes=("", "_other"))
     return both.assign(value=both["value"] - both["value_other"]).drop(columns="value_other")
 
 
 def pick_case(scores: pd.DataFrame, rule: CaseRule) -> pd.Series:
-    """Choose one scored case by rule, so that nobody chooses the pictures.
+    """Choose one scored case by rule, so that nobody chooses what is shown.
 
     Args:
         scores: Of the methods and domains to choose from; not empty.
@@ -384,13 +390,12 @@ def _cell_weights(cube: Cube, rule: Rule) -> Floats:
     """Return the weight of each source x target cell in the average by a rule ``(S, T)``; they sum to 1."""
     present = np.isfinite(cube.values)
     counts = present.any(axis=2).sum(axis=2).astype(float)
-    if rule == "cases":
-        return counts / counts.sum()
-    cells = (counts > 0).astype(float)
-    axis = 1 if rule == "sources" else 0
-    weights = cells / np.maximum(cells.sum(axis=axis, keepdims=True), 1)
-    total: Floats = weights / weights.sum()
-    return total
+    weights = counts
+    if rule != "cases":
+        cells = (counts > 0).astype(float)
+        weights = cells / np.maximum(cells.sum(axis=1 if rule == "sources" else 0, keepdims=True), 1)
+    shares: Floats = weights / weights.sum()
+    return shares
 
 
 def _pooled_variance(groups: Sequence[Floats]) -> tuple[float, float] | None:
@@ -436,8 +441,8 @@ def _estimate(group: pd.DataFrame, rule: Rule) -> dict[str, float]:
         "mean": interval.mean,
         "low": interval.low,
         "high": interval.high,
-        "seed_sd": _spread(_per_seed(cube, rule)),
-        "case_sd": _spread(per_case),
+        "seed_sd": _deviation(_per_seed(cube, rule)),
+        "case_sd": _deviation(per_case),
         **counts,
         "cases": len(per_case),
     }
@@ -445,18 +450,20 @@ def _estimate(group: pd.DataFrame, rule: Rule) -> dict[str, float]:
 
 def _per_case(scores: pd.DataFrame) -> Floats:
     """Return one number per patient: the mean of a case over the sources and seeds that scored it."""
-    return scores.groupby(["target", "case"])["value"].mean().to_numpy(float)
+    means: Floats = scores.groupby(["target", "case"])["value"].mean().to_numpy(float)
+    return means
 
 
 def _per_seed(cube: Cube, rule: Rule) -> Floats:
     count = cube.values.shape[2]
     case_weights, seed_weights = _ones(cube)
-    only = np.eye(count)[:, None, :] * seed_weights
-    averages = average(cube, rule, np.repeat(case_weights, count, axis=0), only)
-    return averages[np.isfinite(averages)]
+    single = np.eye(count)[:, None, :] * seed_weights
+    averages = average(cube, rule, np.repeat(case_weights, count, axis=0), single)
+    finite: Floats = averages[np.isfinite(averages)]
+    return finite
 
 
-def _spread(values: Floats) -> float:
+def _deviation(values: Floats) -> float:
     return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
 
 

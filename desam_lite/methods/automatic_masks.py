@@ -14,7 +14,7 @@ from torchvision.ops import nms
 
 from desam_lite.model.fast_iou import predict_iou
 from desam_lite.model.predictor import GridSettings, point_grid, single_points
-from desam_lite.model.prompts import Decoded, ImageEmbeddings, Prompts
+from desam_lite.model.prompts import Decoded, ImageEmbeddings, Prompts, prompts_at_once
 from desam_lite.model.resize import scaled_size, unfit_square
 from desam_lite.model.sam import SAM_MASKS
 from desam_lite.model.sam_decoder import SAM
@@ -85,8 +85,11 @@ def decode_on_slice(
     return Decoded(unfit_square(out.mask_logits.float(), size, model.image_size), out.iou)
 
 
-def _score_guesses(model: SAM, embeddings: ImageEmbeddings, points: torch.Tensor, batch: int) -> torch.Tensor:
+def _score_guesses(
+    model: SAM, embeddings: ImageEmbeddings, points: torch.Tensor, batch: int | None
+) -> torch.Tensor:
     """Predict the IoU of the three guesses at each point: ``(P, 3)``, on the device of the embeddings."""
     sparse, dense = model.encode_prompts(single_points(points), embeddings.neck.device)
     shared = (embeddings.neck, model.prompt_encoder.get_dense_pe(), dense[:1])
+    batch = batch or prompts_at_once(sparse.device)
     return predict_iou(*model.iou_modules(), *shared, sparse, batch)[:, 1:SAM_MASKS]

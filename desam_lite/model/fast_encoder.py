@@ -9,11 +9,12 @@ portions.
 from collections.abc import Callable
 
 import torch
-from segment_anything.modeling.image_encoder import Attention, Block, get_rel_pos
+from segment_anything.modeling.image_encoder import Attention, Block
 from torch.nn import functional
 
 _BIAS_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 28}
 """Elements of the bias that exist at one time: 16 MB in float32 on a CPU; on a GPU many, as each portion is a launch."""
+_MAPS_AT_ONCE = 1 << 15  # a GPU's kernels take at most 65,535
 _TOKENS_AT_ONCE = {"cpu": 1 << 10, "cuda": 1 << 20}
 """Tokens whose hidden channels in the MLP exist at one time: on a CPU they stay in its cache."""
 
@@ -66,14 +67,16 @@ def _attend(
 ) -> torch.Tensor:
     """Attend over G maps ``(G, h, w, c)`` with SAM's decomposed relative positions; returns ``(G, h, w, c)``."""
     count, height, width, _ = q.shape
-    by_row = get_rel_pos(height, height, rel_pos_h).to(q.dtype)  # (h, h, c)
-    by_column = get_rel_pos(width, width, rel_pos_w).to(q.dtype)  # (w, w, c)
+    by_row, by_column = (
+        _by_query_and_key(r, n).to(q.dtype) for r, n in ((rel_pos_h, height), (rel_pos_w, width))
+    )  # (h, h, c), (w, w, c)
     down = torch.einsum("ghwc,hkc->ghwk", q, by_row)[..., None]  # (G, h, w, h, 1)
     across = torch.einsum("ghwc,wkc->ghwk", q, by_column)[..., None, :]  # (G, h, w, 1, w)
     keys, values = k.flatten(1, 2), v.flatten(1, 2)  # (G, h w, c)
     attended = torch.empty_like(q)
     limit, tokens = _BIAS_AT_ONCE.get(q.device.type, 1 << 28), height * width
-    maps = max(1, limit // tokens**2)  # whose bias exists at one time, of all queries or of some lines
+    # Maps whose bias exists at one time, of all their queries or of some lines.
+    maps = min(max(1, limit // tokens**2), _MAPS_AT_ONCE)
     lines = max(1, min(height, limit // (width * tokens)))
     # One buffer for all portions: memory that is new each time costs a CPU more than the sum that is written into it.
     room = q.new_empty((min(maps, count), lines, width, height, width))
@@ -91,3 +94,11 @@ def _attend(
             )
             attended[part] = attended_part[0].view(attended[part].shape)
     return attended
+
+
+def _by_query_and_key(relative: torch.Tensor, tokens: int) -> torch.Tensor:
+    """Return from the relative positions ``(2 N - 1, c)`` of N tokens those of query i to key j: ``(N, N, c)``.
+
+    The numbers of segment-anything's `get_rel_pos`, without the table of indices that it sends to the device each time.
+    """
+    return relative.unfold(0, tokens, 1).flip(-1).transpose(1, 2).contiguous()

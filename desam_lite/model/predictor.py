@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from desam_lite.model.names import AutomaticMode
 from desam_lite.model.prompted_sam import PromptedSAM
-from desam_lite.model.prompts import PROMPTS_AT_ONCE, ImageEmbeddings, Prompts
+from desam_lite.model.prompts import ImageEmbeddings, Prompts
 from desam_lite.model.resize import scaled_size, unfit_square
 
 _AREA_SIDE = 256  # minimal areas are given in pixels of a slice of this side, as in the public code
@@ -33,14 +33,14 @@ class GridSettings:
         iou_threshold: Points with a predicted IoU not above it are dropped.
         stability_threshold: Masks with a stability score below it are dropped.
         min_area: Smaller holes are filled and smaller islands removed, in pixels of a 256 x 256 slice.
-        batch: Points scored at once; bounds the memory, changes nothing else.
+        batch: Points scored at once; bounds the memory, changes nothing else. None: what suits the device.
     """
 
     points_per_side: int = 9
     iou_threshold: float = 0.5
     stability_threshold: float = 0.6
     min_area: int = 1000
-    batch: int = PROMPTS_AT_ONCE
+    batch: int | None = None
 
 
 @dataclass(frozen=True)

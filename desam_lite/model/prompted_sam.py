@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from desam_lite.model import fast_iou
-from desam_lite.model.prompts import PROMPTS_AT_ONCE, Decoded, ImageEmbeddings, Prompts
+from desam_lite.model.prompts import Decoded, ImageEmbeddings, Prompts, prompts_at_once
 from desam_lite.model.sam import build_image_encoder, build_prompt_encoder, encode_levels, get_backbone
 
 FROZEN_SEED = 0
@@ -116,14 +116,14 @@ class PromptedSAM(nn.Module):
 
     @torch.no_grad()
     def score_prompts(
-        self, embeddings: ImageEmbeddings, prompts: Prompts, *, batch: int = PROMPTS_AT_ONCE
+        self, embeddings: ImageEmbeddings, prompts: Prompts, *, batch: int | None = None
     ) -> torch.Tensor:
         """Predict the IoU ``(B, K)`` of B prompts on one slice, as `decode` does.
 
         Args:
             embeddings: Of the slice, batch 1.
             prompts: B prompts.
-            batch: Prompts computed at once; bounds the memory, changes nothing else.
+            batch: Prompts computed at once; bounds the memory, changes nothing else. None: what suits the device.
 
         Raises:
             ValueError: The model has no IoU head, or there are several slices.
@@ -132,6 +132,7 @@ class PromptedSAM(nn.Module):
             raise ValueError(f"{self.title} has no IoU head")
         if len(embeddings) != 1:
             raise ValueError(f"prompts are scored on one slice, not on {len(embeddings)}: use decode")
+        batch = batch or prompts_at_once(embeddings.neck.device)
         if self.fast:
             sparse, dense = self.encode_prompts(prompts, embeddings.neck.device)
             position = self.prompt_encoder.get_dense_pe()  # (1, 256, h, w)

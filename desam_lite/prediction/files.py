@@ -1,7 +1,7 @@
 """Files in, files out: which scans are predicted, what is written of each and where, and what is left alone."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,6 @@ import numpy as np
 from desam_lite.data.geometry import from_slices
 from desam_lite.data.nifti import write_mask, write_volume
 from desam_lite.methods import TrainedModel
-from desam_lite.methods.model_card import ModelCard
 from desam_lite.prediction.scan import ScanPrediction, predict_scan, scores_table
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import atomic_path
@@ -21,12 +20,12 @@ _SUFFIXES = {"mask": _NIFTI, "probability": _NIFTI, "scores": (".csv",), "previe
 
 
 @dataclass(frozen=True)
-class Job:
+class ScanJob:
     """One scan and the files to be made of it.
 
     Attributes:
         scan: The scan's file.
-        outputs: "mask", "probability", "scores", "preview" -> file; those that were asked for.
+        outputs: "mask", "probability", "scores", "preview" -> file, of those that are to be made.
     """
 
     scan: Path
@@ -38,12 +37,12 @@ class Job:
         return all(path.exists() for path in self.outputs.values())
 
 
-def plan_jobs(inputs: Sequence[Path], wanted: Mapping[str, Path]) -> list[Job]:
+def plan_jobs(inputs: Sequence[Path], places: Mapping[str, Path]) -> list[ScanJob]:
     """Decide which scans are predicted and which files are made of each.
 
     Args:
         inputs: Files, and folders of which every NIfTI file is taken but those that end in ``_mask`` or ``_probability``.
-        wanted: "mask" and others of `Job` -> a file for one scan; a folder for several, or where it is there already.
+        places: "mask" and others of `ScanJob` -> a file for one scan; a folder for several, or where it is there already.
 
     Returns:
         A job per scan, in the order given.
@@ -54,7 +53,7 @@ def plan_jobs(inputs: Sequence[Path], wanted: Mapping[str, Path]) -> list[Job]:
     scans = list({path.resolve(): path for given in inputs for path in _scans_of(given)}.values())
     several = len(inputs) > 1 or inputs[0].is_dir()
     jobs = [
-        Job(scan, {kind: _place(kind, path, scan, several) for kind, path in wanted.items()})
+        ScanJob(scan, {kind: _output_path(kind, path, scan, several) for kind, path in places.items()})
         for scan in scans
     ]
     _refuse_collisions(jobs)
@@ -65,8 +64,9 @@ def _scans_of(given: Path) -> list[Path]:
     if not given.is_dir():
         return [given]
     files = [path for path in sorted(given.iterdir()) if path.name.endswith(_NIFTI) and path.is_file()]
-    made_here = ("_mask", "_probability")
-    scans = [p for p in files if not p.name.startswith(".") and not _stem(p).endswith(made_here)]
+    scans = [
+        p for p in files if not p.name.startswith(".") and not _stem(p).endswith(("_mask", "_probability"))
+    ]
     if not scans:
         raise StudyError(f"there is no scan (.nii or .nii.gz) in the folder '{given}': check the path.")
     return scans
@@ -77,7 +77,7 @@ def _stem(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
-def _place(kind: str, path: Path, scan: Path, several: bool) -> Path:
+def _output_path(kind: str, path: Path, scan: Path, several: bool) -> Path:
     """Return the file for one kind of output of one scan."""
     named = path.name.endswith(_SUFFIXES[kind])
     if path.is_dir() or (several and not named and not path.exists()):
@@ -93,7 +93,7 @@ def _place(kind: str, path: Path, scan: Path, several: bool) -> Path:
     return path
 
 
-def _refuse_collisions(jobs: Sequence[Job]) -> None:
+def _refuse_collisions(jobs: Sequence[ScanJob]) -> None:
     scans = {(status.st_dev, status.st_ino) for job in jobs if (status := _status(job.scan))}
     taken: dict[Path, Path] = {}
     for job in jobs:
@@ -115,48 +115,35 @@ def _status(path: Path) -> os.stat_result | None:
         return None
 
 
-def do_job(model: TrainedModel, job: Job, *, progress: bool = True) -> ScanPrediction:
+def predict_files(
+    model: TrainedModel,
+    job: ScanJob,
+    *,
+    draw: Callable[[Path, ScanPrediction, Mapping[str, str], str], None] | None = None,
+    progress: bool = True,
+) -> ScanPrediction:
     """Predict a scan and write its files, the mask last and each atomically.
 
+    Args:
+        model: What predicts.
+        job: The scan and its files.
+        draw: Draws the preview: called with its file, the prediction, name -> colour of the organs, and a title.
+        progress: Whether to show a bar.
+
     Raises:
-        StudyError: The file is not one 3-D scan, or scores are wanted of a model that gives none.
+        StudyError: The file is not one 3-D scan, or scores are to be written of a model that gives none.
     """
-    found = predict_scan(model, job.scan, probability="probability" in job.outputs, progress=progress)
-    for kind, path in sorted(job.outputs.items(), key=lambda output: output[0] == "mask"):
-        _WRITERS[kind](path, found, model.card, job.scan.name)
-    return found
-
-
-def _write_mask(path: Path, found: ScanPrediction, card: ModelCard, name: str) -> None:
-    write_mask(path, found.labels, found.geometry)
-
-
-def _write_probability(path: Path, found: ScanPrediction, card: ModelCard, name: str) -> None:
-    """Write one volume for one organ; for several, the organs are the fourth axis."""
-    assert found.probability is not None
-    organs = [from_slices(found.probability[:, k], found.geometry) for k in range(len(card.organs))]
-    write_volume(path, organs[0] if len(organs) == 1 else np.stack(organs, axis=-1), found.geometry.affine)
-
-
-def _write_scores(path: Path, found: ScanPrediction, card: ModelCard, name: str) -> None:
-    with atomic_path(path) as temporary:
-        scores_table(found, card).to_csv(temporary, index=False)
-
-
-def _write_preview(path: Path, found: ScanPrediction, card: ModelCard, name: str) -> None:
-    from desam_lite.study.report.contact_sheets import (  # matplotlib: only who wants a picture pays
-        scan_sheet,
-        write_png,
-    )
-
-    nothing = "" if found.labels.any() else " (no organ was found)"
-    title = f"{name}{nothing}\n{card.title}"
-    write_png(path, scan_sheet(found.images, found.labels, card.organs, found.geometry.spacing, title))
-
-
-_WRITERS = {
-    "mask": _write_mask,
-    "probability": _write_probability,
-    "scores": _write_scores,
-    "preview": _write_preview,
-}
+    prediction = predict_scan(model, job.scan, probability="probability" in job.outputs, progress=progress)
+    if path := job.outputs.get("probability"):
+        assert prediction.probability is not None
+        organs = [from_slices(each, prediction.geometry) for each in prediction.probability.swapaxes(0, 1)]
+        stored = organs[0] if len(organs) == 1 else np.stack(organs, axis=-1)  # several are the fourth axis
+        write_volume(path, stored, prediction.geometry.affine)
+    if path := job.outputs.get("scores"):
+        with atomic_path(path) as temporary:
+            scores_table(prediction, model.card).to_csv(temporary, index=False)
+    if (path := job.outputs.get("preview")) and draw is not None:
+        nothing = "" if prediction.labels.any() else " (no organ was found)"
+        draw(path, prediction, model.card.organs, f"{job.scan.name}{nothing}\n{model.card.title}")
+    write_mask(job.outputs["mask"], prediction.labels, prediction.geometry)
+    return prediction

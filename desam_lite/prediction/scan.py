@@ -17,20 +17,19 @@ from desam_lite.data.nifti import read_image
 from desam_lite.data.slices import prepare_intensity
 from desam_lite.methods import TrainedModel
 from desam_lite.methods.model_card import ModelCard
-from desam_lite.training.method import SlicePrediction
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.progress import track
 
 
 @dataclass(frozen=True, eq=False)
 class ScanPrediction:
-    """What a model draws into a scan, in the frame of the slices.
+    """What a model predicts of a scan, in the frame of the slices.
 
     Attributes:
-        images: ``(Z, H, W)`` uint8, the grey levels as the model saw them.
+        images: ``(Z, H, W)`` uint8, the intensities that the model was given.
         labels: ``(Z, H, W)`` uint8: 0 background, 1..K the organs in the order of the card.
         probability: ``(Z, K, H, W)`` float32, before threshold and cleaning; None unless asked for.
-        iou: ``(Z, K)`` float32, predicted by the model itself; NaN for one that does not judge its masks.
+        iou: ``(Z, K)`` float32, predicted by the model itself; NaN for one without IoU head.
         geometry: The scan's grid, for the way back.
         warnings: What is odd about the scan.
     """
@@ -63,7 +62,7 @@ def choose_device(accelerator: str) -> torch.device:
 def predict_scan(
     model: TrainedModel, scan: Path | str, *, probability: bool = False, progress: bool = True
 ) -> ScanPrediction:
-    """Draw the organs into one scan.
+    """Predict the organs of one scan.
 
     Args:
         model: What `desam_lite.methods.load_predictor` gave.
@@ -72,7 +71,7 @@ def predict_scan(
         progress: Whether to show a bar (one step per slice).
 
     Returns:
-        The organs; `desam_lite.data.cases.write_mask` brings them to the scan's grid.
+        The organs; `desam_lite.data.nifti.write_mask` brings them to the scan's grid.
 
     Raises:
         StudyError: The file is not one 3-D scan, or the model is an oracle.
@@ -82,29 +81,30 @@ def predict_scan(
             f"{model.card.spec.label} takes its prompts from the reference and cannot draw into a scan that has none: "
             "use a model with prompt_mode points or box."
         )
-    found, card = read_image(scan), model.card
-    images = prepare_intensity(to_slices(found.data, found.geometry), card.intensity)
+    stored, card = read_image(scan), model.card
+    images = prepare_intensity(to_slices(stored.data, stored.geometry), card.intensity)
     maps = None
     if model.predictor.encoder is not None:
         maps = encode_on_demand(model.predictor.encoder, images, card.spec.embedding_format or "float16")
-    drawn = model.predictor.predict(images, maps)
-    bar = track(drawn, f"predicting {Path(scan).name}", total=len(images), enabled=progress)
-    kept = [_without_probability(one) if not probability else one for one in bar]
+    bar = track(
+        model.predictor.predict(images, maps),
+        f"predicting {Path(scan).name}",
+        total=len(images),
+        enabled=progress,
+    )
+    slices = [(each.labels, each.iou, each.probability if probability else None) for each in bar]
+    labels, iou, probabilities = zip(*slices, strict=True)
     return ScanPrediction(
         images,
-        np.stack([one.labels for one in kept]),
-        np.stack([one.probability for one in kept]) if probability else None,
-        np.stack([one.iou for one in kept]),
-        found.geometry,
-        found.warnings,
+        np.stack(labels),
+        np.stack(probabilities) if probability else None,
+        np.stack(iou),
+        stored.geometry,
+        stored.warnings,
     )
 
 
-def _without_probability(one: SlicePrediction) -> SlicePrediction:
-    return SlicePrediction(one.labels, np.empty((0, 0, 0), np.float32), one.iou)
-
-
-def require_judgement(card: ModelCard) -> None:
+def require_iou_head(card: ModelCard) -> None:
     """Refuse to give scores that a model does not have.
 
     Raises:
@@ -116,14 +116,14 @@ def require_judgement(card: ModelCard) -> None:
         )
 
 
-def volumes_ml(found: ScanPrediction, card: ModelCard) -> dict[str, float]:
+def volumes_ml(prediction: ScanPrediction, card: ModelCard) -> dict[str, float]:
     """Return the volume of each organ in millilitres."""
-    voxel = float(np.prod(found.geometry.spacing)) / 1000
-    counts = np.bincount(found.labels.ravel(), minlength=len(card.organs) + 1)
+    voxel = float(np.prod(prediction.geometry.spacing)) / 1000
+    counts = np.bincount(prediction.labels.ravel(), minlength=len(card.organs) + 1)
     return {name: float(counts[number]) * voxel for number, name in enumerate(card.organs, start=1)}
 
 
-def scores_table(found: ScanPrediction, card: ModelCard) -> pd.DataFrame:
+def scores_table(prediction: ScanPrediction, card: ModelCard) -> pd.DataFrame:
     """Return one row per slice and organ.
 
     Returns:
@@ -133,16 +133,16 @@ def scores_table(found: ScanPrediction, card: ModelCard) -> pd.DataFrame:
     Raises:
         StudyError: The model gives no scores.
     """
-    require_judgement(card)
-    codes = found.geometry.orientation
-    upwards, count = "S" in codes, len(found.labels)
+    require_iou_head(card)
+    codes = prediction.geometry.orientation
+    upwards, count = "S" in codes, len(prediction.labels)
     rows = [
         {
             "slice": z,
             "file_slice": z if upwards else count - 1 - z,
             "organ": name,
-            "predicted_iou": float(found.iou[z, number]),
-            "voxels": int((found.labels[z] == number + 1).sum()),
+            "predicted_iou": float(prediction.iou[z, number]),
+            "voxels": int((prediction.labels[z] == number + 1).sum()),
         }
         for z in range(count)
         for number, name in enumerate(card.organs)

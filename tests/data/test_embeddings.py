@@ -78,6 +78,18 @@ def test_what_is_stored_is_what_the_encoder_gives(fmt: Format, slices: SliceStor
     )  # a new scan gives what a store of the format gives
 
 
+@pytest.mark.parametrize("fmt", ["bfloat16", "float8", "float32"])
+def test_where_products_are_reduced_maps_stay_close_and_float32_stays_exact(
+    fmt: Format, slices: SliceStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = fill(make_store(tmp_path / "exact", slices, fmt)).load("A", "A1")
+    monkeypatch.setattr(embeddings, "_REDUCED_ON", ("cpu",))
+    reduced = fill(make_store(tmp_path / "reduced", slices, fmt)).load("A", "A1")
+    distance = (reduced.neck.float() - expected.neck.float()).norm() / expected.neck.float().norm()
+    assert distance < 2e-2
+    assert equal(reduced, expected) == (fmt == "float32")
+
+
 @settings(max_examples=40, deadline=None)
 @given(exponent=st.integers(-25, 28), seed=st.integers(0, 999))
 def test_float8_is_as_close_at_any_size_of_the_numbers(exponent: int, seed: int) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from segment_anything.modeling import ImageEncoderViT
+from segment_anything.modeling.image_encoder import get_rel_pos
 from small_model import MICRO, use_micro
 from torch import nn
 
@@ -108,3 +109,8 @@ def test_kept_levels_are_not_overwritten_by_later_blocks() -> None:
     again = encode_levels(built, pixels(spec), spec.global_blocks)[0]
     assert torch.equal(levels[0], again[0])
     assert not torch.equal(levels[1], again[1])
+
+
+def test_the_table_of_relative_positions_is_that_of_segment_anything() -> None:
+    relative = torch.randn(2 * 7 - 1, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(encoder._by_query_and_key(relative, 7), get_rel_pos(7, 7, relative))

@@ -65,7 +65,7 @@ def held_out_scenes(count: int, size: int, *, contrasts: int = 1) -> list[Scene]
     """Draw scenes that no training has seen, each with an object; every scene under so many contrasts, one after the other."""
     generator = generator_at(HELD_OUT_SEED, 0, torch.device("cpu"))
     scenes = draw_scenes(count, size, generator)
-    masks = pick_objects(scenes, 1, MASK_STEP, generator).masks[:, 0]
+    masks = pick_objects(scenes, 1, MASK_STEP, generator)[:, 0]
     images = [draw_images(scenes, generator) for _ in range(contrasts)]
     return [
         Scene(f"synthetic scene {i + 1}", images[k][i], masks[i])
@@ -101,13 +101,9 @@ class PromptedMask(NamedTuple):
 def predict_with_prompts(
     model: PromptableSAM, scene: Scene, clicks: Sequence[int] = (1, 3, 8), seed: int = 0
 ) -> list[PromptedMask]:
-    """Predict the object with a tight box, then with clicks, each where the mask before was wrong.
+    """Predict the object with a tight box, then with clicks, each where the mask before was wrong; on the CPU.
 
-    Args:
-        model: On the CPU.
-        scene: The image and its object.
-        clicks: After how many clicks the mask is kept.
-        seed: Names where the clicks fall.
+    The masks after so many ``clicks`` are kept; ``seed`` names where the clicks fall.
     """
     side, masks = scene.image.shape[-1], scene.mask[None, None]
     neck = model.encode_image(preprocess(scene.image[None], side)).neck
@@ -128,10 +124,7 @@ def predict_with_prompts(
 
 
 def learning_curve(card: Mapping[str, Any]) -> pd.DataFrame:
-    """Return how good the weights of a card became as they were trained: a row per probe, images counted from the very first.
-
-    The card is that of `weights.shipped_card`, or of another ``desam-lite pretrain``.
-    """
+    """Return how good the weights of a card became as they were trained: a row per probe, images counted from the very first."""
     before = _total(card, "pictures") - int(card["pictures"])
     side = card["probe"]["side"]
     names = [name for name in MEASURES if f"{name}_{side}" in card["curve"][0]]
@@ -169,13 +162,7 @@ def provenance_of_weights(card: Mapping[str, Any], *, profile: str, steps: int) 
 
 
 def say_clicks(probes: Mapping[str, Mapping[str, float]], shipped: str, aims: Mapping[str, float]) -> str:
-    """Say how good the shipped model's masks are, against the IoU that was aimed at for some `MEASURES`.
-
-    Args:
-        probes: Name of a model to what `probe.probe` measured.
-        shipped: The name of the model in question.
-        aims: Measure to the IoU that was aimed at.
-    """
+    """Say how good the shipped model's masks are by `probe.probe`, against the IoU that was aimed at for some `MEASURES`."""
     scores = probes[shipped]
     reached = [scores[measure] >= aim for measure, aim in aims.items()]
     verdict = (

@@ -98,9 +98,7 @@ def draw_prompted(examples: Sequence[PromptedExample], organs: Mapping[str, str]
 def draw_maps(maps: pd.DataFrame, example: Example) -> Figure:
     """Draw one slice's Dice over the place of the prompt, a panel per model, a row per kind; the reference is a white line.
 
-    Args:
-        maps: Of `prompt_maps.prompt_maps`, one slice and organ.
-        example: The slice, for its size and reference.
+    ``maps`` is of `prompt_maps.prompt_maps`, one slice and organ.
     """
     if maps.empty:
         return empty_figure()
@@ -156,8 +154,7 @@ def draw_maps_alt(maps: pd.DataFrame) -> str:
 def draw_spreads(summary: pd.DataFrame) -> Figure:
     """Draw how far apart the masks of many prompts are: a row per model, Dice from the 10th percentile to the best.
 
-    Args:
-        summary: label, kind, low, typical, best: means over slices and cases.
+    ``summary`` has label, kind, low, typical, best: means over slices and cases.
     """
     if summary.empty:
         return empty_figure()
@@ -197,8 +194,7 @@ def draw_spreads_alt(summary: pd.DataFrame) -> str:
 def say_coupling(differences: pd.DataFrame) -> str:
     """Say whether Dice spreads more over prompts in the coupled decoder; a difference counts if its interval excludes zero.
 
-    Args:
-        differences: Of `statistics.compare` over spreads, the coupled decoder first.
+    ``differences`` are of `statistics.compare` over spreads, the coupled decoder first.
     """
     rows = differences[~differences["in_domain"].astype(bool)].dropna(subset="mean")
     if rows.empty:

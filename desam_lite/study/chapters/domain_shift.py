@@ -1,4 +1,4 @@
-"""How the grey levels of an organ differ between hospitals, and the simplest model there is: a band of grey levels.
+"""The simplest model there is, a band of grey levels, and how the grey levels of an organ differ between hospitals.
 
 A lesson, not a method: what two numbers fitted at one hospital do at the next shows a domain shift with nothing else in the way.
 """
@@ -8,10 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from matplotlib.figure import Figure
 
-from desam_lite.data.tasks import Task
 from desam_lite.study.report.style import WIDTH, styled
 
 Counts = npt.NDArray[np.int64]
@@ -31,26 +29,6 @@ class Band(NamedTuple):
 
     low: int
     high: int
-
-
-def histogram(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]) -> Histogram:
-    """Count grey levels of organ 1 and around it in slices ``(Z, H, W)`` with the organ, in the middle half of each side."""
-    height, width = labels.shape[1:]
-    middle = (slice(height // 4, height - height // 4), slice(width // 4, width - width // 4))
-    rows = (labels == 1).any(axis=(1, 2))
-    grey, inside = images[rows][:, *middle], (labels == 1)[rows][:, *middle]
-    organ, rest = (np.bincount(grey[mask], minlength=GREY_LEVELS) for mask in (inside, ~inside))
-    return Histogram(organ.astype(np.int64), rest.astype(np.int64))
-
-
-def histograms(task: Task) -> dict[str, Histogram]:
-    """Return the histogram of each domain, over all its cases."""
-    counts = {}
-    for domain in task.manifest.domains:
-        cases = [task.slices.load(domain, case) for case in task.cases(domain)]
-        organs, rests = zip(*(histogram(case.images, case.labels) for case in cases), strict=True)
-        counts[domain] = Histogram(np.sum(organs, axis=0), np.sum(rests, axis=0))
-    return counts
 
 
 def fit_band(counts: Histogram) -> Band:
@@ -76,47 +54,9 @@ def band_dice(counts: Histogram, band: Band) -> float:
     return float(2 * overlap / max(predicted + counts.organ.sum(), 1))
 
 
-def share_brighter(counts: Histogram) -> float:
-    """Return the probability that a pixel of the organ is brighter than one around it; ties count half.
-
-    >>> dark, bright = np.zeros(256, int), np.zeros(256, int)
-    >>> dark[10], bright[200] = 1, 1
-    >>> share_brighter(Histogram(bright, dark)), share_brighter(Histogram(dark, bright))
-    (1.0, 0.0)
-    """
-    below = np.cumsum(counts.rest) - counts.rest
-    wins = (counts.organ * (below + counts.rest / 2)).sum()
-    return float(wins / max(counts.organ.sum() * counts.rest.sum(), 1))
-
-
 def median(counts: Counts) -> int:
     """Return the median grey level."""
     return int(np.searchsorted(np.cumsum(counts), counts.sum() / 2))
-
-
-def describe(counts: Mapping[str, Histogram]) -> pd.DataFrame:
-    """Return one row per domain: median grey of organ and surroundings, how often the organ is brighter, the best band."""
-    rows = [
-        {
-            "domain": domain,
-            "organ": median(own.organ),
-            "around it": median(own.rest),
-            "organ brighter": f"{share_brighter(own):.0%}",
-            "best band": "{} to {}".format(*fit_band(own)),
-        }
-        for domain, own in counts.items()
-    ]
-    return pd.DataFrame(rows)
-
-
-def band_matrix(counts: Mapping[str, Histogram]) -> pd.DataFrame:
-    """Return the Dice of the band fitted at each source (rows) at each target (columns)."""
-    bands = {source: fit_band(own) for source, own in counts.items()}
-    columns = {
-        target: {source: band_dice(own, band) for source, band in bands.items()}
-        for target, own in counts.items()
-    }
-    return pd.DataFrame(columns)
 
 
 def draw_histograms(counts: Mapping[str, Histogram], organ: str, color: str) -> Figure:

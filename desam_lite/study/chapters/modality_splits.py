@@ -123,11 +123,8 @@ def say_modalities(
 ) -> str:
     """Say whether a model trained on one modality works on the other, and whether one model per organ helps.
 
-    Args:
-        summary: Of `statistics.summarise` by label, source and in_domain.
-        single: Of `per_organ_models`.
-        metric: What they are summaries of.
-        control: The method that is not trained, named last.
+    ``summary`` is of `statistics.summarise` by label, source and in_domain, ``single`` of `per_organ_models`; the control is not
+    trained, and named last.
     """
     title, factor = UNITS[metric]
     rows = {(str(r["label"]), str(r["source"]), bool(r["in_domain"])): r for r in summary.to_dict("records")}

@@ -40,17 +40,8 @@ def compare_grids(
 ) -> pd.DataFrame:
     """Predict cases with grids of several sizes by the same models; tables on disk are read.
 
-    Under ``published`` only the slices that this protocol scores are predicted, and a few without organ besides.
-
-    Args:
-        models: Models that were trained on points and predict their IoU.
-        task: The task of the cases.
-        workspace: Folder for results and caches.
-        cases: (domain, case) pairs.
-        sides: Points along a side of each grid.
-        empty: Slices without organ of each case, evenly spread, on which false alarms are counted.
-        protocol: How Dice is computed.
-        progress: Whether to show a bar.
+    Under ``published`` only the slices that this protocol scores are predicted, and ``empty`` ones without organ, evenly spread,
+    on which false alarms are counted. A grid has ``sides`` points along each side.
 
     Returns:
         One row per model, grid, case and organ: the columns that name model and case, ``organ``, ``side``, ``points``,
@@ -132,35 +123,12 @@ def _scored_rows(labels: npt.NDArray[np.uint8], protocol: Protocol) -> list[int]
     return sorted({row for organ in organs for row in select_slices(organ, "published")})
 
 
-def calibration(maps: pd.DataFrame, bins: int = 10) -> pd.DataFrame:
-    """Compare the IoU head's scores with what it was trained to predict, and with what its name promises.
-
-    Args:
-        maps: Of `prompt_maps.prompt_maps`.
-        bins: Of equal width, from 0 to 1; scores beyond count at the ends.
-
-    Returns:
-        One row per label and bin that holds prompts: ``label``, ``bin``, ``score`` (mean), ``inside`` (share of the prompts in
-        the organ), ``iou`` (mean, of the masks the prompts give), ``prompts``.
-    """
-    scored = maps.dropna(subset="score")
-    place = np.clip((scored["score"] * bins).astype(int), 0, bins - 1)
-    groups = scored.assign(bin=place).groupby(["label", "bin"], sort=False)
-    table = groups.agg(
-        score=("score", "mean"), inside=("inside", "mean"), iou=("iou", "mean"), prompts=("x", "size")
-    )
-    return table.reset_index().sort_values(["label", "bin"], kind="stable", ignore_index=True)
-
-
 def enough_points(scores: pd.DataFrame) -> pd.DataFrame:
     """Return for each grid by how much it is behind the best grid, case by case, out of domain.
 
-    Args:
-        scores: Of `prompt_maps.pool_targets`, with ``points``; more is better.
-
-    Returns:
-        One row per label and grid, few points first: ``label``, ``points``, ``value`` (mean), ``best`` (points of the
-        grid with the highest mean; of equal ones the smallest), and ``mean``, ``low``, ``high`` of the difference to it.
+    From scores of `prompt_maps.pool_targets` with ``points``, one row per label and grid, few points first: ``value`` (mean),
+    ``best`` (points of the grid with the highest mean; of equal ones the smallest), and ``mean``, ``low``, ``high`` of the
+    difference to it.
     """
     rows = []
     for label, own in scores[~scores["in_domain"].astype(bool)].groupby("label", sort=False):
@@ -178,10 +146,7 @@ def enough_points(scores: pd.DataFrame) -> pd.DataFrame:
 def say_points(enough: pd.DataFrame, seconds: pd.DataFrame, *, label: str) -> str:
     """Say how many points are enough for a method: the fewest whose interval of the difference to the best holds zero.
 
-    Args:
-        enough: Of `enough_points`.
-        seconds: label, points, seconds per slice.
-        label: The method.
+    ``enough`` is of `enough_points`; ``seconds`` has label, points, and seconds per slice.
     """
     rows = enough[enough["label"] == label]
     if rows.empty:

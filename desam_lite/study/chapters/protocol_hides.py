@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,15 +25,10 @@ from desam_lite.study.report.slice_examples import Example, largest_slice
 from desam_lite.study.report.slice_figures import draw_slice, draw_slices_alt
 from desam_lite.study.report.style import WIDTH, add_legend, method_color, method_marker, styled
 from desam_lite.study.run import Run
-from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import sha256_file
 from desam_lite.utils.progress import track
 
 RESCORING_VERSION = 1
-Pooling = Literal["patient", "slice"]
-POOLINGS: tuple[Pooling, ...] = ("patient", "slice")
-"""One Dice per patient, its slices pooled (as the public code does), or the mean of the Dice of its slices."""
-
 LADDER: dict[str, Quirks] = {
     "whole_volume": QUIRKS["whole_volume"],
     "organ_slices": Quirks(slices="foreground"),
@@ -119,15 +114,6 @@ def dice_both_ways(predicted: Mask, true: Mask) -> tuple[float, float]:
     return float(2 * overlap.sum() / sizes.sum()), float(np.mean(2 * overlap[filled] / sizes[filled]))
 
 
-def ladder(rescored: pd.DataFrame, *, rule: statistics.Rule = "sources") -> pd.DataFrame:
-    """Return the mean of every method at every step of `LADDER`, with its interval: `statistics.summarise` by ``protocol``."""
-    steps = []
-    for name in LADDER:
-        scores = statistics.scores(rescored, protocol=name)
-        steps.append(statistics.summarise(scores, rule=rule).assign(protocol=name))
-    return pd.concat(steps, ignore_index=True)
-
-
 def quirk_effects(rescored: pd.DataFrame, *, rule: statistics.Rule = "sources") -> pd.DataFrame:
     """Return what each quirk does to each method out of domain, case by case: the protocol with it minus the one without.
 
@@ -146,22 +132,12 @@ def quirk_effects(rescored: pd.DataFrame, *, rule: statistics.Rule = "sources") 
     return pd.concat(tables, ignore_index=True)[columns]
 
 
-def all_scorings(rescored: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean out of domain of every method by every scoring: ``protocol``, ``pooling`` and averaging ``rule``."""
-    away = rescored[~rescored["in_domain"].astype(bool)]
-    tables = []
-    for protocol in LADDER:
-        for pooling in POOLINGS:
-            pooled = away if pooling == "patient" else away.assign(dice=away["slice_dice"])
-            scores = statistics.scores(pooled, protocol=protocol)
-            for rule in statistics.RULES:
-                means = statistics.summarise(scores, ["label"], rule=rule)[["label", "mean"]]
-                tables.append(means.assign(protocol=protocol, pooling=pooling, rule=rule))
-    return pd.concat(tables, ignore_index=True)
-
-
 def orders(scorings: pd.DataFrame) -> pd.DataFrame:
-    """Return the orders of the methods by `all_scorings`, best first, and in how many ways of counting each occurs."""
+    """Return the orders of the methods by all ways of counting, best first, and in how many ways each occurs.
+
+    Args:
+        scorings: ``label``, ``protocol``, ``pooling``, averaging ``rule``, and the ``mean`` out of domain.
+    """
     ranked = scorings.sort_values("mean", ascending=False, kind="stable")
     joined = ranked.groupby(["protocol", "pooling", "rule"], sort=False)["label"].agg(" > ".join)
     counted = joined.value_counts()
@@ -169,7 +145,7 @@ def orders(scorings: pd.DataFrame) -> pd.DataFrame:
 
 
 def say_protocol(effects: pd.DataFrame, scorings: pd.DataFrame, *, control: str = "Prior") -> str:
-    """Say what the published protocol changes, from `quirk_effects` and `all_scorings`; the control is not trained."""
+    """Say what the published protocol changes, from `quirk_effects` and the scorings of `orders`; the control is not trained."""
     whole = effects[(effects["first"] == "published") & (effects["second"] == "whole_volume")]
     trained = whole[whole["label"] != control].dropna(subset="mean")
     if trained.empty:
@@ -188,23 +164,6 @@ def say_protocol(effects: pd.DataFrame, scorings: pd.DataFrame, *, control: str 
         f"points of Dice out of domain: {moves}. {len(scorings) // scorings['label'].nunique()} ways of counting give {order}, "
         f"and {winners.index[0]} is first in {winners.iloc[0]} of them."
     )
-
-
-def most_moved(rescored: pd.DataFrame) -> pd.Series:
-    """Choose the case out of domain that the published protocol lifts most above its score on every slice.
-
-    Returns:
-        Its ``label``, ``source``, ``seed``, ``target``, ``case``, and its Dice under ``whole_volume`` and ``published``.
-
-    Raises:
-        StudyError: No case out of domain has been scored.
-    """
-    away = rescored[~rescored["in_domain"].astype(bool)] if len(rescored) else rescored
-    if away.empty:
-        raise StudyError("there is no scored case out of domain to choose from: finish a run first.")
-    keys = ["label", "source", "seed", "target", "case"]
-    means = away.groupby([*keys, "protocol"], sort=False)["dice"].mean().unstack("protocol").reset_index()
-    return means.iloc[int((means["published"] - means["whole_volume"]).to_numpy().argmax())]
 
 
 def hidden_slice(labels: npt.NDArray[np.uint8], predicted: npt.NDArray[np.uint8]) -> int:
@@ -269,7 +228,7 @@ def draw_case_alt(example: Example, pixels: OrganPixels) -> str:
 
 
 def draw_ladder(steps: pd.DataFrame) -> Figure:
-    """Draw the mean Dice of each method out of domain at every step of `ladder`, with 95 % intervals."""
+    """Draw the mean Dice of each method out of domain at every step of `LADDER`, with 95 % intervals."""
     away = steps[~steps["in_domain"].astype(bool)]
     labels = list(dict.fromkeys(away["label"]))
     with styled():
@@ -303,7 +262,7 @@ def draw_ladder_alt(steps: pd.DataFrame) -> str:
 
 
 def draw_scorings(scorings: pd.DataFrame) -> Figure:
-    """Draw for each method its mean out of domain by every one of `all_scorings`: a dot each, filled where slices are pooled."""
+    """Draw for each method its mean out of domain by every way of counting: a dot each, filled where slices are pooled."""
     labels = list(dict.fromkeys(scorings["label"]))
     with styled():
         figure = Figure((WIDTH, 1.3 + 0.5 * len(labels)), layout="constrained")

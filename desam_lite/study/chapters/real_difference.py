@@ -17,6 +17,7 @@ from scipy.stats import permutation_test, ttest_1samp, wilcoxon
 
 from desam_lite.evaluation import statistics
 from desam_lite.evaluation.statistics import Floats
+from desam_lite.study.report.sentences import count
 from desam_lite.study.report.style import UNITS, WIDTH, add_legend, styled
 from desam_lite.utils.errors import StudyError
 
@@ -145,39 +146,6 @@ def flips(
     return pd.DataFrame(rows, columns=["first", "second", "mean", "same_cases", "half_cases"])
 
 
-def interval_widths(differences: pd.DataFrame, *, draws: int = 400, seed: int = 0) -> pd.DataFrame:
-    """Return how wide the 95 % interval of a difference is with 1, 2, ... seeds and 1, 2, 4, ... cases per target.
-
-    It is the range in which 95 % of such studies fall: seeds and cases are drawn with replacement, as in the bootstrap of
-    `statistics.summarise`, so that the largest study has a width as well.
-
-    Returns:
-        ``seeds``, ``cases`` (per target), ``width``: from the 2.5th to the 97.5th percentile.
-    """
-    cube = statistics.cube_of(differences)
-    rng = np.random.default_rng(seed)
-    most = int(cube.cases.max())
-    sizes = sorted({2**n for n in range(8) if 2**n < most} | {most})
-    rows = []
-    for seeds in range(1, int(cube.seeds.sum(axis=1).max()) + 1):
-        for cases in sizes:
-            case_weights = np.zeros((draws, *cube.values.shape[1::2]))
-            for target, count in enumerate(cube.cases):
-                case_weights[:, target, :count] = _resample(rng, cases, count, draws)
-            seed_weights = np.zeros((draws, *cube.seeds.shape))
-            for source, present in enumerate(cube.seeds):
-                seed_weights[:, source, present] = _resample(rng, seeds, int(present.sum()), draws)
-            means = statistics.average(cube, "sources", case_weights, seed_weights)
-            low, high = np.nanpercentile(means, [2.5, 97.5])
-            rows.append({"seeds": seeds, "cases": cases, "width": float(high - low)})
-    return pd.DataFrame(rows)
-
-
-def _resample(rng: np.random.Generator, size: int, count: int, draws: int) -> Any:
-    """Return ``(draws, count)``: how often each of ``count`` is in a sample of ``size``, drawn with replacement."""
-    return rng.multinomial(size, np.full(count, 1 / count), draws)
-
-
 def ballot(
     differences: pd.DataFrame, names: tuple[str, str], *, cases: int = 4, studies: int = 3, seed: int = 0
 ) -> pd.DataFrame:
@@ -208,10 +176,7 @@ def unmask(names: tuple[str, str], *, seed: int = 0) -> Mapping[str, str]:
 def say_difference(table: pd.DataFrame, flipped: pd.DataFrame, *, metric: str = "dice") -> str:
     """Say which differences are more than chance, and which winner one seed would have missed most often.
 
-    Args:
-        table: Of `significance`.
-        flipped: Of `flips` with one seed, for the same pairs.
-        metric: What they are differences of.
+    ``table`` is of `significance`, ``flipped`` of `flips` with one seed, for the same pairs.
     """
     _, factor = UNITS[metric]
     if table.empty:
@@ -236,23 +201,20 @@ def say_difference(table: pd.DataFrame, flipped: pd.DataFrame, *, metric: str = 
 def draw_widths(widths: pd.DataFrame, *, metric: str = "dice") -> Figure:
     """Draw how wide the interval of a difference is with more cases per target, a line per number of seeds."""
     title, factor = UNITS[metric]
-    counts = sorted(widths["seeds"].unique())
-    shades = mpl.colormaps["viridis"](np.linspace(0.75, 0.1, len(counts)))
+    by_seeds = widths.pivot(index="cases", columns="seeds", values="width") * factor
+    shades = mpl.colormaps["viridis"](np.linspace(0.75, 0.1, by_seeds.shape[1]))
     with styled():
         figure = Figure((WIDTH, 3.4), layout="constrained")
         ax = figure.subplots()
-        for count, color in zip(counts, shades, strict=True):
-            own = widths[widths["seeds"] == count]
-            name = f"{count} {'seed' if count == 1 else 'seeds'}"
-            ax.plot(own["cases"], own["width"] * factor, "o-", color=color, lw=1.8, ms=5, label=name)
+        for (seeds, line), color in zip(by_seeds.items(), shades, strict=True):
+            ax.plot(line, "o-", color=color, lw=1.8, ms=5, label=count(int(str(seeds)), "seed"))
         ax.set_xscale("log", base=2)
-        sizes = sorted(widths["cases"].unique())
-        ax.set_xticks(sizes, [str(size) for size in sizes])
+        ax.set_xticks(by_seeds.index, [str(size) for size in by_seeds.index])
         ax.minorticks_off()
         ax.set_ylim(bottom=0)
         ax.set(xlabel="cases per target", ylabel=f"width of the 95 % interval\n{title}")
         ax.grid(axis="y")
-        figure.legend(loc="outside upper center", ncols=min(5, len(counts)))
+        figure.legend(loc="outside upper center", ncols=min(5, by_seeds.shape[1]))
     return figure
 
 
@@ -260,7 +222,7 @@ def draw_widths_alt(widths: pd.DataFrame, *, metric: str = "dice") -> str:
     """Say what `draw_widths` shows: the widest and the narrowest interval."""
     title, factor = UNITS[metric]
     ends = [
-        f"{row['width'] * factor:.1f} with {row['seeds']:.0f} seed(s) and {row['cases']:.0f} case(s) per target"
+        f"{row['width'] * factor:.1f} with {count(row['seeds'], 'seed')} and {count(row['cases'], 'case')} per target"
         for row in (widths.iloc[0], widths.iloc[-1])
     ]
     return f"Width of the 95 % interval of a difference in {title}: {' to '.join(ends)}."
@@ -271,10 +233,7 @@ def draw_studies(
 ) -> Figure:
     """Draw what many small studies would have reported, a row per comparison, with the mean of all seeds and cases.
 
-    Args:
-        studies: Comparison -> mean differences of `small_studies`.
-        whole: Comparison -> mean difference of everything.
-        metric: Names the axis.
+    Both have comparisons as keys: ``studies`` the mean differences of `small_studies`, ``whole`` that of everything.
     """
     title, factor = UNITS[metric]
     with styled():
@@ -315,11 +274,7 @@ def draw_studies_alt(
 
 
 def draw_power(powers: Mapping[str, pd.DataFrame]) -> Figure:
-    """Draw how often studies call a difference significant, a line per comparison; dashed where there is none to detect.
-
-    Args:
-        powers: Comparison -> ``patients``, ``power``, ``false_alarms``.
-    """
+    """Draw how often studies call a difference significant (``power``), a line per comparison; dashed: ``false_alarms``."""
     shades = mpl.colormaps["viridis"](np.linspace(0.05, 0.8, len(powers)))
     with styled():
         figure = Figure((WIDTH, 3.4 + 0.25 * len(powers)), layout="constrained")

@@ -131,17 +131,8 @@ def turn_dials(
 ) -> pd.DataFrame:
     """Score trained models on the same patients with each dial at each position; tables on disk are read.
 
-    Under ``published`` a model that predicts slice by slice predicts only those that this protocol scores.
-
-    Args:
-        runs: Finished, trained at the shift's source.
-        shift: Between which hospitals.
-        workspace: Folder for results and caches.
-        positions: From 0 to 1; 0 is scanned once for all dials.
-        patients: How many.
-        dials: Names; empty for all of the scanner, each alone and then all together.
-        protocol: How Dice is computed.
-        progress: Whether to show a bar.
+    Under ``published`` a model with prompts predicts only the slices that this protocol scores. Positions go from 0 to 1; 0 is
+    scanned once for all dials. Without ``dials``, all of the scanner are turned, each alone and then all together.
 
     Returns:
         One row per model, dial, position, patient and organ: ``dial``, ``position``, ``label``, ``source``, ``target``,
@@ -219,21 +210,6 @@ def _embed_once(model: TrainedModel, images: npt.NDArray[np.uint8], maps: _Share
     return lambda rows: maps[name][torch.arange(rows.start, rows.stop)]
 
 
-def changes_by_dial(table: pd.DataFrame) -> pd.DataFrame:
-    """Return what each dial costs: Dice with it fully turned minus that with all at 0, patient by patient.
-
-    Args:
-        table: Of `turn_dials`, with positions 0 and another.
-
-    Returns:
-        Rows that `desam_lite.evaluation.statistics` takes, with ``dial``: ``value`` is negative where the dial hurts.
-    """
-    keys = ["label", "source", "target", "in_domain", "seed", "case", "dial"]
-    means = table.groupby([*keys, "position"], sort=False)["dice"].mean().unstack("position", sort=False)
-    change = (means[means.columns.max()] - means[0.0]).rename("value")
-    return change.reset_index().assign(metric="dice")
-
-
 def dial_table(shift: Shift) -> Table:
     """Return what each dial turns, with the values at both ends, as a table for the page."""
     first, second = shift.sites
@@ -289,13 +265,9 @@ def slider_picture(
 
 
 def say_dials(lost: pd.DataFrame, source: str, target: str, *, control: str = "Prior") -> str:
-    """Say which dial costs most, as the mean over the trained methods.
+    """Say which dial from source to target costs most, as the mean over the trained methods.
 
-    Args:
-        lost: `statistics.summarise` by label and dial of `changes_by_dial`.
-        source: Hospital of all dials at 0.
-        target: Hospital of all dials at 1.
-        control: The method that is not trained.
+    ``lost`` is `statistics.summarise` by label and dial of the changes of Dice; the control is not trained.
     """
     trained = lost[lost["label"] != control]
     single = trained[trained["dial"] != ALL_DIALS].groupby("dial", sort=False)["mean"].mean()

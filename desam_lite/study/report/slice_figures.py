@@ -1,8 +1,7 @@
-"""Slices as pictures: data in, `Figure` out.
+"""Slices with contours: data in, `Figure` out.
 
-Grey levels stay as they are and so does the radiological view (anterior up, the patient's right on the left);
-pixels keep their shape in millimetres; contours never hide what is under them; an organ has the manifest's
-colour throughout.
+Intensities stay as they are and so does the radiological view (anterior up, the patient's right on the left); pixels keep their
+shape in millimetres; contours never hide what is under them; an organ has the manifest's colour throughout.
 """
 
 import math
@@ -18,36 +17,27 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
+from desam_lite.study.report.sentences import count
 from desam_lite.study.report.slice_examples import Example
-from desam_lite.study.report.style import NO_RUNS, WIDTH, add_legend, empty_figure, styled
+from desam_lite.study.report.style import EMPTY_ALT, WIDTH, add_legend, empty_figure, styled
 
-Image = npt.NDArray[np.uint8]
 Crop = bool | Literal["reference"]
+"""Whether to show only the surroundings of the organs; "reference": of the reference's, so that one slice has one frame."""
 
-_REFERENCE = "white"
 _DPI = 110  # enough for slices of some 200 pixels, and a page stays under 1 MB
 _LETTERS = 11  # of a title, on an inch: longer ones would run into their neighbours
-_MANY = 18  # more pictures than this in one figure are drawn smaller, for the same reason
-_DASHED = (0, (2, 1.5))
+_MANY = 18  # more images than this in one figure are drawn smaller, for the same reason
+_REFERENCE: dict[str, Any] = {"color": "white", "ls": (0, (2, 1.5))}
+_LEAST_CROP = 0.45  # of the longer side of the image is shown at least
 
 
 def draw_slices(
     examples: Sequence[Example], organs: Mapping[str, str], *, columns: int = 3, crop: Crop = False
 ) -> Figure:
-    """Draw slices side by side with contours.
+    """Draw slices in rows with the contours of organs (name -> colour, in the order of the ids).
 
     Without predictions, the reference is a solid line in the organ's colour. With them, the prediction is that line and the
     reference is a dashed white one.
-
-    Args:
-        examples: In reading order.
-        organs: Name -> colour, in the order of the ids 1..K.
-        columns: Most pictures per row.
-        crop: Whether to show only the surroundings of the organs (at least 45 % of each side); "reference" goes by the reference
-            alone, so that all pictures of one slice have one frame.
-
-    Returns:
-        The figure.
     """
     if not examples:
         return empty_figure()
@@ -64,94 +54,71 @@ def draw_slices(
         for ax, example in zip(axes.flat, examples, strict=False):
             title = "\n".join(textwrap.fill(line, letters) for line in example.title.splitlines())
             draw_slice(ax, example._replace(title=title), list(organs.values()), crop=crop)
-        compared = any(example.prediction is not None for example in examples)
-        add_legend(figure, _contour_handles(organs, compared))
+        add_legend(
+            figure, _contour_handles(organs, any(example.prediction is not None for example in examples))
+        )
     return figure
 
 
 def draw_slices_alt(examples: Sequence[Example], organs: Mapping[str, str]) -> str:
-    """Say what `draw_slices` shows."""
+    """Tell what `draw_slices` shows."""
     if not examples:
-        return f"Empty figure: {NO_RUNS}."
-    drawn = (
-        "contours of prediction and reference"
-        if examples[0].prediction is not None
-        else "the reference contour"
-    )
-    listed = "; ".join(
-        " ".join(f"{example.title}, {example.note}".split()).strip(", ") for example in examples
-    )
-    slices = "axial slice" if len(examples) == 1 else "axial slices"
-    return f"{len(examples)} {slices} with {drawn} of {', '.join(organs)}: {listed}."
+        return EMPTY_ALT
+    compared = any(example.prediction is not None for example in examples)
+    contours = "contours of prediction and reference" if compared else "the reference contour"
+    listed = "; ".join(" ".join(f"{ex.title}, {ex.note}".split()).strip(", ") for ex in examples)
+    return f"{count(len(examples), 'axial slice')} with {contours} of {', '.join(organs)}: {listed}."
 
 
 def draw_slice(ax: Axes, example: Example, colors: Sequence[str], *, crop: Crop = False) -> None:
-    """Draw one slice with its contours into a part of a figure.
-
-    Args:
-        ax: Where.
-        example: What.
-        colors: Of the organs 1..K.
-        crop: Whether to show only the surroundings of the organs.
-    """
-    height, width = example.image.shape
-    sides = height * example.spacing[0], width * example.spacing[1]
-    extent = (0.0, sides[1], sides[0], 0.0)  # mm, so that pixels keep their shape
-    ax.imshow(
-        example.image, cmap="gray", vmin=0, vmax=255, extent=extent, interpolation="nearest", aspect="equal"
-    )
+    """Draw one slice with the contours of organs 1..K into a part of a figure."""
+    height, width = (side * mm for side, mm in zip(example.image.shape, example.spacing, strict=True))
+    where: dict[str, Any] = {
+        "origin": "upper",
+        "extent": (0.0, width, height, 0.0),
+    }  # mm, so that pixels keep their shape
+    ax.imshow(example.image, cmap="gray", vmin=0, vmax=255, interpolation="nearest", **where)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     for organ, color in enumerate(colors, start=1):
-        if example.prediction is None:
-            _contour(ax, example.reference == organ, extent, color, "solid")
-            continue
-        _contour(ax, example.prediction == organ, extent, color, "solid")
-        _contour(ax, example.reference == organ, extent, _REFERENCE, _DASHED)
+        own: dict[str, Any] = {"color": color, "ls": "solid"}
+        masks = [(example.reference, own)]
+        if example.prediction is not None:
+            masks = [(example.prediction, own), (example.reference, _REFERENCE)]
+        for labels, line in masks:
+            _draw_contour(ax, labels == organ, line, where)
     if crop:
-        _crop(ax, example._replace(prediction=None) if crop == "reference" else example)
+        predicted = (
+            example.reference if example.prediction is None or crop == "reference" else example.prediction
+        )
+        _zoom(ax, (example.reference > 0) | (predicted > 0), example.spacing)
     ax.set_title(example.title, pad=4)
     ax.set_xlabel(example.note, fontsize=8.5, color="#444444")
 
 
-def _contour(ax: Axes, mask: npt.NDArray[np.bool_], extent: tuple[float, ...], color: str, line: Any) -> None:
-    if not mask.any():
+def _draw_contour(ax: Axes, mask: npt.NDArray[np.bool_], line: dict[str, Any], where: dict[str, Any]) -> None:
+    if not mask.any() or min(mask.shape) < 2:
         return
-    drawn = ax.contour(
-        mask.astype(float),
-        levels=[0.5],
-        colors=[color],
-        linestyles=[line],
-        linewidths=1.4,
-        origin="upper",
-        extent=extent,
-    )
-    drawn.set_path_effects([withStroke(linewidth=2.4, foreground=(0, 0, 0, 0.55))])
+    look = {"colors": [line["color"]], "linestyles": [line["ls"]], "linewidths": 1.4}
+    contour = ax.contour(mask.astype(float), levels=[0.5], **look, **where)
+    contour.set_path_effects([withStroke(linewidth=2.4, foreground=(0, 0, 0, 0.55))])
 
 
-def _crop(ax: Axes, example: Example) -> None:
-    """Zoom to a square around both masks."""
-    prediction = example.reference if example.prediction is None else example.prediction
-    where = np.argwhere((example.reference > 0) | (prediction > 0))
-    shape = np.array(example.image.shape)
-    where = where if len(where) else np.array([shape // 2])
-    spacing = np.array(example.spacing)
-    first, last = where.min(axis=0) * spacing, (where.max(axis=0) + 1) * spacing
-    side = min(
-        max(float((last - first).max()) * 1.5, 0.45 * float((shape * spacing).max())),
-        float((shape * spacing).min()),
-    )
-    low = np.clip((first + last - side) / 2, 0, shape * spacing - side)
-    ax.set_xlim(low[1], low[1] + side)
-    ax.set_ylim(low[0] + side, low[0])
+def _zoom(ax: Axes, mask: npt.NDArray[np.bool_], spacing: tuple[float, float]) -> None:
+    """Show a square around a mask; around the middle of the image where it is empty."""
+    shape = np.array(mask.shape)
+    inside = np.argwhere(mask) if mask.any() else shape[None] // 2
+    first, last = inside.min(axis=0) * spacing, (inside.max(axis=0) + 1) * spacing
+    sides = shape * spacing
+    side = min(max((last - first).max() * 1.5, _LEAST_CROP * sides.max()), sides.min())
+    low = np.clip((first + last - side) / 2, 0, sides - side)
+    ax.set(xlim=(low[1], low[1] + side), ylim=(low[0] + side, low[0]))
 
 
 def _contour_handles(organs: Mapping[str, str], compared: bool) -> list[Line2D]:
+    """Return the entries of a legend for contours of organs; where predictions are compared, of the reference too."""
     kind = "prediction" if compared else "reference"
     handles = [Line2D([], [], color=color, lw=2, label=f"{name} ({kind})") for name, color in organs.items()]
-    if compared:
-        outlined = [withStroke(linewidth=3, foreground="#555555")]
-        handles.append(
-            Line2D([], [], color=_REFERENCE, lw=1.6, ls=_DASHED, label="reference", path_effects=outlined)
-        )
-    return handles
+    outline = [withStroke(linewidth=3, foreground="#555555")]
+    reference = Line2D([], [], lw=1.6, label="reference", path_effects=outline, **_REFERENCE)
+    return [*handles, reference] if compared else handles

@@ -5,7 +5,7 @@ any scanner and every factor of the shift between two sites moved alone (`dials`
 """
 
 from desam_lite.synthetic.phantoms.cases import Case, make_case
-from desam_lite.synthetic.phantoms.dials import dial_names, dialled, mix
+from desam_lite.synthetic.phantoms.dials import dial_names, dialled
 from desam_lite.synthetic.phantoms.making import make_task
 from desam_lite.synthetic.phantoms.sites import ABDOMEN_SITES, PROSTATE_SITES, Site
 
@@ -18,5 +18,4 @@ __all__ = [
     "dialled",
     "make_case",
     "make_task",
-    "mix",
 ]

@@ -38,46 +38,22 @@ def dialled(first: Site, second: Site, dials: Mapping[str, float]) -> Site:
     >>> dialled(PROSTATE_SITES["A"], PROSTATE_SITES["B"], {"contrast": 0.5}).scanner.field_strength
     2.25
     """
-    start, end = first.scanner, second.scanner
-    if isinstance(start, Scanner) and isinstance(end, Scanner):
-        scanner: Scanner | BodyScanner = mix(start, end, dials)
-    elif isinstance(start, BodyScanner) and isinstance(end, BodyScanner):
-        scanner = mix(start, end, dials)
-    else:
+    if type(first.scanner) is not type(second.scanner):
         raise StudyError("a dial cannot lead from a pelvis to an abdomen: take two sites of one task.")
-    if first.balloon is None or second.balloon is None:
-        if BALLOON in dials:
-            raise _no_such_dial(BALLOON, list(start.DIALS))
-        return replace(first, scanner=scanner)
-    part = dials.get(BALLOON, 0.0)
-    return replace(first, scanner=scanner, balloon=first.balloon + part * (second.balloon - first.balloon))
-
-
-def mix(first: AnyScanner, second: AnyScanner, dials: Mapping[str, float]) -> AnyScanner:
-    """Return the first scanner with some factors moved towards the second.
-
-    Args:
-        first: Where every dial at 0 is.
-        second: Where every dial at 1 is.
-        dials: Name of a dial to a position from 0 to 1; dials left out stay at 0.
-
-    Raises:
-        StudyError: There is no such dial, or a position is outside 0 to 1.
-    """
     moved = {}
     for dial, part in dials.items():
         if not 0 <= part <= 1:
             raise StudyError(f"dial '{dial}' cannot be at {part:g}: a dial goes from 0 to 1.")
-        if dial not in first.DIALS and dial != BALLOON:
-            raise _no_such_dial(dial, [*first.DIALS, *([BALLOON] if isinstance(first, Scanner) else [])])
-        for name in first.DIALS.get(dial, ()):
-            start, end = getattr(first, name), getattr(second, name)
+        if dial not in dial_names(first):
+            raise StudyError(f"there is no dial '{dial}': choose from {', '.join(dial_names(first))}.")
+        for name in first.scanner.DIALS.get(dial, ()):
+            start, end = getattr(first.scanner, name), getattr(second.scanner, name)
             moved[name] = end if part == 1 else start + part * (end - start)
-    return replace(first, **moved)
-
-
-def _no_such_dial(dial: str, names: list[str]) -> StudyError:
-    return StudyError(f"there is no dial '{dial}': choose from {', '.join(names)}.")
+    scanner = replace(first.scanner, **moved)
+    if first.balloon is None or second.balloon is None:
+        return replace(first, scanner=scanner)
+    part = dials.get(BALLOON, 0.0)
+    return replace(first, scanner=scanner, balloon=first.balloon + part * (second.balloon - first.balloon))
 
 
 def jitter(scanner: AnyScanner, rng: np.random.Generator, amount: float = 0.06) -> AnyScanner:

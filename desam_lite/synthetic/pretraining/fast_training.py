@@ -134,4 +134,4 @@ def _convolve(convolution: nn.ConvTranspose2d, image: torch.Tensor) -> torch.Ten
     """Run a transposed convolution of stride and kernel 2 on pixels ``(..., C)``: ``(..., 2 2, C')``."""
     weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (2 2 C', C)
     assert convolution.bias is not None
-    return functional.linear(image, weight, convolution.bias.repeat(4)).unflatten(-1, (4, -1))
+    return torch.unflatten(functional.linear(image, weight, convolution.bias.repeat(4)), -1, (4, -1))

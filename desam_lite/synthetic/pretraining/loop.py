@@ -116,7 +116,7 @@ class Pretraining:
         recipe = self.recipe
         scenes = draw_scenes(count, size, generator)
         images = torch.cat([draw_images(scenes, generator) for _ in range(2)])
-        masks = pick_objects(scenes, recipe.objects, MASK_STEP, generator).masks.repeat(2, 1, 1, 1)
+        masks = pick_objects(scenes, recipe.objects, MASK_STEP, generator).repeat(2, 1, 1, 1)
         embeddings = self.model.encode_image(preprocess(images, size))
         losses = self._prediction_losses(embeddings.neck, masks, generator)
         if recipe.contrast:
@@ -148,7 +148,8 @@ class Pretraining:
     def _contrast(self, embeddings: ImageEmbeddings, labels: torch.Tensor) -> torch.Tensor:
         regions = token_regions(labels, self.model.spec.patch)
         maps = (*embeddings.levels, embeddings.neck)
-        losses = [contrast_loss(*features.float().chunk(2), regions) for features in maps]
+        pairs = [features.float().chunk(2) for features in maps]
+        losses = [contrast_loss(first, second, regions) for first, second in pairs]
         return torch.stack(losses).mean()
 
     def _dense(self, embeddings: ImageEmbeddings, labels: torch.Tensor) -> torch.Tensor:
@@ -178,14 +179,6 @@ class Pretraining:
         self.model.train()
         self.log.append(row | {f"loss_{name}": value for name, value in recent.items()})
         print(json.dumps({k: round(v, 3) for k, v in self.log[-1].items()}), flush=True)
-
-    def begin_with(self, path: Path | str) -> None:
-        """Fill the model with weights under SAM's names, as those that ship; the heads that are left behind start anew.
-
-        Raises:
-            StudyError: A tensor is missing or has another shape.
-        """
-        fill_promptable(self.model, path)
 
     def export(self, path: Path) -> None:
         """Write the weights under SAM's names, in half precision."""
@@ -252,7 +245,7 @@ def run_pretraining(
         recipe: How; a run that is resumed must have been begun with the same, but for its length.
         folder: Of ``checkpoint.pt`` and ``log.json``.
         device: Where.
-        continue_from: Weights to begin with, where the folder holds no checkpoint yet.
+        continue_from: Weights to begin with where the folder holds no checkpoint yet; the heads of the dense loss begin anew.
         save_every: Minutes of computing between checkpoints.
         probe_every: Minutes of computing between probes.
         progress: Whether to show a bar.
@@ -265,7 +258,7 @@ def run_pretraining(
     if checkpoint.exists():
         run.load(checkpoint)
     elif continue_from is not None:
-        run.begin_with(continue_from)
+        fill_promptable(run.model, continue_from)
     saved = probed = run.minutes
     total = None if recipe.minutes else recipe.steps
     bar = tqdm(total=total, initial=run.step, disable=not progress, mininterval=10)
@@ -299,7 +292,7 @@ def write_weights(run: Pretraining, path: Path, history: Path | str | None = Non
         The card.
     """
     run.export(path)
-    run.begin_with(path)
+    fill_promptable(run.model, path)
     side = run.model.spec.image_size
     begun = find_weights(history).with_suffix(".json") if history else None
     card = {

@@ -7,6 +7,8 @@ not. The losses on features are this study's addition: one scene drawn under two
 import torch
 from torch.nn import functional
 
+from desam_lite.synthetic.pretraining.scenes import region_borders
+
 _AREA_BOUNDS = (
     0.1,
     0.9,
@@ -132,7 +134,5 @@ def extent_targets(
 
 def border_targets(labels: torch.Tensor, patch: int) -> torch.Tensor:
     """Return where regions meet, in 4 x 4 parts of each token: ``(B, 16, h, w)`` float."""
-    across = functional.pad(labels[:, :, 1:] != labels[:, :, :-1], (0, 1))
-    down = functional.pad(labels[:, 1:] != labels[:, :-1], (0, 0, 0, 1))
-    met = functional.max_pool2d((across | down).float()[:, None], patch // 4)
-    return functional.pixel_unshuffle(met, 4)
+    parts = functional.max_pool2d(region_borders(labels).float()[:, None], patch // 4)
+    return functional.pixel_unshuffle(parts, 4)

@@ -41,7 +41,7 @@ def probe(
     for number in range(batches):
         generator = generator_at(HELD_OUT_SEED, number, device)
         drawn = draw_scenes(scenes, size, generator)
-        masks = pick_objects(drawn, objects, MASK_STEP, generator).masks
+        masks = pick_objects(drawn, objects, MASK_STEP, generator)
         first, second = (
             model.encode_image(preprocess(draw_images(drawn, generator), size)).neck for _ in range(2)
         )

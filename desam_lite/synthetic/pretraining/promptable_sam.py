@@ -87,7 +87,8 @@ class PromptableSAM(nn.Module):
         heads = decoder.output_hypernetworks_mlps
         weights = torch.stack([head(tokens[:, 1 + i]) for i, head in enumerate(heads)], dim=1)
         logits = upscale_masks(decoder, source, weights)
-        return logits.unflatten(0, shape), decoder.iou_prediction_head(tokens[:, 0]).unflatten(0, shape)
+        predicted_iou = decoder.iou_prediction_head(tokens[:, 0])
+        return torch.unflatten(logits, 0, shape), torch.unflatten(predicted_iou, 0, shape)
 
     def _embed_prompts(self, points: torch.Tensor, kinds: torch.Tensor, side: int) -> torch.Tensor:
         """Return SAM's tokens of points and corners on images of this side: ``(B, M, N, C)``."""

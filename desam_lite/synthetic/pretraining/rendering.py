@@ -3,12 +3,18 @@
 Contrast and polarity are drawn anew for every image, so that one map drawn twice is one scene under two contrasts.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch.nn import functional
 
-from desam_lite.synthetic.pretraining.scenes import AIR, LABELS, Scenes, chance, interpolate_noise, uniform
+from desam_lite.synthetic.pretraining.scenes import (
+    AIR,
+    LABELS,
+    Scenes,
+    chance,
+    interpolate_noise,
+    region_borders,
+    uniform,
+)
 
 MASK_STEP = 2
 """Pixels of the image that a pixel of SAM's masks spans, at patch 8."""
@@ -52,19 +58,12 @@ def _paint(labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     means[:, AIR] = uniform(generator, count, high=0.06)
     image = _look_up(means, labels)
     lines = chance(generator, 0.15, count, 1, 1) * uniform(generator, count, 1, 1, low=-0.5, high=0.5)
-    image = image + lines * _borders(labels)
+    image = image + lines * region_borders(labels)
     for cells in (6, size // 8, size // 3):
         strength = uniform(generator, count, LABELS, high=0.12) * chance(generator, 0.6, count, 1)
         strength[:, AIR] = 0
         image = image + _look_up(strength, labels) * interpolate_noise(generator, count, 1, size, cells)[:, 0]
     return image.clamp(min=0)
-
-
-def _borders(labels: torch.Tensor) -> torch.Tensor:
-    """Return where the pixel below or to the right is of another region: ``(B, S, S)`` float."""
-    across = functional.pad((labels[:, :, 1:] != labels[:, :, :-1]).float(), (0, 1))
-    down = functional.pad((labels[:, 1:] != labels[:, :-1]).float(), (0, 0, 0, 1))
-    return torch.maximum(across, down)
 
 
 def _soften(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -108,20 +107,7 @@ def _window(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return shown * seen
 
 
-@dataclass(frozen=True)
-class Objects:
-    """The objects that prompts are drawn for on a batch of maps.
-
-    Attributes:
-        masks: ``(B, M, s, s)`` bool.
-        seeds: ``(B, M, 2)`` int64, a pixel x, y of each.
-    """
-
-    masks: torch.Tensor
-    seeds: torch.Tensor
-
-
-def pick_objects(scenes: Scenes, number: int, step: int, generator: torch.Generator) -> Objects:
+def pick_objects(scenes: Scenes, number: int, step: int, generator: torch.Generator) -> torch.Tensor:
     """Pick connected regions, and some shapes with all that lies in them: of two drawn by chance the more compact.
 
     Small regions come nearly as often as large ones. What is left between others is often a sliver, which nobody would
@@ -132,6 +118,9 @@ def pick_objects(scenes: Scenes, number: int, step: int, generator: torch.Genera
         number: M, objects per map; one may come twice.
         step: Every how many pixels the masks are sampled: s = S / step.
         generator: Of `scenes.generator_at`.
+
+    Returns:
+        ``(B, M, s, s)`` bool.
     """
     first = torch.randint(step, (2,), generator=generator, device=generator.device).tolist()
     labels = scenes.labels[:, first[0] :: step, first[1] :: step]
@@ -149,11 +138,8 @@ def pick_objects(scenes: Scenes, number: int, step: int, generator: torch.Genera
     seeds = seeds.view(count, 2 * number, size, size)
     masks = flood(seeds, labels[:, None] == region)
     masks = _whole_shapes(scenes.shapes[:, :, first[0] :: step, first[1] :: step], masks, seeds, generator)
-    better = compactness(masks).view(count, number, 2).argmax(-1, keepdim=True)
-    at = at.view(count, number, 2).gather(2, better)[..., 0]
-    pairs = masks.view(count, number, 2, size, size)
-    masks = pairs.gather(2, better[..., None, None].expand(-1, -1, 1, size, size))[:, :, 0]
-    return Objects(masks, torch.stack((at % size, at // size), dim=-1))
+    better = compactness(masks).view(count, number, 2).argmax(-1)[..., None, None, None]
+    return masks.view(count, number, 2, size, size).take_along_dim(better, 2)[:, :, 0]
 
 
 def compactness(masks: torch.Tensor) -> torch.Tensor:

@@ -68,6 +68,13 @@ def interpolate_noise(
     return functional.interpolate(coarse, (size, size), mode="bicubic", align_corners=True)
 
 
+def region_borders(labels: torch.Tensor) -> torch.Tensor:
+    """Return where the pixel to the right or below is of another region: ``(B, S, S)`` bool."""
+    across = functional.pad(labels[:, :, 1:] != labels[:, :, :-1], (0, 1))
+    down = functional.pad(labels[:, 1:] != labels[:, :-1], (0, 0, 0, 1))
+    return across | down
+
+
 def draw_scenes(count: int, size: int, generator: torch.Generator) -> Scenes:
     """Draw label maps.
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from loaded_models import CASE, load_models, prompt_table
+from notebook_code import definitions
 
 from desam_lite.data.tasks import Task
 from desam_lite.study.chapters import number_of_points
@@ -53,7 +54,7 @@ def test_a_model_that_does_not_choose_points_is_refused(
 
 
 def test_calibration_puts_scores_beyond_the_ends_into_the_last_bins() -> None:
-    table = number_of_points.calibration(
+    table = definitions("number_of_points").calibration(
         prompt_table([0.5, 0.7, 0.9, 0.1], [1.2, 0.97, -0.3, 0.02], [True, False, False, False])
     )
     assert table["bin"].tolist() == [0, 9]

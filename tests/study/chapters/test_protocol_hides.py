@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from notebook_code import definitions
 from small_run import spec_for
 
 from desam_lite.data.tasks import Task, open_task
@@ -13,9 +14,9 @@ from desam_lite.evaluation.metrics import QUIRKS, Quirks, as_scored
 from desam_lite.study.chapters import protocol_hides
 from desam_lite.study.report.slice_examples import Example
 from desam_lite.study.run import Run, execute_run
-from desam_lite.utils.errors import StudyError
 
 Place = tuple[Path, Path]
+PAGE = definitions("protocol_hides")
 SPACING = (3.0, 1.0, 1.0)
 
 
@@ -108,7 +109,7 @@ def test_what_was_scored_again_is_read_the_next_time(
 def test_effects_add_up_from_the_first_step_to_the_last(runs: list[Run], task: Task, tmp_path: Path) -> None:
     rescored = protocol_hides.rescore(runs, task, tmp_path, progress=False)
     effects = protocol_hides.quirk_effects(rescored)
-    steps = protocol_hides.ladder(rescored)
+    steps = PAGE.climb(rescored, "sources")
     for label, own in effects.groupby("label"):
         whole = own[(own["first"] == "published") & (own["second"] == "whole_volume")]["mean"].item()
         climbed = own[own["second"].isin(list(protocol_hides.LADDER)[1:-1])]["mean"].sum()
@@ -120,7 +121,7 @@ def test_effects_add_up_from_the_first_step_to_the_last(runs: list[Run], task: T
 
 def test_every_way_of_counting_is_counted_once(runs: list[Run], task: Task, tmp_path: Path) -> None:
     rescored = protocol_hides.rescore(runs, task, tmp_path, progress=False)
-    ways = protocol_hides.all_scorings(rescored)
+    ways = PAGE.all_scorings(rescored)
     assert len(ways) == 2 * len(protocol_hides.LADDER) * 2 * 3
     assert protocol_hides.orders(ways)["ways"].sum() == len(ways) // 2
     said = protocol_hides.say_protocol(protocol_hides.quirk_effects(rescored), ways)
@@ -137,29 +138,6 @@ def test_two_orders_are_said_to_be_two() -> None:
     assert set(protocol_hides.orders(ways)["order"]) == {"U-Net > DeSAM-B", "DeSAM-B > U-Net"}
     assert protocol_hides.say_protocol(effects, ways).startswith("**Enough to change the order")
     assert "DeSAM-B +20.0" in protocol_hides.say_protocol(effects, ways)
-
-
-def test_the_case_that_moves_most_is_chosen_out_of_domain() -> None:
-    rows = [("A", 0.1, 0.9, True), ("B", 0.4, 0.6, False), ("C", 0.4, 0.5, False)]
-    frame = pd.DataFrame(
-        [
-            {
-                "label": "U-Net",
-                "source": "A",
-                "seed": 0,
-                "target": t,
-                "case": t,
-                "protocol": p,
-                "dice": d,
-                "in_domain": i,
-            }
-            for t, whole, published, i in rows
-            for p, d in (("whole_volume", whole), ("published", published))
-        ]
-    )
-    assert protocol_hides.most_moved(frame)["target"] == "B"
-    with pytest.raises(StudyError, match="out of domain"):
-        protocol_hides.most_moved(frame[frame["in_domain"]])
 
 
 def test_figures_say_what_they_draw() -> None:

@@ -3,12 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+from notebook_code import definitions
 
 from desam_lite.evaluation import statistics
 from desam_lite.study.chapters import real_difference
 from desam_lite.utils.errors import StudyError
 
 PAIR = ("DeSAM-B", "U-Net")
+PAGE = definitions("real_difference")
 
 
 def scores(effect: float = 0.1, seeds: int = 3, cases: int = 6, noise: float = 0.02) -> pd.DataFrame:
@@ -88,12 +90,19 @@ def test_a_clear_winner_never_flips_and_a_draw_does() -> None:
 
 
 def test_intervals_shrink_with_seeds_and_with_cases() -> None:
-    sizes = real_difference.interval_widths(
-        real_difference.differences_away(scores(noise=0.1), *PAIR)
-    ).set_index(["seeds", "cases"])
+    sizes = PAGE.interval_widths(real_difference.differences_away(scores(noise=0.1), *PAIR)).set_index(
+        ["seeds", "cases"]
+    )
     width = sizes["width"]
     assert set(width.index.get_level_values("cases")) == {1, 2, 4, 6}
     assert width[1, 1] > width[1, 6] > width[3, 6]
+
+
+def test_power_grows_with_patients_and_false_alarms_do_not() -> None:
+    values = np.random.default_rng(3).normal(0.05, 0.1, 30)
+    frame = PAGE.study_power(values, [6, 40], draws=200)
+    assert frame["power"].iloc[1] > frame["power"].iloc[0] + 0.2
+    assert (frame["false_alarms"] < 0.12).all()
 
 
 def test_the_ballot_hides_the_names_and_keeps_the_sign() -> None:
@@ -116,9 +125,9 @@ def test_the_answer_follows_the_numbers() -> None:
 
 def test_figures_say_what_they_draw() -> None:
     away = real_difference.differences_away(scores(), *PAIR)
-    sizes = real_difference.interval_widths(away, draws=50)
+    sizes = PAGE.interval_widths(away, draws=50)
     assert len(real_difference.draw_widths(sizes).axes[0].lines) == 3
-    assert "with 3 seed(s) and 6 case(s)" in real_difference.draw_widths_alt(sizes)
+    assert "with 3 seeds and 6 cases" in real_difference.draw_widths_alt(sizes)
     studies, whole = {"a\nminus b": np.array([0.1, -0.1])}, {"a\nminus b": 0.05}
     assert [text.get_text() for text in real_difference.draw_studies(studies, whole).axes[0].texts] == ["50%"]
     assert "a minus b +5.0, small studies -10.0 to +10.0, 50% with the other winner" in (

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from notebook_code import definitions
 from saved_model import bright_model
 
 from desam_lite.data.manifest import load_manifest
@@ -98,7 +99,7 @@ def test_losses_are_paired_by_patient() -> None:
         for p in range(3)
         for part in (0.0, 0.5, 1.0)
     ]
-    lost = which_shift_hurts.changes_by_dial(pd.DataFrame(rows))
+    lost = definitions("which_shift_hurts").changes_by_dial(pd.DataFrame(rows))
     assert lost["value"].to_numpy() == pytest.approx([-0.2] * 3)
 
 

@@ -13,10 +13,8 @@ from desam_lite.synthetic.phantoms import (
     dial_names,
     dialled,
     make_case,
-    mix,
 )
 from desam_lite.synthetic.phantoms.dials import jitter
-from desam_lite.synthetic.phantoms.scanner import Scanner
 from desam_lite.utils.errors import StudyError
 
 A, B = PROSTATE_SITES["A"], PROSTATE_SITES["B"]
@@ -124,8 +122,6 @@ def test_full_contrast_reads_as_the_other_machine_in_the_window_of_the_first() -
 def test_wrong_dials_are_one_sentence(dials: dict[str, float], sentence: str) -> None:
     with pytest.raises(StudyError, match=sentence):
         dialled(A, B, dials)
-    with pytest.raises(StudyError, match=sentence):
-        mix(A.scanner, B.scanner, dials) if isinstance(A.scanner, Scanner) else None
 
 
 def test_tasks_are_not_mixed_and_an_abdomen_has_no_balloon() -> None:

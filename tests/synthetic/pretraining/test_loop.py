@@ -21,7 +21,7 @@ from desam_lite.synthetic.pretraining.losses import (
     token_regions,
 )
 from desam_lite.synthetic.pretraining.probe import _fill_boxes, agreement, iou, probe
-from desam_lite.synthetic.pretraining.promptable_sam import INSIDE, NO_POINT, OUTSIDE
+from desam_lite.synthetic.pretraining.promptable_sam import INSIDE, NO_POINT, OUTSIDE, fill_promptable
 from desam_lite.synthetic.pretraining.prompts import boxes_around, first_prompts, further_clicks, shake_boxes
 from desam_lite.synthetic.pretraining.recipe import Recipe
 from desam_lite.synthetic.pretraining.scenes import generator_at
@@ -112,7 +112,7 @@ def test_shipped_weights_are_where_another_run_can_begin(tmp_path: Path) -> None
     run.advance()
     run.export(tmp_path / "w.safetensors")
     other = Pretraining(replace(RECIPE, seed=2), CPU)
-    other.begin_with(tmp_path / "w.safetensors")
+    fill_promptable(other.model, tmp_path / "w.safetensors")
     for name, value in run.model.state_dict().items():
         assert torch.equal(other.model.state_dict()[name], value.half().float()), name
 
@@ -132,7 +132,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         StudyError, match=r"do not fit this backbone at tensor 'mask_decoder.iou_token.weight'"
     ):
-        run.begin_with(tmp_path / "less.safetensors")
+        fill_promptable(run.model, tmp_path / "less.safetensors")
 
 
 def square() -> torch.Tensor:
@@ -229,7 +229,7 @@ def test_the_shipped_weights_answer_on_held_out_scenes_better_than_no_training_a
     run = Pretraining(Recipe(), torch.device("cpu"))
     settings = {"batches": 2, "clicks": 3}
     untrained = probe(run.model.eval(), 256, **settings)
-    run.begin_with("shipped")
+    fill_promptable(run.model, "shipped")
     shipped = probe(run.model.eval(), 256, **settings)
     assert shipped["box"] > max(untrained["box"] + 0.4, shipped["filled_box"])
     assert shipped["best_of_three"] > untrained["best_of_three"] + 0.25

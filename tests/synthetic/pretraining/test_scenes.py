@@ -129,15 +129,13 @@ def test_flooding_fills_what_is_connected_and_nothing_else() -> None:
     assert not flood(seed[None], ~within[None]).any()
 
 
-def test_objects_hold_their_seed_and_follow_the_scene(drawn: tuple[Scenes, ...]) -> None:
+def test_objects_are_regions_or_whole_shapes_of_the_scene(drawn: tuple[Scenes, ...]) -> None:
     scenes = drawn[0]
     objects = pick_objects(scenes, 6, 1, generator_at(3, 1, CPU))
-    x, y = objects.seeds.unbind(-1)
-    rows = torch.arange(24)[:, None].expand(-1, 6), torch.arange(6).expand(24, -1)
-    assert objects.masks[(*rows, y, x)].all()
+    assert objects.shape == (24, 6, 64, 64) and objects.any((-2, -1)).all()
     for b in range(24):
         for m in range(6):
-            mask = objects.masks[b, m]
+            mask = objects[b, m]
             one_region = len(scenes.labels[b][mask].unique()) == 1
             whole_shape = any(torch.equal(mask, shape) for shape in scenes.shapes[b])
             assert one_region or whole_shape

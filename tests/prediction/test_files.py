@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from saved_model import bright_model, lopsided, places, save_scan
 
-from desam_lite.prediction.files import Job, do_job, plan_jobs
+from desam_lite.prediction.files import ScanJob, plan_jobs, predict_files
 from desam_lite.utils.errors import StudyError
 
 
@@ -27,7 +27,7 @@ def oblique(spacing: tuple[float, float, float], degrees: float = 17) -> np.ndar
 
 def predicted(folder: Path, data: np.ndarray, affine: np.ndarray, organs: int = 1) -> nib.Nifti1Image:
     scan = save_scan(folder / "scan.nii.gz", data, affine)
-    do_job(bright_model(organs), Job(scan, {"mask": folder / "mask.nii.gz"}), progress=False)
+    predict_files(bright_model(organs), ScanJob(scan, {"mask": folder / "mask.nii.gz"}), progress=False)
     return nib.load(folder / "mask.nii.gz")
 
 
@@ -67,7 +67,9 @@ def test_a_scan_that_knows_its_place_by_quaternion_only_keeps_it(tmp_path: Path)
     image = nib.Nifti1Image(lopsided(), None)
     image.set_qform(oblique((0.5, 0.5, 3.0)), code=1)
     nib.save(image, tmp_path / "scan.nii.gz")
-    do_job(bright_model(), Job(tmp_path / "scan.nii.gz", {"mask": tmp_path / "mask.nii"}), progress=False)
+    predict_files(
+        bright_model(), ScanJob(tmp_path / "scan.nii.gz", {"mask": tmp_path / "mask.nii"}), progress=False
+    )
     mask, scan = nib.load(tmp_path / "mask.nii"), nib.load(tmp_path / "scan.nii.gz")
     np.testing.assert_allclose(mask.affine, scan.affine, atol=1e-4)
     np.testing.assert_allclose(mask.get_qform(), scan.get_qform(), atol=1e-4)
@@ -81,7 +83,7 @@ def test_probabilities_lie_on_the_grid_of_the_scan_organs_last(organs: int, tmp_
     affine = oblique((1, 1, 2)) @ np.diag([-1, 1, -1, 1])
     scan = save_scan(tmp_path / "scan.nii.gz", lopsided(), affine)
     paths = {"mask": tmp_path / "mask.nii.gz", "probability": tmp_path / "p.nii.gz"}
-    do_job(bright_model(organs), Job(scan, paths), progress=False)
+    predict_files(bright_model(organs), ScanJob(scan, paths), progress=False)
     image = nib.load(paths["probability"])
     assert image.get_data_dtype() == np.float32
     assert image.shape == lopsided().shape + ((organs,) if organs > 1 else ())
@@ -92,12 +94,17 @@ def test_probabilities_lie_on_the_grid_of_the_scan_organs_last(organs: int, tmp_
         np.testing.assert_array_equal(stacked[..., organ], expected)
 
 
-def test_scores_and_preview_are_written_when_asked_for(tmp_path: Path) -> None:
+def test_scores_and_preview_are_written_when_they_have_a_place(tmp_path: Path) -> None:
     scan = save_scan(tmp_path / "scan.nii.gz", lopsided())
     paths = {k: tmp_path / n for k, n in {"mask": "m.nii", "scores": "s.csv", "preview": "p.png"}.items()}
-    do_job(bright_model(2), Job(scan, paths), progress=False)
+    drawn = []
+    prediction = predict_files(
+        bright_model(2), ScanJob(scan, paths), draw=lambda *given: drawn.append(given), progress=False
+    )
     assert len(pd.read_csv(paths["scores"])) == 7 * 2
-    assert paths["preview"].read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    ((path, shown, organs, title),) = drawn
+    assert path == paths["preview"] and shown is prediction and list(organs) == ["blob", "core"]
+    assert title.startswith("scan.nii.gz\n")
 
 
 def test_the_mask_is_written_last(tmp_path: Path) -> None:
@@ -105,7 +112,7 @@ def test_the_mask_is_written_last(tmp_path: Path) -> None:
     paths = {"mask": tmp_path / "m.nii", "scores": tmp_path / "file" / "s.csv"}
     (tmp_path / "file").touch()  # no folder can be made here
     with pytest.raises(OSError, match="file"):
-        do_job(bright_model(), Job(scan, paths), progress=False)
+        predict_files(bright_model(), ScanJob(scan, paths), progress=False)
     assert not paths["mask"].exists()
 
 
@@ -113,8 +120,8 @@ def test_the_mask_is_written_last(tmp_path: Path) -> None:
 
 
 def test_one_scan_gets_the_files_that_are_named(tmp_path: Path) -> None:
-    wanted = {"mask": tmp_path / "m.nii", "scores": tmp_path / "x.csv"}
-    assert plan_jobs([tmp_path / "scan.nii"], wanted) == [Job(tmp_path / "scan.nii", wanted)]
+    places = {"mask": tmp_path / "m.nii", "scores": tmp_path / "x.csv"}
+    assert plan_jobs([tmp_path / "scan.nii"], places) == [ScanJob(tmp_path / "scan.nii", places)]
 
 
 def test_a_folder_that_is_there_gets_files_named_after_the_scan(tmp_path: Path) -> None:
@@ -197,7 +204,7 @@ def test_one_scan_does_not_take_the_place_of_another(tmp_path: Path) -> None:
 
 
 def test_a_job_is_done_when_every_file_is_there(tmp_path: Path) -> None:
-    job = Job(tmp_path / "scan.nii", {"mask": tmp_path / "m.nii", "preview": tmp_path / "p.png"})
+    job = ScanJob(tmp_path / "scan.nii", {"mask": tmp_path / "m.nii", "preview": tmp_path / "p.png"})
     job.outputs["mask"].touch()
     assert not job.done
     job.outputs["preview"].touch()
