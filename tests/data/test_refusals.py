@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from bad_scans import FAULTS
 from conftest import complaint
 from small_task import write_manifest, write_task
-from test_bad_input import FAULTS
 
 DATA_FAULTS = [
     *("image missing", "unlabelled", "image truncated", "label truncated", "uncompressed image truncated"),
@@ -120,7 +120,7 @@ class Evil:
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [
-        ("missing", "does not exist: give the path of a checkpoint"),
+        ("missing", "does not exist: name a checkpoint"),
         ("hash", "has SHA-256"),
         ("pickle", "which could run code, and is refused"),
         ("cut", "is damaged, cut short"),
