@@ -24,7 +24,7 @@ class Experiment:
         methods: Names of `profiles.METHOD_CHOICES`; empty for the profile's.
         few: Whether it trains at the profile's few domains, because its question is not about hospitals.
         manifest: The task of its notebook.
-        one_organ: Those of its methods that are also trained with a model for each organ, where the task has several.
+        per_organ: Those of its methods that are also trained with a model for each organ, where the task has several.
         seeds: Profile -> seeds, where not the profile's own.
         settings: Profile -> fields of `RunSpec`, where not the profile's own.
         synthetic: Whether it asks for scans that can be made to order: on a task of real ones it stays with the synthetic.
@@ -33,13 +33,13 @@ class Experiment:
     methods: tuple[str, ...] = ()
     few: bool = False
     manifest: str = "phantom_prostate"
-    one_organ: tuple[str, ...] = ()
+    per_organ: tuple[str, ...] = ()
     seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     synthetic: bool = False
 
 
-_ONE = dict.fromkeys(("smoke", "teach", "paper"), (0,))  # for what asks much of each trained model
+_SINGLE_SEED = dict.fromkeys(("smoke", "teach", "paper"), (0,))  # for what asks much of each trained model
 
 EXPERIMENTS: dict[str, Experiment] = {
     "domain_splits": Experiment(),
@@ -65,23 +65,23 @@ EXPERIMENTS: dict[str, Experiment] = {
     "modality_splits": Experiment(
         methods=("prior", "unet", "desam_b", "desam_p"),
         manifest="phantom_abdomen",
-        one_organ=("desam_b",),
+        per_organ=("desam_b",),
         seeds={"teach": (0,)},
         # An abdomen has three times the slices of a prostate. After so few epochs DeSAM-P knows that its masks of small organs
         # are poor: at the published threshold two or three of the four were never drawn, on test cases of its source either.
         settings={"teach": {"epochs": 4, "iou_threshold": 0.0}},
     ),
-    "number_of_points": Experiment(methods=("desam_p", "sam_finetuned_p"), few=True, seeds=_ONE),
+    "number_of_points": Experiment(methods=("desam_p", "sam_finetuned_p"), few=True, seeds=_SINGLE_SEED),
     "coupling_seen": Experiment(
         methods=(
             *("sam_point_oracle", "sam_finetuned_p", "desam_p"),
             *("sam_box_oracle", "sam_finetuned_oracle", "desam_b"),
         ),
         few=True,
-        seeds=_ONE,
+        seeds=_SINGLE_SEED,
     ),
     "which_shift_hurts": Experiment(
-        methods=("prior", "unet", "desam_b", "desam_p"), few=True, seeds=_ONE, synthetic=True
+        methods=("prior", "unet", "desam_b", "desam_p"), few=True, seeds=_SINGLE_SEED, synthetic=True
     ),
 }
 """Name of a notebook to what it trains."""
@@ -157,10 +157,10 @@ def plan_experiment(
     """
     if name not in EXPERIMENTS:
         raise StudyError(f"there is no experiment '{name}': choose from {', '.join(EXPERIMENTS)}.")
-    usual = EXPERIMENTS[name]
+    experiment = EXPERIMENTS[name]
     manifest, data_root = study_task(name, manifest, data_root)
     task = load_manifest(manifest)
-    settings = {**usual.settings.get(profile.name, {}), **settings}
+    settings = {**experiment.settings.get(profile.name, {}), **settings}
     if weights:
         settings["weights"] = weights
     plan = partial(
@@ -168,13 +168,13 @@ def plan_experiment(
         profile,
         manifest,
         study_root(manifest, data_root, profile),
-        sources=sources or (list(task.domains)[: profile.few] if usual.few else ()),
-        seeds=seeds or usual.seeds.get(profile.name, ()),
+        sources=sources or (list(task.domains)[: profile.few] if experiment.few else ()),
+        seeds=seeds or experiment.seeds.get(profile.name, ()),
         **settings,
     )
-    named = methods or usual.methods
+    named = methods or experiment.methods
     specs = plan(methods=named)
-    alone = [name for name in usual.one_organ if name in named]
+    alone = [name for name in experiment.per_organ if name in named]
     if alone and len(task.organs) > 1:
         # A model for each organ is dear: at few domains, unless some were asked for.
         few = sources or list(task.domains)[: profile.few]

@@ -1,6 +1,7 @@
 """How processes that compute are started, and that they end with the one that started them."""
 
 import multiprocessing
+import os
 import threading
 from collections.abc import Callable, Sequence
 from multiprocessing.context import BaseContext
@@ -18,6 +19,13 @@ IMPORTED_ONCE = (
     "monai.transforms",
 )
 """What a run imports, some of it on its way."""
+GRACE = 20.0
+"""Seconds that processes get to end when the user stops them."""
+
+
+def usable_cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def process_context(modules: Sequence[str] = IMPORTED_ONCE, *, gpu: bool = False) -> BaseContext:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -13,6 +13,32 @@ from desam_lite.model.names import RANDOM_WEIGHTS, SHIPPED_WEIGHTS
 from desam_lite.utils.errors import StudyError
 
 __all__ = ["METHOD_CHOICES", "PROFILES", "Profile", "get_profile", "plan_domain_splits"]
+
+
+class StudySize(NamedTuple):
+    """How much is computed with trained models where nothing is trained: prompts, grids of points, scans of a patient.
+
+    Attributes:
+        sides: Points along a side of the grids that are compared.
+        cases: Tested cases of each domain.
+        slices: Slices of each case on which every prompt of a grid is given.
+        empty: Slices without organ of each case, for false alarms.
+        side: Points along a side of that grid.
+        fine: The same, for the one slice that is shown.
+        positions: Of each dial of the scanner, from 0 to 1.
+        dials: How many of the scanner's dials are turned, besides all together; 0 for all.
+        patients: Scanned with each dial at each position.
+    """
+
+    sides: tuple[int, ...]
+    cases: int
+    slices: int
+    empty: int
+    side: int
+    fine: int
+    positions: tuple[float, ...]
+    dials: int
+    patients: int
 
 
 class Profile(BaseModel):
@@ -30,6 +56,7 @@ class Profile(BaseModel):
         needs_weights: Whether the frozen encoder must be given as a file.
         methods: Names of `METHOD_CHOICES` that are run when none are named.
         timed: Labels of the methods that are trained once more with equal time; all when empty.
+        size: How much is computed with the trained models.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +72,7 @@ class Profile(BaseModel):
     needs_weights: bool = False
     methods: tuple[str, ...] = ("prior", "unet", "desam_b", "desam_p")
     timed: tuple[str, ...] = ()
+    size: StudySize
 
     def settings(self, method: str) -> dict[str, Any]:
         """Return the settings of the runs of a method."""
@@ -82,6 +110,7 @@ PROFILES = {
         few=1,
         seeds=(0,),
         common={**_TINY, "epochs": 1, "unet_width": 4, "points_per_side": 3, "learning_rate": 1e-3},
+        size=StudySize((1, 2, 4), 1, 1, 1, 4, 6, (0.0, 1.0), 2, 1),
     ),
     "teach": Profile(
         name="teach",
@@ -96,6 +125,7 @@ PROFILES = {
         on_unet={"learning_rate": 1.5e-3},
         per_method=_TUNED,
         timed=("U-Net", "Tuned SAM-B", "DeSAM-B"),  # a convolutional, a coupled and a decoupled one
+        size=StudySize((1, 2, 3, 5, 9, 16), 1, 1, 1, 9, 15, (0.0, 0.5, 1.0), 0, 2),
     ),
     "paper": Profile(
         name="paper",
@@ -106,6 +136,7 @@ PROFILES = {
         common={"backbone": "vit_h", "precision": "bf16-mixed", "epochs": 50, "learning_rate": 1e-4},
         on_unet={"learning_rate": 3e-4},
         needs_weights=True,
+        size=StudySize((1, 2, 3, 5, 9, 16, 32), 30, 5, 5, 16, 32, (0.0, 0.25, 0.5, 0.75, 1.0), 0, 10),
         methods=(  # every competitor; oracles, controls and decoders with parts taken away are asked for by name
             *(
                 "prior",
@@ -166,13 +197,13 @@ def plan_domain_splits(
     task = load_manifest(manifest)
     domains = list(task.domains)
     chosen = list(sources) or domains[: profile.sources]
-    _all_known("domain", chosen, domains, f"the manifest {manifest}")
+    _check_names("domain", chosen, domains, f"the manifest {manifest}")
     names = list(methods) or list(profile.methods)
     if any(name not in METHOD_CHOICES for name in names):
         load_installed()
-    _all_known("method", names, list(METHOD_CHOICES), "this experiment")
-    asked = any(_needs_weights(METHOD_CHOICES[name]) for name in names)
-    if profile.needs_weights and asked and "weights" not in settings:
+    _check_names("method", names, list(METHOD_CHOICES), "this experiment")
+    encoder = any(_needs_weights(METHOD_CHOICES[name]) for name in names)
+    if profile.needs_weights and encoder and "weights" not in settings:
         raise StudyError(
             f"profile {profile.name} needs SAM's own weights: pass weights=PATH of its checkpoint, "
             f"or weights={RANDOM_WEIGHTS} to see what an untrained encoder gives."
@@ -197,7 +228,7 @@ def _needs_weights(choice: Mapping[str, str]) -> bool:
     return "weights" in METHODS[choice["method"]].uses and "weights" not in choice
 
 
-def _all_known(kind: str, wanted: Sequence[str], known: Sequence[str], where: str) -> None:
-    unknown = [name for name in wanted if name not in known]
+def _check_names(kind: str, names: Sequence[str], choices: Sequence[str], where: str) -> None:
+    unknown = [name for name in names if name not in choices]
     if unknown:
-        raise StudyError(f"{where} has no {kind} '{unknown[0]}': choose from {', '.join(known)}.")
+        raise StudyError(f"{where} has no {kind} '{unknown[0]}': choose from {', '.join(choices)}.")

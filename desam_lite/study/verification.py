@@ -18,7 +18,7 @@ from desam_lite.utils.files import write_json, write_text
 if TYPE_CHECKING:
     from desam_lite.study.run import Run
 
-COLUMNS = ["task", "label", "source", "target", "seed", "organ", "protocol", "metric", "mean", "cases"]
+TABLE_COLUMNS = ["task", "label", "source", "target", "seed", "organ", "protocol", "metric", "mean", "cases"]
 """The columns of a reference table, in order."""
 
 KEYS = ["task", "label", "where", "organ", "protocol", "metric"]
@@ -42,14 +42,14 @@ def tidy(metrics: pd.DataFrame) -> pd.DataFrame:
         metrics: Of `study.run.collect_metrics`: rows of finished runs.
 
     Returns:
-        `COLUMNS`: the mean over the cases of one target of one run, rounded, and how many cases there were.
+        `TABLE_COLUMNS`: the mean over the cases of one target of one run, rounded, and how many cases there were.
 
     Raises:
         StudyError: Two different runs would have the same name.
     """
     if metrics.empty:
-        return pd.DataFrame(columns=COLUMNS)
-    names = COLUMNS[: COLUMNS.index("metric")]
+        return pd.DataFrame(columns=TABLE_COLUMNS)
+    names = TABLE_COLUMNS[: TABLE_COLUMNS.index("metric")]
     repeated = metrics.groupby(names)["run"].nunique()
     if (repeated > 1).any():
         raise StudyError(f"two different runs are called {repeated.idxmax()}: keep one of them.")
@@ -57,7 +57,7 @@ def tidy(metrics: pd.DataFrame) -> pd.DataFrame:
     long = metrics.melt([*names, "case"], measured, "metric", "value").dropna(subset="value")
     means = long.groupby([*names, "metric"])["value"].agg(["mean", "count"]).reset_index()
     means = means.rename(columns={"count": "cases"}).round({"mean": _DECIMALS})
-    return means[COLUMNS].sort_values(COLUMNS[:8], ignore_index=True)
+    return means[TABLE_COLUMNS].sort_values(TABLE_COLUMNS[:8], ignore_index=True)
 
 
 def reference_path(folder: Path | str, profile: str) -> Path:
@@ -102,10 +102,10 @@ def read_reference(folder: Path | str, profile: str) -> pd.DataFrame:
         raise StudyError(
             f"there is no reference {path}: name its folder, or keep this study's results with --write."
         )
-    texts: dict[str, Any] = dict.fromkeys([name for name in COLUMNS[:8] if name != "seed"], str)
+    texts: dict[str, Any] = dict.fromkeys([name for name in TABLE_COLUMNS[:8] if name != "seed"], str)
     frame = pd.read_csv(path, dtype=texts)
-    if list(frame.columns) != COLUMNS:
-        raise StudyError(f"{path} is no table of results: its columns must be {', '.join(COLUMNS)}.")
+    if list(frame.columns) != TABLE_COLUMNS:
+        raise StudyError(f"{path} is no table of results: its columns must be {', '.join(TABLE_COLUMNS)}.")
     return frame
 
 
@@ -120,7 +120,7 @@ def compare_with_reference(new: pd.DataFrame, reference: pd.DataFrame) -> pd.Dat
         One row per number of the reference: `KEYS`, the means ``expected`` and ``computed``, and the ``verdict``: "agrees",
         "differs" (by more than `TOLERANCE`), or "missing" (a cell of it is not in the new study).
     """
-    cell = COLUMNS[: COLUMNS.index("mean")]
+    cell = TABLE_COLUMNS[: TABLE_COLUMNS.index("mean")]
     both = reference.merge(new, "left", cell, suffixes=("_expected", "_computed"))
     where = np.where(both["source"] == both["target"], "in domain", "out of domain")
     means = both.assign(where=where).groupby(KEYS)[["mean_expected", "mean_computed"]]

@@ -135,3 +135,9 @@ def test_the_paper_path_runs_at_a_tiny_size(tiny_task: tuple[Path, Path], tmp_pa
         assert set(metrics["protocol"]) == {"whole_volume", "published"}
         assert metrics["dice"].between(0, 1).all()
         assert len(run.history()) == (0 if run.spec.method == "prior" else 1)
+
+
+def test_a_larger_profile_computes_more_with_its_models() -> None:
+    smoke, teach, paper = (get_profile(name).size for name in ("smoke", "teach", "paper"))
+    assert smoke.side < teach.side < paper.side
+    assert len(smoke.sides) < len(teach.sides) < len(paper.sides)

@@ -11,7 +11,7 @@ import pytest
 from desam_lite.evaluation.statistics import METRICS
 from desam_lite.study.run import Run
 from desam_lite.study.verification import (
-    COLUMNS,
+    TABLE_COLUMNS,
     TOLERANCE,
     compare_with_reference,
     read_reference,
@@ -38,7 +38,7 @@ def study(
                 for seed in range(seeds):
                     score = round(mean + noise.normal(0, scatter), 4)
                     rows.append(("t", label, source, target, seed, "gland", "published", "dice", score, 8))
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=TABLE_COLUMNS)
 
 
 def case_rows(run: str = "r1", seed: int = 0) -> pd.DataFrame:
@@ -62,7 +62,7 @@ def case_rows(run: str = "r1", seed: int = 0) -> pd.DataFrame:
 
 def test_the_table_holds_the_mean_over_cases_and_how_many_there_were() -> None:
     table = tidy(case_rows())
-    assert list(table.columns) == COLUMNS
+    assert list(table.columns) == TABLE_COLUMNS
     assert table.set_index("metric")["mean"].to_dict() == {"dice": 0.6, "hd95": 4.0}
     assert table.set_index("metric")["cases"].to_dict() == {"dice": 2, "hd95": 1}
 

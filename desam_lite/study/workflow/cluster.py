@@ -7,13 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from desam_lite.study.processes import GRACE
 from desam_lite.study.workflow.plan import Plan
 from desam_lite.study.workflow.records import list_needs, record_failure, status_of
 from desam_lite.study.workflow.status import ProgressLine, failed_jobs, last_lines, open_jobs
 from desam_lite.utils.errors import StudyError
 
-GRACE = 20.0
-"""Seconds that Snakemake gets to cancel its jobs when the user stops it."""
 ON_SLURM = 64
 """Jobs that `workflow/profiles/slurm` has on the cluster at once."""
 

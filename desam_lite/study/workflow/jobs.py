@@ -1,6 +1,6 @@
 """``python -m desam_lite.study.workflow.jobs FOLDER KIND KEY``: do one job of a plan and record how it ended.
 
-Snakemake starts jobs so; on one machine `desam_lite.study.workflow.local` calls `do_job` in processes that have imported
+Snakemake starts jobs so; on one machine `desam_lite.study.workflow.local` calls `execute_job` in processes that have imported
 everything already.
 """
 
@@ -36,7 +36,7 @@ from desam_lite.study.workflow.records import (
 from desam_lite.utils.errors import StudyError
 
 
-def do_job(folder: Path, job: StudyJob) -> None:
+def execute_job(folder: Path, job: StudyJob) -> None:
     """Do a job and write its record; whatever goes wrong is recorded as its failure, and the other jobs go on.
 
     Args:
@@ -188,7 +188,7 @@ _ACTIONS: dict[str, Callable[[Plan, Path, StudyJob], dict[str, Any]]] = {
 }
 
 
-def main() -> None:
+def _main() -> None:
     """Read the command line and do the job."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="the plan's folder")
@@ -197,8 +197,8 @@ def main() -> None:
     arguments = parser.parse_args()
     folder, job = arguments.folder.resolve(), StudyJob(arguments.kind, arguments.key)
     os.environ.setdefault("OMP_NUM_THREADS", str(resources_of(read_plan(folder), job)["cpus"]))
-    do_job(folder, job)
+    execute_job(folder, job)
 
 
 if __name__ == "__main__":
-    main()
+    _main()

@@ -14,8 +14,8 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from desam_lite.study.processes import IMPORTED_ONCE, end_with_parent, process_context
-from desam_lite.study.workflow.jobs import do_job
+from desam_lite.study.processes import GRACE, IMPORTED_ONCE, end_with_parent, process_context
+from desam_lite.study.workflow.jobs import execute_job
 from desam_lite.study.workflow.plan import Plan
 from desam_lite.study.workflow.records import (
     StudyJob,
@@ -32,8 +32,6 @@ PRIORITIES = {"data": 30, "embeddings": 20, "page": 12, "run": 10, "book": 0}
 """Which job starts first where several could; `workflow/Snakefile` has the same numbers."""
 FIRST = 15
 """That of a run through the encoder, which takes longest, and of a page without runs, which may train."""
-GRACE = 20.0
-"""Seconds that jobs get to end when the user stops them."""
 _PAGES_IMPORT = ("typer", "papermill", "nbclient", "pydantic")
 _JOBS_IMPORT = (*_PAGES_IMPORT, *IMPORTED_ONCE, "desam_lite.synthetic.phantoms")
 
@@ -104,7 +102,7 @@ def _execute(folder: Path, job: StudyJob, log: Path) -> None:
     with log.open("wb") as file:
         for number in (1, 2):
             os.dup2(file.fileno(), number)
-    do_job(folder, job)
+    execute_job(folder, job)
 
 
 def _record_dead_worker(folder: Path, job: StudyJob, process: BaseProcess) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from desam_lite.study.processes import usable_cores
 from desam_lite.study.workflow.cluster import ON_SLURM, do_jobs_on_slurm
 from desam_lite.study.workflow.local import do_jobs
 from desam_lite.study.workflow.plan import Plan, StudyOptions, graph_folder, make_plan, write_plan
@@ -59,9 +60,7 @@ def say_outcome(plan: Plan, folder: Path) -> str:
 
 def usual_jobs(executor: Executor) -> int:
     """Return how many jobs there are at once: one single-threaded process per core of this machine."""
-    if executor == "slurm":
-        return ON_SLURM
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return ON_SLURM if executor == "slurm" else usable_cores()
 
 
 def has_gpu() -> bool:

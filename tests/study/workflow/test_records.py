@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from desam_lite.study.plans import FAILED
-from desam_lite.study.workflow.jobs import do_job
+from desam_lite.study.workflow.jobs import execute_job
 from desam_lite.study.workflow.plan import graph_folder, write_plan
 from desam_lite.study.workflow.records import (
     SILENT,
@@ -176,7 +176,7 @@ def test_a_job_whose_data_failed_is_left_out(plan: dict[str, Any], tmp_path: Pat
     write_plan({**plan, "root": str(Path.cwd())}, tmp_path)
     folder = graph_folder(tmp_path)
     record_failure(folder, DATA, "a case is cut")
-    do_job(folder, RUN)
+    execute_job(folder, RUN)
     lines = "\n".join(say_failed_jobs(plan, folder))
     assert "data of x: a case is cut" in lines and "U-Net from A: left out" in lines
     drop_stale(folder, plan)
