@@ -33,6 +33,10 @@ _VERDICTS = {
 }
 
 
+def _trained(runs: "Sequence[Run]") -> "list[Run]":
+    return [run for run in runs if run.finished and run.spec.epochs is not None]
+
+
 def seconds_per_epoch(runs: "Sequence[Run]") -> dict[str, float]:
     """Return the median seconds of an epoch by label, validation included: of the cores on a CPU, of the clock on a GPU."""
     history = collect_history(_trained(runs))
@@ -45,21 +49,16 @@ def usual_budget(runs: "Sequence[Run]") -> float:
     return min((seconds[run.spec.label] * (run.spec.epochs or 0) for run in _trained(runs)), default=0.0) / 60
 
 
-def _trained(runs: "Sequence[Run]") -> "list[Run]":
-    return [run for run in runs if run.finished and run.spec.epochs is not None]
-
-
 def equal_time(
     runs: "Sequence[Run]", minutes: float, *, seeds: int | None = None, labels: Collection[str] = ()
 ) -> "list[RunSpec]":
-    """Plan runs that give each method the same minutes of training instead of the same number of steps.
+    """Plan runs that give each trained method the same minutes of training instead of the same number of steps.
 
-    How many epochs these minutes are is computed from what an epoch took in the runs given, and is written into the
-    specification. So the planned runs are ordinary ones: named by their epochs, resumable, with a schedule of the learning rate
-    that fits their length, and the same numbers on any machine.
+    How many epochs these minutes are follows from what an epoch took in the runs given, and stands in the specification: the
+    planned runs are ordinary ones, with a schedule of the learning rate that fits their length.
 
     Args:
-        runs: With equal steps. What is not trained (and what is not finished) is left out.
+        runs: With equal steps.
         minutes: Of training, for each run.
         seeds: How many of the seeds are run, the lowest first; None for all.
         labels: Of the methods that are; empty for all.
@@ -89,7 +88,7 @@ def steps_vs_time(
 ) -> Table:
     """Return averages by label and in_domain under equal steps and under equal time (of these runs), best time first."""
     title, factor = UNITS[metric]
-    method = pd.Series(_rank(time, metric), dtype=str)
+    method = pd.Series(rank_labels(time, metric=metric), dtype=str)
     columns = {
         "method": method,
         "epochs in equal time": method.map({r.spec.label: str(r.spec.epochs) for r in runs}),
@@ -100,20 +99,11 @@ def steps_vs_time(
     return Table(pd.DataFrame(columns).fillna(""))
 
 
-def _rank(summary: pd.DataFrame, metric: str) -> list[str]:
-    away = out_of_domain(summary)
-    return list(away.sort_values("mean", ascending=not METRICS[metric])["label"]) if len(away) else []
-
-
 def rank_labels(summary: pd.DataFrame, *, metric: str = "dice") -> list[str]:
     """Return all labels, the best mean out of domain first; oracles, which are no competitors, come last."""
-    return sorted(_rank(summary, metric), key=is_oracle)
-
-
-def sort_by_label(frame: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
-    """Return the rows of a frame in the order of labels."""
-    places = {label: place for place, label in enumerate(labels)}
-    return frame.sort_values("label", key=lambda column: column.map(places), kind="stable")
+    away = out_of_domain(summary)
+    ranked = away.sort_values("mean", ascending=not METRICS[metric])["label"] if len(away) else []
+    return sorted(ranked, key=is_oracle)
 
 
 def best_label(summary: pd.DataFrame, *, metric: str = "dice") -> str:
@@ -124,9 +114,8 @@ def best_label(summary: pd.DataFrame, *, metric: str = "dice") -> str:
 def margins_over_control(scores: pd.DataFrame, *, control: str = "Prior") -> pd.DataFrame:
     """Compare every method with a control, target by target out of domain, the farthest behind first.
 
-    Returns:
-        ``label``, ``target``, ``mean`` and ``control`` (means over sources, seeds and cases) and ``ahead``, their difference,
-        positive where the method is better, whether more or less is better. Empty if the control has no score.
+    ``mean`` and ``control`` are means over sources, seeds and cases, ``ahead`` is their difference, positive where the method is
+    better, whether more or less is better. Empty if the control has no score.
     """
     away = scores[~scores["in_domain"].astype(bool)]
     means = (
@@ -145,7 +134,8 @@ def target_table(task: "Task", scores: pd.DataFrame, labels: Sequence[str], *, m
         name: ", ".join(filter(None, [name, domain.coil or domain.modality]))
         for name, domain in task.manifest.domains.items()
     }
-    rows = sort_by_label(out_of_domain_by(scores, "target", metric=metric), labels).rename(columns=headings)
+    means = out_of_domain_by(scores, "target", metric=metric).rename(columns=headings)
+    rows = means.set_index("label").loc[list(labels)].reset_index()
     return score_table(rows, caption=f"{UNITS[metric].title} out of domain, by the target")
 
 
