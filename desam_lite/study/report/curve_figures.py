@@ -100,8 +100,8 @@ def draw_grid_curves(dice: pd.DataFrame, seconds: pd.DataFrame) -> Figure:
             ax.set_xticks(ticks, [str(tick) for tick in ticks], fontsize=8, rotation=45)
             ax.minorticks_off()
             ax.grid(axis="y")
-        methods = style.method_handles(dice["label"], ls="-")
-        style.add_legend(figure, [*methods, *style.domain_handles(ls=("-", "--"))])
+        methods = style.method_handles(dice["label"], lines=True)
+        style.add_legend(figure, [*methods, *style.domain_handles(lines=True)])
     return figure
 
 
@@ -145,9 +145,7 @@ def draw_calibration(table: pd.DataFrame) -> Figure:
             ax.plot([0, 1], [0, 1], color="#999999", lw=1, ls="--", zorder=0)
             ax.set_aspect("equal")
             ax.set_title(ax.get_title(), color=style.method_color(ax.get_title()), fontweight="bold")
-        style.add_legend(
-            figure, style.domain_handles(("share of prompts in the organ", "IoU of their masks"))
-        )
+        style.add_legend(figure, style.domain_handles("share of prompts in the organ", "IoU of their masks"))
     return figure
 
 
@@ -179,7 +177,7 @@ def draw_dial_curves(summary: pd.DataFrame) -> Figure:
         for ax in figure.axes:
             ax.grid(axis="y")
         figure.supxlabel("position of the dial", fontsize=9.5)
-        style.add_legend(figure, style.method_handles(summary["label"], ls="-"))
+        style.add_legend(figure, style.method_handles(summary["label"], lines=True))
     return figure
 
 

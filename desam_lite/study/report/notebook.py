@@ -1,4 +1,4 @@
-"""What every notebook of the study needs: a start, data that are ready, results of many runs, pictures with words."""
+"""What every notebook of the study needs: a start, data that are ready, figures with their alternative texts."""
 
 import base64
 import io
@@ -43,12 +43,7 @@ def is_interactive() -> bool:
 
 
 class DescribedFigure:
-    """A figure with its alternative text, as Jupyter displays it; the book takes the text from there.
-
-    Args:
-        figure: What to show.
-        alt: What is in it, in words.
-    """
+    """A figure with its alternative text, as Jupyter displays it; the book takes the text from there."""
 
     def __init__(self, figure: "Figure", alt: str):
         self.figure = figure
@@ -74,12 +69,6 @@ def encode_png(figure: "Figure") -> bytes:
 
 def open_study(manifest: Path | str, data_root: str, workspace: Path | str, profile: "Profile") -> "Task":
     """Return the task of a notebook, ready to be used; synthetic data that are not there yet are made.
-
-    Args:
-        manifest: Path or name of the manifest.
-        data_root: Folder with the data; "" for ``data/<task>``, with the number of cases appended for synthetic data.
-        workspace: Where results and caches go.
-        profile: Says how many synthetic cases there are per domain.
 
     Raises:
         StudyError: The manifest or the data are at fault; all faulty cases are in one message.

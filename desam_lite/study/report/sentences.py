@@ -23,20 +23,12 @@ _PUBLISHED = (
 
 
 def count(number: float, noun: str) -> str:
-    """Return a number with its noun.
-
-    >>> count(1, "seed"), count(3, "seed")
-    ('1 seed', '3 seeds')
-    """
+    """Return a number with its noun, as in "1 seed" and "3 seeds"."""
     return f"{number:.0f} {noun}" if f"{number:.0f}" == "1" else f"{number:.0f} {noun}s"
 
 
 def list_words(words: Sequence[str]) -> str:
-    """Return words as a list in a sentence.
-
-    >>> list_words(["a"]), list_words(["a", "b", "c"])
-    ('a', 'a, b and c')
-    """
+    """Return words as a list in a sentence, as in "a, b and c"."""
     return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)
 
 
@@ -46,11 +38,7 @@ def join_distinct(values: Iterable[object]) -> str:
 
 
 def format_interval(row: Mapping[Any, Any], factor: float = 100.0, spec: str = ".1f") -> str:
-    """Return ``mean`` with ``low`` and ``high``, where these are numbers.
-
-    >>> format_interval({"mean": 0.658, "low": 0.64, "high": 0.67})
-    '65.8 (64.0 to 67.0)'
-    """
+    """Return ``mean`` with ``low`` and ``high``, where these are numbers, as in "65.8 (64.0 to 67.0)"."""
     mean, low, high = (f"{float(row[name]) * factor:{spec}}" for name in ("mean", "low", "high"))
     return mean if pd.isna(row["low"]) else f"{mean} ({low} to {high})"
 
@@ -67,15 +55,9 @@ def out_of_domain(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def say_transfer(summary: pd.DataFrame, *, metric: str = "dice", control: str = "Prior") -> str:
-    """Answer whether what was trained at one hospital works at the next.
+    """Answer whether what was trained at one hospital works at the next, of a summary by label and in_domain.
 
-    Args:
-        summary: Of `statistics.summarise` by label and in_domain.
-        metric: What it is a summary of.
-        control: The method that is not trained, named last.
-
-    Returns:
-        A sentence in Markdown. A method counts as worse out of domain if its interval there excludes its mean in domain.
+    A method is worse out of domain if the interval there minus its mean in domain is. The control, not trained, comes last.
     """
     title, factor = UNITS[metric]
     scored = summary.dropna(subset="mean").to_dict("records")
@@ -104,12 +86,7 @@ def say_transfer(summary: pd.DataFrame, *, metric: str = "dice", control: str = 
 
 
 def say_ablation(differences: pd.DataFrame, *, metric: str = "dice") -> str:
-    """Answer whether a whole is better out of domain than what is left when parts are taken away.
-
-    Args:
-        differences: Of `statistics.compare`, the whole first.
-        metric: What they are differences of.
-    """
+    """Answer whether a whole is better out of domain than with parts taken away, of `statistics.compare`, the whole first."""
     title, factor = UNITS[metric]
     rows = out_of_domain(differences).to_dict("records")
     if not rows:
@@ -168,27 +145,16 @@ def say_facts(task: "Task", specs: "Sequence[RunSpec]", profile: str, protocol: 
 def say_caveats(
     task: "Task", specs: "Sequence[RunSpec]" = (), *, backbone: str = "", weights: str = ""
 ) -> str:
-    """Return what keeps the numbers of a page from being set beside the paper's.
-
-    Args:
-        task: Whose scans they are of.
-        specs: The runs of the page.
-        backbone: Of the encoder of a page without runs; "" for none.
-        weights: Its weights.
-    """
+    """Return what keeps the numbers of a page (of runs, or of one encoder without runs) from being set beside the paper's."""
     reasons = ["the scans are synthetic"] if task.manifest.synthetic else []
     encoders = {(spec.backbone, spec.weights) for spec in specs} | {(backbone, weights)}
     for name, origin in sorted((pair for pair in encoders if pair[0]), key=str):
-        if origin == RANDOM_WEIGHTS:
-            reasons.append(
-                f"what is labelled *{RANDOM_ENCODER}* stands on a `{name}` with random weights, which has never learnt to see"
-            )
-        elif origin == SHIPPED_WEIGHTS:
-            reasons.append(
-                f"the encoder `{name}` is a small stand-in for SAM, trained by this study on synthetic images"
-            )
-        elif name == "sam_tiny":
-            reasons.append("the encoder `sam_tiny` is a small stand-in for SAM")
+        stand_in = f"the encoder `{name}` is a small stand-in for SAM"
+        untrained = f"what is labelled *{RANDOM_ENCODER}* stands on a `{name}` with random weights"
+        reasons += {
+            RANDOM_WEIGHTS: [f"{untrained}, which has never learnt to see"],
+            SHIPPED_WEIGHTS: [f"{stand_in}, trained by this study on synthetic images"],
+        }.get(origin, [stand_in] if name == "sam_tiny" else [])
     if reasons:
         return f"**Not comparable with the paper.** On this page {', and '.join(reasons)}."
     return "These numbers may be set beside the paper's only where data, protocol and averaging are the same."

@@ -70,26 +70,27 @@ def oracle_note(labels: Iterable[str]) -> str:
     return "\n(oracle): the prompt is made from the reference" if any(map(is_oracle, labels)) else ""
 
 
-def method_color(label: str) -> str:
-    """Return the colour of a method: the same in every figure; grey for all oracles, which are no competitors.
+def method_look(label: str) -> tuple[str, str]:
+    """Return colour and marker of a method, which are its own in every figure; grey for all oracles, which are no competitors.
 
-    With an encoder that has never been trained it is the method's own, but darker: still readable as text.
+    With an encoder that has never been trained the colour is the method's own, but darker: still readable as text.
     """
     name, _, encoder = label.partition(",")
-    color = _registered_look(name)[0] or _SPARE_COLORS[sum(name.encode()) % len(_SPARE_COLORS)]
-    darker = to_hex([0.6 * part for part in to_rgb(color)])  # type: ignore[arg-type]  # the stubs want a tuple
-    return darker if encoder and not is_oracle(name) else color
+    looks = {label_of(METHOD_CHOICES[key]): (choice.color, choice.marker) for key, choice in CHOICES.items()}
+    color, marker = looks.get(name, ("", "o"))
+    color = color or _SPARE_COLORS[sum(name.encode()) % len(_SPARE_COLORS)]
+    red, green, blue = (0.6 * part for part in to_rgb(color))
+    return to_hex((red, green, blue)) if encoder and not is_oracle(name) else color, marker
+
+
+def method_color(label: str) -> str:
+    """Return the colour of `method_look`."""
+    return method_look(label)[0]
 
 
 def method_marker(label: str) -> str:
-    """Return matplotlib's name of a method's marker: with its colour, it tells a method from any other."""
-    return _registered_look(label.partition(",")[0])[1]
-
-
-def _registered_look(name: str) -> tuple[str, str]:
-    """Return colour and marker of a method as it is registered; "" for a colour that was left open."""
-    looks = {label_of(METHOD_CHOICES[key]): (choice.color, choice.marker) for key, choice in CHOICES.items()}
-    return looks.get(name, ("", "o"))
+    """Return the marker of `method_look`, by matplotlib's name."""
+    return method_look(label)[1]
 
 
 @contextmanager
@@ -100,29 +101,24 @@ def styled() -> Iterator[None]:
         yield
 
 
-def grey_handle(name: str, **look: Any) -> Line2D:
+def grey_handle(label: str, **look: Any) -> Line2D:
     """Return the entry of a legend for what all methods have in common."""
-    return Line2D([], [], label=name, **{"color": _GREY, "lw": 2, "ms": 6.5, "mew": 1.7, **look})
+    return Line2D([], [], label=label, **{"color": _GREY, "lw": 2, "ms": 6.5, "mew": 1.7, **look})
 
 
 def domain_handles(
-    names: Sequence[str] = ("in domain", "out of domain"), ls: Sequence[str] = ("none", "none")
+    inside: str = "in domain", outside: str = "out of domain", *, lines: bool = False
 ) -> list[Line2D]:
-    """Return the entries of a legend for filled and open markers."""
-    faces = (_GREY, "white")
-    return [
-        grey_handle(n, marker="o", mfc=mfc, ls=line) for n, mfc, line in zip(names, faces, ls, strict=True)
-    ]
+    """Return the entries of a legend for filled and open markers; where there are lines, for solid and dashed ones too."""
+    looks = ((inside, _GREY, "-"), (outside, "white", "--"))
+    return [grey_handle(label, marker="o", mfc=face, ls=ls if lines else "none") for label, face, ls in looks]
 
 
-def method_handles(labels: Iterable[str], ls: str = "none") -> list[Line2D]:
+def method_handles(labels: Iterable[str], *, lines: bool = False) -> list[Line2D]:
     """Return the entries of a legend for methods, each once."""
-    return [
-        Line2D(
-            [], [], color=method_color(label), marker=method_marker(label), ls=ls, lw=1.8, ms=5, label=label
-        )
-        for label in dict.fromkeys(labels)
-    ]
+    look = {"ls": "-" if lines else "none", "lw": 1.8, "ms": 5}
+    looks = {label: method_look(label) for label in labels}
+    return [Line2D([], [], color=c, marker=m, label=label, **look) for label, (c, m) in looks.items()]
 
 
 def add_legend(figure: Figure, handles: Sequence[Line2D]) -> None:

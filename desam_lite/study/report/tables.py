@@ -33,11 +33,7 @@ _BROKEN = {"long": re.compile(r"<td>([^<]{31,})</td>"), "name": re.compile(r"<td
 class Table:
     """A frame of finished texts, as the page shows it; pandas' Styler needs five times the bytes, and a page has a limit.
 
-    Args:
-        frame: Texts, one column per heading.
-        caption: Over the table.
-        kind: Class of the HTML table besides ``dataframe``, which the book's theme draws for light and dark.
-        headings: Whether to show the names of the columns.
+    The kind is the class of the HTML table besides ``dataframe``, which the book's theme draws for light and dark.
     """
 
     def __init__(
@@ -110,14 +106,7 @@ def domain_table(task: "Task") -> Table:
 def provenance_table(
     profile: str, task: "Task | None" = None, runs: "Sequence[Run]" = (), *, weights: str = ""
 ) -> Table:
-    """Return where the numbers of a page come from: of its runs by their ``run.json``, of a page without runs as it is made.
-
-    Args:
-        profile: The profile that the page is made with.
-        task: Whose scans it shows; None for a page without scans.
-        runs: Finished or not; those that are not count as missing.
-        weights: Of the encoder, for a page without runs; "" for none.
-    """
+    """Return where the numbers of a page come from: its runs, by their ``run.json``, or, without runs, the code that makes it."""
     rows = {"profile": profile}
     if task is not None:
         rows["task"] = f"{task.manifest.title} ({task.manifest.licence})"
