@@ -26,7 +26,7 @@ TESTS: tuple[TestName, ...] = ("wilcoxon", "permutation", "t")
 SIGNIFICANT = 0.05
 """Below this a p value is called significant here, as almost everywhere."""
 
-_SIGN_PATTERNS = 5000  # drawn for the permutation test; with 12 patients or fewer, all patterns are tried
+_SIGN_PATTERNS = 19_999  # drawn for the permutation test; with 14 patients or fewer, all patterns are tried
 _SAME, _OTHER = "#0072b2", "#d55e00"
 
 
