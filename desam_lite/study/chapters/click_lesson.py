@@ -9,13 +9,13 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 
 from desam_lite.data.slices import CaseSlices
 from desam_lite.evaluation.metrics import Mask
 from desam_lite.model.resize import fit_square
 from desam_lite.model.sam import preprocess
 from desam_lite.study.report.slice_examples import largest_slice
+from desam_lite.study.report.slice_figures import draw_contour
 from desam_lite.study.report.style import WIDTH, styled
 from desam_lite.study.report.tables import Table
 from desam_lite.synthetic.pretraining.probe import HELD_OUT_SEED, click_by_click, iou, predict_box
@@ -231,15 +231,12 @@ def draw_predictions_alt(rows: Sequence[tuple[Scene, Sequence[PromptedMask]]]) -
 
 def _draw_scene(ax: Axes, scene: Scene, outlines: Mapping[tuple[str, str], Mask]) -> None:
     side = scene.image.shape[-1]
-    extent = (0, side, side, 0)
-    ax.imshow(scene.image.numpy(), cmap="gray", vmin=0, vmax=255, extent=extent, interpolation="nearest")
+    where: dict[str, Any] = {"extent": (0, side, side, 0), "origin": "upper"}
+    ax.imshow(scene.image.numpy(), cmap="gray", vmin=0, vmax=255, interpolation="nearest", **where)
     ax.set(xticks=[], yticks=[], xlim=(0, side), ylim=(side, 0))
     ax.spines[:].set_visible(False)
     for (color, line), mask in outlines.items():
-        if mask.any():
-            style: dict[str, Any] = {"colors": [color], "linestyles": [line], "linewidths": 1.4}
-            contour = ax.contour(mask.astype(float), levels=[0.5], origin="upper", extent=extent, **style)
-            contour.set_path_effects([withStroke(linewidth=2.4, foreground=(0, 0, 0, 0.55))])
+        draw_contour(ax, mask, {"color": color, "ls": line}, where)
 
 
 def draw_curve(curve: pd.DataFrame, aims: Mapping[str, float]) -> Figure:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from desam_lite.evaluation.metrics import Mask
 from desam_lite.model.oracle_prompts import innermost, tight_box
 from desam_lite.study.report.prompt_maps import LoadedModel, PromptKind, predict_masks, slice_embeddings
 from desam_lite.study.report.slice_examples import Example
-from desam_lite.study.report.slice_figures import draw_slices
+from desam_lite.study.report.slice_figures import draw_contour, draw_slices
 from desam_lite.study.report.style import NO_RUNS, WIDTH, empty_figure, method_color, method_marker, styled
 
 _PROMPT_COLOR = "#f0e442"
@@ -127,13 +127,11 @@ def draw_maps(maps: pd.DataFrame, example: Example) -> Figure:
 
 def _draw_map(ax: Axes, rows: pd.DataFrame, example: Example) -> AxesImage:
     side = int(rows["side"].iloc[0])
-    height, width = example.image.shape
-    extent = (0.0, width * example.spacing[1], height * example.spacing[0], 0.0)
+    height, width = (n * mm for n, mm in zip(example.image.shape, example.spacing, strict=True))
+    where: dict[str, Any] = {"origin": "upper", "extent": (0.0, width, height, 0.0)}
     values = rows["dice"].to_numpy(float).reshape(side, side) * 100
-    image = ax.imshow(values, cmap="viridis", vmin=0, vmax=100, extent=extent, interpolation="nearest")
-    organ = (example.reference > 0).astype(float)
-    line = ax.contour(organ, levels=[0.5], colors="white", linewidths=1.4, origin="upper", extent=extent)
-    line.set_path_effects([withStroke(linewidth=2.6, foreground=(0, 0, 0, 0.6))])
+    image = ax.imshow(values, cmap="viridis", vmin=0, vmax=100, interpolation="nearest", **where)
+    draw_contour(ax, example.reference > 0, {"color": "white", "ls": "solid"}, where)
     return image
 
 

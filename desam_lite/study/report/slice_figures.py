@@ -86,7 +86,7 @@ def draw_slice(ax: Axes, example: Example, colors: Sequence[str], *, crop: Crop 
         if example.prediction is not None:
             masks = [(example.prediction, own), (example.reference, _REFERENCE)]
         for labels, line in masks:
-            _draw_contour(ax, labels == organ, line, where)
+            draw_contour(ax, labels == organ, line, where)
     if crop:
         predicted = (
             example.reference if example.prediction is None or crop == "reference" else example.prediction
@@ -96,7 +96,8 @@ def draw_slice(ax: Axes, example: Example, colors: Sequence[str], *, crop: Crop 
     ax.set_xlabel(example.note, fontsize=8.5, color="#444444")
 
 
-def _draw_contour(ax: Axes, mask: npt.NDArray[np.bool_], line: dict[str, Any], where: dict[str, Any]) -> None:
+def draw_contour(ax: Axes, mask: npt.NDArray[np.bool_], line: dict[str, Any], where: dict[str, Any]) -> None:
+    """Draw the outline of a mask that is not empty: ``line`` has color and ls, ``where`` the origin and extent of the image."""
     if not mask.any() or min(mask.shape) < 2:
         return
     look = {"colors": [line["color"]], "linestyles": [line["ls"]], "linewidths": 1.4}

@@ -10,7 +10,7 @@ import numpy as np
 
 from desam_lite.data.geometry import Geometry, from_slices
 from desam_lite.data.nifti import write_mask, write_volume
-from desam_lite.synthetic.phantoms.cases import make_case
+from desam_lite.synthetic.phantoms.cases import Case, make_case
 from desam_lite.synthetic.phantoms.dials import dialled
 from desam_lite.synthetic.phantoms.sites import ABDOMEN_SITES, PROSTATE_SITES, Site
 from desam_lite.utils.errors import StudyError
@@ -135,18 +135,23 @@ def _hashes(files: tuple[Path, Path, Path]) -> list[str]:
     return [sha256_file(path) for path in files[:2] if path.exists()]
 
 
+def case_geometry(case: Case) -> Geometry:
+    """Return where the voxels of a case lie: stored as LPS, the way most scanners' axial series arrive."""
+    z, y, x = case.spacing
+    slices, rows, columns = case.image.shape
+    affine = np.diag([-x, -y, z, 1.0])
+    affine[:3, 3] = [x * (columns - 1) / 2, y * (rows - 1) / 2, -z * (slices - 1) / 2]
+    return Geometry((columns, rows, slices), affine)
+
+
 def _write_case(out: Path, domain: str, number: int, site: Site, recipe: dict[str, Any]) -> None:
     task = recipe["task"]
     place = (list(TASKS).index(task), list(TASKS[task]).index(domain), number)
     case = make_case(site, np.random.default_rng(np.random.SeedSequence(recipe["seed"], spawn_key=place)))
     image, label, sidecar = _files(out, domain, number)
-    z, y, x = case.spacing
-    slices, rows, columns = case.image.shape
-    affine = np.diag([-x, -y, z, 1.0])  # stored as LPS: the way most scanners' axial series arrive
-    affine[:3, 3] = [x * (columns - 1) / 2, y * (rows - 1) / 2, -z * (slices - 1) / 2]
-    geometry = Geometry((columns, rows, slices), affine)
+    geometry = case_geometry(case)
     sidecar.unlink(missing_ok=True)  # from here on the case is not whole until it is written last
-    write_volume(image, from_slices(case.image, geometry), affine)
+    write_volume(image, from_slices(case.image, geometry), geometry.affine)
     write_mask(label, case.label, geometry)
     record = {
         "recipe": recipe,

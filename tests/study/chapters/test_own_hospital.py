@@ -18,7 +18,9 @@ PATHS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_example(tmp_path_factory.mktemp("own"), 1, progress=False)
+    folder = tmp_path_factory.mktemp("own")
+    make_example(folder, 1, progress=False)
+    return folder
 
 
 def faults(folder: Path, tmp_path: Path, hill: dict[str, object]) -> list[str]:
