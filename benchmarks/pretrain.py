@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from common import Options, read_options, shares_by_operation, write_result
 
 from desam_lite.synthetic.pretraining.loop import Pretraining, write_weights
@@ -27,7 +28,11 @@ NOTE = (
     "that many scenes a step, two images each. run: the pretraining that followed. profile: share of the time of a step at "
     "the largest side by operation."
 )
-GPU_SCENES = (256, 128, 32)  # per step at each side of `Recipe.sizes`, to fill a card of 80 GB
+GPU_SCENES = (
+    256,
+    192,
+    64,
+)  # per step at each side of `Recipe.sizes`: a GPU waits for the host where a step is small
 DECAY_PERCENT = 40  # of the time, over which the learning rate falls
 REPORT_EVERY = 10  # seconds
 PART = 15 << 20  # bytes of a part of the checkpoint
@@ -47,7 +52,8 @@ def main() -> None:
     recipe = _choose_recipe(own, options)
     rows: list[dict[str, Any]] = []
     for which in range(len(recipe.sizes)):
-        rows.append(_rate(recipe, which, options))
+        recipe, row = _rate(recipe, which, options)
+        rows.append(row)
         write_result("pretrain", options, rows, note=NOTE)
     profile = shares_by_operation(lambda: _at_side(recipe, len(recipe.sizes) - 1, options).advance(), options)
     run, summary = _train(recipe, own, end, options)
@@ -90,12 +96,19 @@ def _at_side(recipe: Recipe, which: int, options: Options) -> Pretraining:
     return Pretraining(single, options.device)
 
 
-def _rate(recipe: Recipe, which: int, options: Options) -> dict[str, Any]:
+def _rate(recipe: Recipe, which: int, options: Options) -> tuple[Recipe, dict[str, Any]]:
+    """Measure the steps of one side; returns the recipe, with fewer scenes where those asked for do not fit, and the row."""
     run = _at_side(recipe, which, options)
-    cost = options.cost(lambda: [run.advance() for _ in range(WARM_STEPS)], repeats=0)
+    try:
+        cost = options.cost(lambda: [run.advance() for _ in range(WARM_STEPS)], repeats=0)
+    except torch.OutOfMemoryError:
+        cost = None
+    if cost is None:  # outside of the handler, which would keep the tensors of the failed step
+        fewer = tuple(count // 2 if place == which else count for place, count in enumerate(recipe.scenes))
+        return _rate(replace(recipe, scenes=fewer), which, options)
     seconds = options.seconds(lambda: [run.advance() for _ in range(TIMED_STEPS)]) / TIMED_STEPS
     images = 2 * recipe.scenes[which]
-    return {
+    return recipe, {
         "backbone": recipe.backbone,
         "side": recipe.sizes[which],
         "images": images,

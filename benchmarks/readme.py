@@ -174,6 +174,15 @@ def _embedding_dice(record: Result) -> str:
     )
 
 
+def _attention(record: Result) -> str:
+    parts = []
+    for kind in dict.fromkeys(row["kind"] for row in record["rows"]):
+        rows = [r for r in record["rows"] if r["kind"] == kind and r["ms"] is not None]
+        rows.sort(key=lambda row: row["ms"])
+        parts.append(f"{kind}: " + ", ".join(f"{row['way']} {row['ms']:.3g} ms" for row in rows))
+    return "; ".join(parts)
+
+
 def _pretrain(record: Result) -> str:
     rates = [f"{r['images_per_second']:.3g} images/s of {r['side']} pixels" for r in record["rows"]]
     run = record.get("run")
@@ -303,6 +312,7 @@ AIMS: dict[str, tuple[str, Callable[[Result], str]]] = {
         "matrix rate",
         _encoder,
     ),
+    "attention": ("which of the equal ways of attention a GPU is fastest with", _attention),
     "embeddings": (
         "half of the published bytes in bfloat16 and a quarter in float8; reads at over 70 % of the machine's own file reads",
         _embeddings,

@@ -86,7 +86,7 @@ def test_where_products_are_reduced_maps_stay_close_and_float32_stays_exact(
     monkeypatch.setattr(embeddings, "_REDUCED_ON", ("cpu",))
     reduced = fill(make_store(tmp_path / "reduced", slices, fmt)).load("A", "A1")
     distance = (reduced.neck.float() - expected.neck.float()).norm() / expected.neck.float().norm()
-    assert distance < 2e-2
+    assert distance < (6e-2 if fmt == "float8" else 2e-2)  # float8 has steps of 6 %
     assert equal(reduced, expected) == (fmt == "float32")
 
 
