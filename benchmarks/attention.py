@@ -22,7 +22,7 @@ from desam_lite.model.sam import BackboneSpec
 NOTE = (
     "ms: median of several calls. difference: norm of the difference to segment-anything's way in float32 over its norm. bias: "
     "the relative positions as additive bias of torch's fused attention, the way of desam_lite.model.fast_encoder, with the "
-    "kernel that torch chooses or one that is named. channels: relative positions as further channels of queries and keys, no bias. "
+    "kernel that torch chooses or one that is named. channels: relative positions as further channels of queries and keys. "
     "flex: torch's flex_attention, compiled. block: one block of the encoder, as it is and compiled."
 )
 Maps = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
