@@ -209,7 +209,7 @@ class PublishedTraining:
     def __init__(self, backbone: str, files: list[Path], batch: int, mode: AutomaticMode, options: Options):
         self.files, self.batch, self.mode, self.device = files, batch, mode, options.device
         self.model = build_model(backbone, options).train()
-        self.optimizer = torch.optim.Adam(self.model.trainable_parameters(), lr=1e-4)
+        self.optimizer = torch.optim.Adam([p for p in self.model.parameters() if p.requires_grad], lr=1e-4)
         self.rng = np.random.default_rng(0)
         self.held = [(mask, self._move(maps)) for mask, maps in self._read(range(len(files)))]
 

@@ -14,9 +14,9 @@ from torch import nn
 
 from desam_lite.data.datasets import Batch
 from desam_lite.data.embeddings import AT_ONCE, ReadEmbeddings
+from desam_lite.methods.oracle_prompts import oracle_prompts, tight_box
 from desam_lite.methods.run_spec import RunSpec
 from desam_lite.model.names import OracleMode, PromptMode
-from desam_lite.model.oracle_prompts import oracle_prompts, tight_box
 from desam_lite.model.predictor import GridSettings, predict_prompted, predict_slice
 from desam_lite.model.prompted_sam import PromptedSAM
 from desam_lite.model.prompts import ImageEmbeddings, Prompts

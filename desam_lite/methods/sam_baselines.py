@@ -12,11 +12,11 @@ from desam_lite.data.embeddings import ReadEmbeddings
 from desam_lite.data.slices import CaseSlices
 from desam_lite.methods.automatic_masks import automatic_masks, decode_on_slice
 from desam_lite.methods.frozen_encoder import build_sam, load_frozen
+from desam_lite.methods.oracle_prompts import oracle_prompts
 from desam_lite.methods.prior import Prior
 from desam_lite.methods.prompted import NEEDS_REFERENCE, PromptedMethod, each_slice, grid_settings
 from desam_lite.methods.run_spec import RunSpec
 from desam_lite.model.names import OracleMode, PromptMode
-from desam_lite.model.oracle_prompts import oracle_prompts
 from desam_lite.model.predictor import GridSettings, sigmoid
 from desam_lite.model.prompts import ImageEmbeddings, Prompts
 from desam_lite.model.sam_decoder import SAM

@@ -73,7 +73,7 @@ def _match_file(model: DeSAM | SAM, text: Path | str, encoder: bool) -> dict[str
     path = find_weights(text)
     tensors = read_tensors(path)
     if isinstance(model, SAM):
-        return _match(
+        return _match_tensors(
             model, path, tensors, {n: n for n in model.state_dict() if not re.search(_NOT_IN_SAM, n)}
         )
     if not all(name.startswith(_OURS) for name in tensors):
@@ -92,7 +92,7 @@ def _match_file(model: DeSAM | SAM, text: Path | str, encoder: bool) -> dict[str
         frozen = _match_file(model, place, encoder=True)
     return {
         **{name: value for name, value in frozen.items() if name.startswith(_FROZEN)},
-        **_match(model, path, tensors, decoder),
+        **_match_tensors(model, path, tensors, decoder),
     }
 
 
@@ -112,7 +112,7 @@ def match_published(
     with torch.device("meta"):  # a variant may lack PRIM, or its IoU head, which the file has
         prim = PRIM(model.spec, model.n_classes, iou_head=True).state_dict()
     unused = [re.escape(_published_name(f"prim.{name}")) for name in prim]
-    return _match(model, path, tensors, names, "|".join([_UNUSED, *unused]))
+    return _match_tensors(model, path, tensors, names, "|".join([_UNUSED, *unused]))
 
 
 def _published_name(ours: str) -> str:
@@ -123,7 +123,7 @@ def _published_name(ours: str) -> str:
     return name
 
 
-def _match(
+def _match_tensors(
     model: PromptedSAM,
     path: Path,
     tensors: Mapping[str, torch.Tensor],

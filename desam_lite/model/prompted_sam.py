@@ -4,7 +4,6 @@ DeSAM (`desam_lite.model.desam`) and SAM with its own decoder (`desam_lite.model
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
 from typing import Any, Self
 
 import torch
@@ -54,10 +53,6 @@ class PromptedSAM(nn.Module):
         self.image_encoder.eval()
         self.prompt_encoder.eval()
         return self
-
-    def trainable_parameters(self) -> Iterator[nn.Parameter]:
-        """Yield what is trained."""
-        return (p for p in self.parameters() if p.requires_grad)
 
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> ImageEmbeddings:

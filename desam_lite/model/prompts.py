@@ -6,10 +6,7 @@ from typing import NamedTuple, Self
 
 import torch
 
-_PROMPTS_AT_ONCE = {
-    "cpu": 8,
-    "cuda": 128,
-}  # eight fill about 30 MB with SAM's ViTs; a GPU waits for each portion
+_PROMPTS_AT_ONCE = {"cpu": 8, "cuda": 128}  # 8 fill about 30 MB with SAM's ViTs; a GPU waits for each portion
 
 
 def prompts_at_once(device: torch.device) -> int:

@@ -45,7 +45,7 @@ def test_four_slices_are_learnt_by_heart(
     method = DeSAMMethod(model, mode, GridSettings(min_area=0), IoULoss("mse", 10.0))
     embeddings = model.encode(preprocess(images, SIDE))
     batch = Batch(("a", "b", "c", "d"), masks, ((64, 64),) * 4, embeddings=embeddings)
-    optimizer = torch.optim.Adam(model.trainable_parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     for step in range(MOST_STEPS):
         drawn = method.prepare(batch, [np.random.default_rng([step, k]) for k in range(4)], augment=True)
         loss = method.loss(method.module, drawn)

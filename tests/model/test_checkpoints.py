@@ -79,8 +79,8 @@ def test_sam_fills_the_encoders_and_is_where_prim_starts(tmp_path: Path) -> None
 
 def test_with_sam_the_seed_governs_pdmm_alone(tmp_path: Path) -> None:
     path = save(tmp_path / "sam.pth", sam_tensors())
-    one, other = (build_desam("micro", checkpoint=path, seed=seed) for seed in (1, 2))
-    assert parts_that_differ(one, other) == {"pdmm"}
+    single, other = (build_desam("micro", checkpoint=path, seed=seed) for seed in (1, 2))
+    assert parts_that_differ(single, other) == {"pdmm"}
 
 
 def test_more_organs_than_sam_has_masks_take_its_four_first(tmp_path: Path) -> None:
@@ -131,12 +131,12 @@ def test_the_published_weights_draw_what_their_description_says(tmp_path: Path) 
         {n[13:]: t for n, t in tensors.items() if n.startswith("mask_decoder.") and ".pimm." not in n}
     )
     decoder.transformer.register_forward_hook(lambda _m, _i, out: updated.append(out[1]))
-    one = random_embeddings()
+    single = random_embeddings()
     sparse, dense = model.prompt_encoder(points=(POINTS.xy, POINTS.labels), boxes=None, masks=None)
-    iou = decoder.predict_masks(one.neck, model.prompt_encoder.get_dense_pe(), sparse, dense)[1]
+    iou = decoder.predict_masks(single.neck, model.prompt_encoder.get_dense_pe(), sparse, dense)[1]
     embedding = updated[0].transpose(1, 2).unflatten(2, (4, 4))
-    levels = tuple(level.expand(2, -1, -1, -1) for level in one.levels)
-    out = model.decode(one, POINTS)
+    levels = tuple(level.expand(2, -1, -1, -1) for level in single.levels)
+    out = model.decode(single, POINTS)
     torch.testing.assert_close(out.iou, iou[:, :1])
     torch.testing.assert_close(
         out.mask_logits, published_pdmm(tensors, levels, embedding), rtol=1e-3, atol=1e-4
@@ -235,12 +235,12 @@ def test_weights_of_another_backbone_say_which(
     build_desam("micro_wide", checkpoint=path)
 
 
-@pytest.mark.parametrize("asked", ["vit_b", "vit_h"])
-def test_the_encoder_of_sam_vit_l_is_recognised(asked: str) -> None:
+@pytest.mark.parametrize("backbone", ["vit_b", "vit_h"])
+def test_the_encoder_of_sam_vit_l_is_recognised(backbone: str) -> None:
     with torch.device("meta"):
-        model, other = DeSAM(asked, "pdmm_only"), DeSAM("vit_l", "pdmm_only")
+        model, other = DeSAM(backbone, "pdmm_only"), DeSAM("vit_l", "pdmm_only")
     frozen = {n: t for n, t in other.state_dict().items() if not n.startswith("pdmm.")}
-    with pytest.raises(StudyError, match=f"that is a vit_l, the run asks for {asked}: set backbone=vit_l"):
+    with pytest.raises(StudyError, match=f"that is a vit_l, the run asks for {backbone}: set backbone=vit_l"):
         match_published(model, Path("sam.pth"), frozen)
     assert match_published(other, Path("sam.pth"), frozen).keys() == frozen.keys()
 
@@ -401,7 +401,7 @@ def test_what_a_run_wrote_predicts_what_the_run_predicted(
     store = open_embeddings(spec, task.slices, tmp_path, torch.device("cpu"), progress=False)
     method = DeSAMMethod(model, "box", GridSettings(min_area=1))
     drawn = method.predict(task.slices.load("B", "B0").images, partial(store.load, "B", "B0"))
-    again = np.stack([found.labels for found in drawn])
+    again = np.stack([prediction.labels for prediction in drawn])
     assert again.any()
     assert np.array_equal(again, run.prediction("B", "B0"))
     fresh = build_desam("micro", checkpoint=tmp_path / "sam.pth" if on_sam else None)

@@ -68,11 +68,11 @@ def test_a_prompt_has_the_same_answer_alone_and_among_others() -> None:
     prim, neck = make_prim(), random_embeddings().neck
     position, sparse, dense = prompt_tokens()
     embedding, iou = prim(neck, position, sparse, dense)
-    for row in range(3):
-        one = slice(row, row + 1)
-        alone = prim(neck, position, sparse[one], dense[one])
-        torch.testing.assert_close(alone[0], embedding[one])
-        torch.testing.assert_close(alone[1], iou[one])
+    for number in range(3):
+        row = slice(number, number + 1)
+        alone = prim(neck, position, sparse[row], dense[row])
+        torch.testing.assert_close(alone[0], embedding[row])
+        torch.testing.assert_close(alone[1], iou[row])
 
 
 def test_pdmm_has_convolution_and_squeeze_weights_and_nothing_else() -> None:

@@ -34,7 +34,7 @@ class Server:
 
     def __init__(self) -> None:
         self.content, self.stop_after, self.ranges, self.tells_length = CONTENT, len(CONTENT), True, True
-        self.asked: list[str | None] = []
+        self.requests: list[str | None] = []
         self.delay = 0.0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
         self.url = f"http://127.0.0.1:{self._server.server_port}/mirror"
@@ -51,13 +51,13 @@ class _Handler(BaseHTTPRequestHandler):
         super().__init__(*args)  # type: ignore[arg-type]
 
     def do_GET(self) -> None:
-        owner, asked = self.owner, self.headers.get("Range")
-        owner.asked.append(asked)
+        owner, requests = self.owner, self.headers.get("Range")
+        owner.requests.append(requests)
         time.sleep(owner.delay)
         if self.path != f"/mirror/{NAME}":
             self.send_error(404)
             return
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and owner.ranges else 0
+        start = int(requests.removeprefix("bytes=").rstrip("-")) if requests and owner.ranges else 0
         size = len(owner.content)
         if start >= size:
             self.send_error(416)
@@ -110,7 +110,7 @@ def test_a_file_is_fetched_from_a_server_once(server: Server, tmp_path: Path) ->
     assert path == tmp_path / "new" / "weights" / NAME
     assert path.read_bytes() == CONTENT
     assert fetch(path.parent, server.url) == path
-    assert server.asked == [None]
+    assert server.requests == [None]
     assert visible(path.parent) == [NAME]
 
 
@@ -133,26 +133,26 @@ def test_a_download_that_broke_off_goes_on_where_it_stopped(
             fetch(tmp_path, server.url)
         assert visible(tmp_path) == []
     assert fetch(tmp_path, server.url).read_bytes() == CONTENT
-    assert server.asked == [None, "bytes=1300000-", "bytes=2600000-"]
+    assert server.requests == [None, "bytes=1300000-", "bytes=2600000-"]
 
 
 def test_a_server_that_cannot_go_on_is_asked_for_all_of_it(server: Server, tmp_path: Path) -> None:
     (tmp_path / f".{NAME}.part").write_bytes(b"x" * 1000)  # not even the right bytes
     server.ranges = False
     assert fetch(tmp_path, server.url).read_bytes() == CONTENT
-    assert server.asked == ["bytes=1000-"]
+    assert server.requests == ["bytes=1000-"]
 
 
 def test_a_part_that_is_complete_is_checked_and_not_fetched_again(server: Server, tmp_path: Path) -> None:
     (tmp_path / f".{NAME}.part").write_bytes(CONTENT)
     assert fetch(tmp_path, server.url).read_bytes() == CONTENT
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_a_part_that_is_longer_than_the_file_is_begun_anew(server: Server, tmp_path: Path) -> None:
     (tmp_path / f".{NAME}.part").write_bytes(CONTENT + b"more")
     assert fetch(tmp_path, server.url).read_bytes() == CONTENT
-    assert server.asked == [None]
+    assert server.requests == [None]
 
 
 @pytest.mark.parametrize("begun", [0, 1000])
@@ -168,7 +168,7 @@ def test_content_that_is_not_the_published_one_gets_no_name_and_is_deleted(
     assert visible(tmp_path) == []
     server.content = CONTENT
     assert fetch(tmp_path, server.url).read_bytes() == CONTENT
-    assert server.asked[-1] is None
+    assert server.requests[-1] is None
 
 
 @pytest.mark.parametrize("content", [b"<html>please log in</html>", CONTENT[:-5]])
@@ -224,7 +224,7 @@ def test_a_file_in_the_way_is_neither_used_nor_replaced(server: Server, tmp_path
     with pytest.raises(StudyError, match="is there and is not the published file: move it away"):
         fetch(tmp_path, server.url)
     assert (tmp_path / NAME).read_bytes() == b"mine"
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_a_backbone_without_public_weights_is_refused_with_those_that_have_some(tmp_path: Path) -> None:
@@ -239,5 +239,5 @@ def test_two_processes_fetch_a_file_once(server: Server, tmp_path: Path) -> None
         thread.start()
     for thread in threads:
         thread.join()
-    assert server.asked == [None]
+    assert server.requests == [None]
     assert (tmp_path / NAME).read_bytes() == CONTENT

@@ -69,10 +69,10 @@ def predict_with(drawer: Drawer, grid: GridSettings, slice_side: int = SIDE) -> 
 
 def test_the_best_scored_point_is_drawn_and_no_other() -> None:
     drawer = Drawer({1: 0.6, 2: 0.9, 3: 0.8}, {1: square(10), 2: square(20), 3: square(30)})
-    found = predict_with(drawer, GridSettings(min_area=0))
+    prediction = predict_with(drawer, GridSettings(min_area=0))
     assert drawer.drawn == [2]
-    assert found.mask[0].sum() == 400
-    assert found.iou.tolist() == pytest.approx([0.9])
+    assert prediction.mask[0].sum() == 400
+    assert prediction.iou.tolist() == pytest.approx([0.9])
 
 
 def test_an_unstable_mask_gives_way_to_the_next() -> None:
@@ -91,24 +91,24 @@ def test_stability_is_the_share_of_the_outer_mask_that_the_inner_one_has() -> No
     logits[:20, :13] = 9.0  # 260 of 400 pixels are above +1: a score of 0.65
     drawer = Drawer({1: 0.9}, {1: logits})
     for threshold, kept in ((0.64, 400), (0.65, 400), (0.66, 0)):
-        found = predict_with(drawer, GridSettings(min_area=0, stability_threshold=threshold))
-        assert found.mask[0].sum() == kept
+        prediction = predict_with(drawer, GridSettings(min_area=0, stability_threshold=threshold))
+        assert prediction.mask[0].sum() == kept
 
 
 def test_nothing_above_the_threshold_is_an_empty_mask() -> None:
     drawer = Drawer({1: 0.5, 2: 0.3}, {1: square(10), 2: square(10)})
-    found = predict_with(drawer, GridSettings(iou_threshold=0.5))  # above, not at, the threshold
+    prediction = predict_with(drawer, GridSettings(iou_threshold=0.5))  # above, not at, the threshold
     assert not drawer.drawn
-    assert not found.mask.any()
-    assert not found.probability.any()
-    assert found.iou.tolist() == [0]
-    assert found.mask.shape == found.probability.shape == (1, SIDE, SIDE)
+    assert not prediction.mask.any()
+    assert not prediction.probability.any()
+    assert prediction.iou.tolist() == [0]
+    assert prediction.mask.shape == prediction.probability.shape == (1, SIDE, SIDE)
 
 
 def test_a_point_that_draws_nothing_gives_way_to_the_next() -> None:
     drawer = Drawer({1: 0.9, 2: 0.7}, {1: square(0), 2: square(10)})
-    found = predict_with(drawer, replace(ANYTHING, iou_threshold=0.5))
-    assert found.mask[0].sum() == 100
+    prediction = predict_with(drawer, replace(ANYTHING, iou_threshold=0.5))
+    assert prediction.mask[0].sum() == 100
 
 
 def test_of_equal_scores_the_first_point_wins() -> None:
@@ -134,10 +134,10 @@ def test_what_is_filled_and_removed_is_so_in_the_organ_ids_too() -> None:
     logits = square(40)
     logits[10:15, 10:15] = -9
     logits[-4:, -4:] = 9
-    found = predict_with(Drawer({1: 0.9}, {1: logits}), GridSettings(min_area=1000))
-    assert (found.probability[0, 10:15, 10:15] < 0.5).all()
-    assert np.array_equal(combine_organs(found.masked) == 1, found.mask[0])
-    assert found.masked.dtype == np.float32
+    prediction = predict_with(Drawer({1: 0.9}, {1: logits}), GridSettings(min_area=1000))
+    assert (prediction.probability[0, 10:15, 10:15] < 0.5).all()
+    assert np.array_equal(combine_organs(prediction.masked) == 1, prediction.mask[0])
+    assert prediction.masked.dtype == np.float32
 
 
 def picky_model(n_classes: int) -> DeSAM:
@@ -173,14 +173,14 @@ def test_decoding_as_few_as_needed_gives_what_decoding_every_mask_gives(
         stability = (logits > 1).sum((2, 3)) / (logits > -1).sum((2, 3))  # (16, K)
         limits = {"iou_threshold": between(out.iou), "stability_threshold": between(stability)}
         lazy = GridSettings(points_per_side=4, min_area=0, batch=5, **limits)
-        found = predict_slice(model, embeddings, "points", size, lazy)
+        prediction = predict_slice(model, embeddings, "points", size, lazy)
         for organ in range(n_classes):
             fits = (out.iou[:, organ] > lazy.iou_threshold) & (
                 stability[:, organ] >= lazy.stability_threshold
             )
             best = torch.where(fits, out.iou[:, organ], -torch.inf).argmax()
             drawn = logits[best, organ].sigmoid() if fits.any() else torch.zeros(size)
-            np.testing.assert_allclose(found.probability[organ], drawn.numpy(), atol=1e-3)
+            np.testing.assert_allclose(prediction.probability[organ], drawn.numpy(), atol=1e-3)
 
 
 @torch.no_grad()
@@ -190,20 +190,20 @@ def test_the_kept_point_is_the_one_of_the_highest_predicted_iou() -> None:
     out = model.decode(embeddings, Prompts.points(points[:, None], torch.ones(7, 1)))
     assert out.iou is not None
     best = int(out.iou[:, 0].argmax())
-    found = predict_slice(model, embeddings, "points", (32, 32), ANYTHING, points=points)
-    assert found.iou.item() == pytest.approx(out.iou.max().item(), abs=1e-5)
+    prediction = predict_slice(model, embeddings, "points", (32, 32), ANYTHING, points=points)
+    assert prediction.iou.item() == pytest.approx(out.iou.max().item(), abs=1e-5)
     upsampled = torch.nn.functional.interpolate(out.mask_logits[best : best + 1], (32, 32), mode="bilinear")
-    np.testing.assert_allclose(found.probability[0], upsampled[0, 0].sigmoid().numpy(), atol=1e-4)
+    np.testing.assert_allclose(prediction.probability[0], upsampled[0, 0].sigmoid().numpy(), atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(20, 32), (32, 20), (33, 7), (64, 64)])
 @pytest.mark.parametrize("mode", ["points", "box"])
 def test_the_result_is_on_the_grid_of_the_slice(mode: Any, size: tuple[int, int]) -> None:
-    found = predict_slice(build_desam("micro", n_classes=2), random_embeddings(), mode, size, ANYTHING)
-    assert found.mask.shape == found.probability.shape == (2, *size)
-    assert found.mask.dtype == bool
-    assert found.probability.dtype == found.iou.dtype == np.float32
-    assert found.iou.shape == (2,)
+    prediction = predict_slice(build_desam("micro", n_classes=2), random_embeddings(), mode, size, ANYTHING)
+    assert prediction.mask.shape == prediction.probability.shape == (2, *size)
+    assert prediction.mask.dtype == bool
+    assert prediction.probability.dtype == prediction.iou.dtype == np.float32
+    assert prediction.iou.shape == (2,)
 
 
 @torch.no_grad()
@@ -212,25 +212,25 @@ def test_a_box_is_the_whole_image_and_nothing_is_filtered_by_score() -> None:
     out = model.decode(embeddings, Prompts.box(torch.tensor([[0.0, 0.0, 32.0, 32.0]])))
     assert out.iou is not None
     strict = GridSettings(iou_threshold=1, stability_threshold=1, min_area=0)
-    found = predict_slice(model, embeddings, "box", (32, 32), strict)
+    prediction = predict_slice(model, embeddings, "box", (32, 32), strict)
     upsampled = torch.nn.functional.interpolate(out.mask_logits, (32, 32), mode="bilinear")[0]
-    np.testing.assert_allclose(found.probability, upsampled.sigmoid().numpy(), atol=1e-5)
-    assert np.array_equal(found.mask, (upsampled > 0).numpy())
-    assert found.iou.item() == pytest.approx(out.iou.item())
+    np.testing.assert_allclose(prediction.probability, upsampled.sigmoid().numpy(), atol=1e-5)
+    assert np.array_equal(prediction.mask, (upsampled > 0).numpy())
+    assert prediction.iou.item() == pytest.approx(out.iou.item())
 
 
 @torch.no_grad()
 def test_a_variant_without_iou_head_draws_with_the_centre_of_the_slice() -> None:
     model, embeddings = build_desam("micro", "no_iou_head"), random_embeddings()
-    found = predict_slice(model, embeddings, "points", (16, 32), ANYTHING)
+    prediction = predict_slice(model, embeddings, "points", (16, 32), ANYTHING)
     centre = torch.tensor([[16.0, 8.0]])  # the slice fills the upper half of the square
     same = predict_slice(model, embeddings, "points", (16, 32), ANYTHING, points=centre)
     elsewhere = predict_slice(
         model, embeddings, "points", (16, 32), ANYTHING, points=torch.tensor([[3.0, 3.0]])
     )
-    assert np.array_equal(found.probability, same.probability)
-    assert not np.allclose(found.probability, elsewhere.probability, atol=1e-4)
-    assert np.isnan(found.iou).all()
+    assert np.array_equal(prediction.probability, same.probability)
+    assert not np.allclose(prediction.probability, elsewhere.probability, atol=1e-4)
+    assert np.isnan(prediction.iou).all()
 
 
 @torch.no_grad()
@@ -247,7 +247,7 @@ def test_every_variant_predicts_with_default_settings(variant: Variant) -> None:
 def test_prompts_of_a_slice_that_is_not_square_stay_out_of_the_padding(
     size: tuple[int, int], filled: tuple[int, int]
 ) -> None:
-    asked: list[torch.Tensor] = []
+    scored: list[torch.Tensor] = []
     drawer = Drawer({}, {})
 
     def score(embeddings: ImageEmbeddings, prompts: Prompts, *, batch: int) -> torch.Tensor:
@@ -255,12 +255,12 @@ def test_prompts_of_a_slice_that_is_not_square_stay_out_of_the_padding(
         assert prompts.xy is not None
         assert prompts.labels is not None
         assert prompts.labels.eq(1).all()
-        asked.append(prompts.xy[:, 0])
+        scored.append(prompts.xy[:, 0])
         return torch.zeros(prompts.count, 1)
 
     drawer.score_prompts = score  # type: ignore[method-assign]
     predict_slice(cast(DeSAM, drawer), random_embeddings(), "points", size, GridSettings(batch=10))
-    points = torch.cat(asked)
+    points = torch.cat(scored)
     assert len(points) == 81
     torch.testing.assert_close(points.amin(0), torch.tensor([filled[1], filled[0]]) / 18)
     torch.testing.assert_close(points.amax(0), torch.tensor([filled[1], filled[0]]) * 17 / 18)
@@ -389,18 +389,20 @@ def test_the_mask_is_that_of_the_best_of_all_points_drawn_alone(
         min_area=0,
         batch=1 + seed % 7,
     )
-    found = predict_slice(model, embeddings, "points", EXACT_SIZE, grid)
+    prediction = predict_slice(model, embeddings, "points", EXACT_SIZE, grid)
     for organ in range(n_classes):
         fit = (scores[:, organ] > grid.iou_threshold) & (steady[:, organ] >= grid.stability_threshold)
         fit &= (logits[:, organ] > 0).flatten(1).any(1)
         if not fit.any():
-            assert not found.mask[organ].any()
+            assert not prediction.mask[organ].any()
             continue
         best = scores[fit, organ].max()
-        assert found.iou[organ] == pytest.approx(best.item(), abs=ROUNDING)
+        assert prediction.iou[organ] == pytest.approx(best.item(), abs=ROUNDING)
         near = fit & (scores[:, organ] > best - ROUNDING)
         distances = (
-            (logits[near, organ].sigmoid() - torch.from_numpy(found.probability[organ])).abs().amax((1, 2))
+            (logits[near, organ].sigmoid() - torch.from_numpy(prediction.probability[organ]))
+            .abs()
+            .amax((1, 2))
         )
         assert distances.min() < LOGITS / 4
 
@@ -419,8 +421,8 @@ def test_where_all_points_are_judged_alike_the_first_that_passes_is_drawn(seed: 
     limit = min(quantile(steady, 0.6), float(steady.max()) - 1e-3)  # at least one passes
     first = int((steady[:, 0] >= limit).float().argmax())
     grid = GridSettings(iou_threshold=-9, stability_threshold=limit, min_area=0, batch=batch)
-    found = predict_slice(model, embeddings, "points", EXACT_SIZE, grid, points=points)
-    np.testing.assert_allclose(found.probability[0], logits[first, 0].sigmoid().numpy(), atol=LOGITS / 4)
+    prediction = predict_slice(model, embeddings, "points", EXACT_SIZE, grid, points=points)
+    np.testing.assert_allclose(prediction.probability[0], logits[first, 0].sigmoid().numpy(), atol=LOGITS / 4)
 
 
 @pytest.mark.parametrize("seed", range(6))

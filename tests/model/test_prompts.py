@@ -7,8 +7,8 @@ from small_model import random_embeddings
 from desam_lite.model.prompts import ImageEmbeddings, Prompts
 
 
-def same(one: ImageEmbeddings, other: ImageEmbeddings) -> bool:
-    return all(map(torch.equal, (*one.levels, one.neck), (*other.levels, other.neck)))
+def same(first: ImageEmbeddings, other: ImageEmbeddings) -> bool:
+    return all(map(torch.equal, (*first.levels, first.neck), (*other.levels, other.neck)))
 
 
 @pytest.mark.parametrize(("xy", "labels"), [((3, 2), (3,)), ((3, 1, 3), (3, 1)), ((3, 2, 2), (3, 1))])

@@ -12,10 +12,10 @@ sides = st.integers(10, 400)
 
 @given(height=sides, width=sides, side=st.sampled_from([64, 128, 1024]))
 def test_the_longest_side_fills_the_square_and_the_shape_is_kept(height: int, width: int, side: int) -> None:
-    found = scaled_size((height, width), side)
-    assert max(found) == side
-    assert found[0] / side == pytest.approx(height / max(height, width), abs=0.5 / side + 1e-9)
-    assert found[1] / side == pytest.approx(width / max(height, width), abs=0.5 / side + 1e-9)
+    restored = scaled_size((height, width), side)
+    assert max(restored) == side
+    assert restored[0] / side == pytest.approx(height / max(height, width), abs=0.5 / side + 1e-9)
+    assert restored[1] / side == pytest.approx(width / max(height, width), abs=0.5 / side + 1e-9)
 
 
 def test_even_the_thinnest_slice_keeps_a_pixel() -> None:

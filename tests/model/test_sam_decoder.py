@@ -53,15 +53,15 @@ def test_masks_and_iou_are_those_of_segment_anything(kind: str, slices: int) -> 
     points = None if prompts.xy is None else (prompts.xy, prompts.labels)
     sparse, dense = model.prompt_encoder(points=points, boxes=box, masks=None)
     for number in range(3):
-        one = slice(number, number + 1)
-        neck = emb.neck[one] if slices == 3 else emb.neck
+        row = slice(number, number + 1)
+        neck = emb.neck[row] if slices == 3 else emb.neck
         position = model.prompt_encoder.get_dense_pe()
         many, few = (
-            model.mask_decoder(neck, position, sparse[one], dense[one], multimask_output=several)
+            model.mask_decoder(neck, position, sparse[row], dense[row], multimask_output=several)
             for several in (True, False)
         )
         for place, theirs in enumerate((torch.cat([few[0], many[0]], 1), torch.cat([few[1], many[1]], 1))):
-            torch.testing.assert_close(ours[place][one], theirs, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(ours[place][row], theirs, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from matplotlib.patheffects import AbstractPathEffect, withStroke
 
 from desam_lite.data.tasks import Task
 from desam_lite.evaluation.metrics import Mask
-from desam_lite.model.oracle_prompts import innermost, tight_box
+from desam_lite.methods.oracle_prompts import innermost, tight_box
 from desam_lite.study.report.prompt_maps import LoadedModel, PromptKind, predict_masks, slice_embeddings
 from desam_lite.study.report.slice_examples import Example
 from desam_lite.study.report.slice_figures import draw_contour, draw_slices

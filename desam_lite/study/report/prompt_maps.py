@@ -21,9 +21,9 @@ from desam_lite.data.tasks import Task
 from desam_lite.evaluation.metrics import Mask
 from desam_lite.methods import load_predictor
 from desam_lite.methods.frozen_encoder import open_embeddings
+from desam_lite.methods.oracle_prompts import tight_box
 from desam_lite.methods.prompted import PromptedMethod
 from desam_lite.methods.sam_baselines import SAMZeroShot
-from desam_lite.model.oracle_prompts import tight_box
 from desam_lite.model.predictor import masks_of, point_grid
 from desam_lite.model.prompts import ImageEmbeddings, Prompts
 from desam_lite.model.resize import scaled_size

@@ -5,7 +5,7 @@ import pytest
 import torch
 from small_model import use_micro
 
-from desam_lite.model.oracle_prompts import oracle_prompts
+from desam_lite.methods.oracle_prompts import oracle_prompts
 from desam_lite.model.prompts import ImageEmbeddings, Prompts
 from desam_lite.model.sam import SAM_MASKS, preprocess
 from desam_lite.model.sam_decoder import SAM

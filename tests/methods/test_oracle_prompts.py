@@ -8,8 +8,8 @@ from saved_model import SETTINGS, save_model
 from small_model import random_embeddings, use_micro
 
 from desam_lite.methods import METHODS, load_predictor
+from desam_lite.methods.oracle_prompts import innermost, oracle_prompts, tight_box
 from desam_lite.methods.run_spec import make_spec
-from desam_lite.model.oracle_prompts import innermost, oracle_prompts, tight_box
 from desam_lite.prediction.scan import predict_scan
 from desam_lite.study.report.style import is_oracle, method_color, oracle_note
 from desam_lite.utils.errors import StudyError
