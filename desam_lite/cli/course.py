@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from desam_lite.cli.options import NotebooksOption, WorkspaceOption
 from desam_lite.utils.errors import StudyError
 
 if TYPE_CHECKING:
     from desam_lite.study.run import Run
-
-NotebooksOption = Annotated[Path, typer.Option(help="Folder with the notebooks.")]
+    from desam_lite.study.workflow.plan import Plan
 
 
 def verify_results(
     profile: Annotated[str, typer.Option(help="Whose runs: smoke, teach or paper.")] = "teach",
-    workspace: Annotated[Path, typer.Option(help="Folder with the runs.")] = Path("results"),
+    workspace: WorkspaceOption = Path("results"),
     reference: Annotated[Path, typer.Option(help="Folder with the kept tables.")] = Path("results/reference"),
     notebooks: NotebooksOption = Path("notebooks"),
     data: Annotated[
@@ -39,8 +39,18 @@ def verify_results(
         tidy,
         write_reference,
     )
+    from desam_lite.study.workflow.plan import StudyOptions, make_plan
 
-    runs = _planned_runs(profile, workspace, notebooks, manifest, data, weights)
+    options = StudyOptions(
+        profile=profile,
+        manifests=(manifest,) if manifest else (),
+        data=(str(data),) if data else (),
+        weights=weights,
+        workspace=workspace,
+        notebooks=notebooks,
+        book=False,
+    )
+    runs = find_planned_runs(make_plan(options))
     if write:
         typer.echo(f"wrote {write_reference(runs, reference, profile)}: {len(runs)} runs")
         return
@@ -51,32 +61,24 @@ def verify_results(
         raise typer.Exit(1)
 
 
-def _planned_runs(
-    profile: str, workspace: Path, notebooks: Path, manifest: str, data: Path | None, weights: str
-) -> "list[Run]":
-    """Return the runs of every experiment of a profile, each once, finished or not."""
+def find_planned_runs(plan: "Plan") -> "list[Run]":
+    """Return the runs of a plan, each once, finished or not."""
     from desam_lite.data.tasks import Task, open_task
-    from desam_lite.study.plans import EXPERIMENTS, plan_experiment
-    from desam_lite.study.profiles import get_profile
+    from desam_lite.methods.run_spec import make_spec
     from desam_lite.study.run import find_run
-    from desam_lite.study.workflow.notebooks import read_parameters
 
-    specs = []
-    for name in EXPERIMENTS:
-        source = notebooks / f"{name}.ipynb"
-        task = manifest or str(read_parameters(source)["manifest"][1])
-        specs += plan_experiment(name, get_profile(profile), task, str(data) if data else "", weights=weights)
     tasks: dict[tuple[Path, Path], Task] = {}
     runs = []
-    for spec in dict.fromkeys(specs):
-        place = spec.manifest, spec.data_root
-        if place not in tasks:
-            if not spec.data_root.is_dir():
-                raise StudyError(
-                    f"there are no data at {spec.data_root}: run 'make book PROFILE={profile}' first."
-                )
-            tasks[place] = open_task(*place, workspace, progress=False)
-        runs.append(find_run(spec, tasks[place], workspace))
+    for entry in plan["runs"].values():
+        spec = make_spec(**entry["spec"])
+        location = spec.manifest, spec.data_root
+        if not spec.data_root.is_dir():
+            raise StudyError(
+                f"there are no data at {spec.data_root}: run 'make book' with this profile first."
+            )
+        if location not in tasks:
+            tasks[location] = open_task(*location, plan["workspace"], progress=False)
+        runs.append(find_run(spec, tasks[location], plan["workspace"]))
     return list({run.name: run for run in runs}.values())
 
 

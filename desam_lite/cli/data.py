@@ -5,23 +5,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from desam_lite.cli.options import DataOption, ManifestArgument
 from desam_lite.utils.errors import StudyError
 
 if TYPE_CHECKING:
     from desam_lite.data.manifest import Manifest
 
-app = typer.Typer(help="Make, check, list and look at the data of a task.", no_args_is_help=True)
-
-ManifestArgument = Annotated[
-    str, typer.Argument(help="Path of a manifest, or its name in data_manifests/ here or in the repository.")
-]
-DataOption = Annotated[
-    Path | None,
-    typer.Option("--data", help="Folder that the manifest's patterns start from.  [default: data/NAME]"),
-]
+data_app = typer.Typer(help="Make, check, list and look at the data of a task.", no_args_is_help=True)
 
 
-@app.command()
+@data_app.command()
 def make(
     task: Annotated[str, typer.Argument(help="Synthetic task, for instance phantom_prostate.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write to.  [default: data/TASK]")] = None,
@@ -48,25 +41,25 @@ def make(
     from desam_lite.synthetic.phantoms import make_task
 
     folder = out or Path("data") / (task if not dial else f"{task}_dialled")
-    moved: dict[str, Any] = {"towards": towards, "dials": _positions(dial or [])} if dial or towards else {}
+    moved: dict[str, Any] = {"towards": towards, "dials": _read_dials(dial or [])} if dial or towards else {}
     removed = make_task(task, folder, cases=cases, seed=seed, domains=domain or None, **moved)
     also = f"; {removed} more of an earlier call removed" if removed else ""
     typer.echo(f"{task}: {cases} cases per domain, seed {seed}, in {folder}{also}")
 
 
-def _positions(pairs: list[str]) -> dict[str, float]:
+def _read_dials(pairs: list[str]) -> dict[str, float]:
     """Turn ``name=position`` texts into dials."""
-    found: dict[str, float] = {}
+    dials: dict[str, float] = {}
     for pair in pairs:
         name, _, text = pair.partition("=")
         try:
-            found[name] = float(text)
+            dials[name] = float(text)
         except ValueError as error:
             raise StudyError(f"--dial {pair}: write name=position, for instance noise=0.5.") from error
-    return found
+    return dials
 
 
-@app.command("import")
+@data_app.command("import")
 def import_(
     layout: Annotated[str, typer.Argument(help="saml, nnunet, chaos, btcv or folders.")],
     source: Annotated[Path, typer.Argument(help="Folder of the data set as downloaded, or its zip archive.")],
@@ -95,7 +88,7 @@ def import_(
         )
 
 
-@app.command()
+@data_app.command()
 def verify(manifest: ManifestArgument, data: DataOption = None) -> None:
     """Check every case of a task; list every fault and warning at once; status 1 when there is a fault.
 
@@ -103,7 +96,7 @@ def verify(manifest: ManifestArgument, data: DataOption = None) -> None:
     """
     from desam_lite.data.index import build_index, list_faults, require_sound
 
-    task, root = _open(manifest, data)
+    task, root = _open_manifest(manifest, data)
     index = build_index(task, root)
     for warning in list_faults(index, "warning"):
         typer.echo(f"warning: {warning}", err=True)
@@ -111,7 +104,7 @@ def verify(manifest: ManifestArgument, data: DataOption = None) -> None:
     typer.echo(f"{task.name}: {len(index)} cases in {index['domain'].nunique()} domains, no fault")
 
 
-@app.command("index")
+@data_app.command("index")
 def write_index(
     manifest: ManifestArgument,
     data: DataOption = None,
@@ -124,7 +117,7 @@ def write_index(
     from desam_lite.data.index import build_index, list_faults
     from desam_lite.utils.files import atomic_path
 
-    task, root = _open(manifest, data)
+    task, root = _open_manifest(manifest, data)
     index = build_index(task, root)
     path = out or Path(f"{task.name}_index.csv")
     with atomic_path(path) as temporary:
@@ -135,7 +128,7 @@ def write_index(
     )
 
 
-@app.command()
+@data_app.command()
 def show(
     manifest: ManifestArgument,
     data: DataOption = None,
@@ -148,7 +141,7 @@ def show(
     """
     from desam_lite.study.report.contact_sheets import contact_sheet, write_png
 
-    task, root = _open(manifest, data)
+    task, root = _open_manifest(manifest, data)
     path = out or Path(f"{task.name}_sheet.png")
     if path.suffix != ".png":
         raise StudyError(f"the sheet is a PNG, but --out is {path}: give a name that ends in .png.")
@@ -156,7 +149,7 @@ def show(
     typer.echo(f"wrote {path}")
 
 
-def _open(manifest: str, data: Path | None) -> "tuple[Manifest, Path]":
+def _open_manifest(manifest: str, data: Path | None) -> "tuple[Manifest, Path]":
     from desam_lite.data.manifest import load_manifest
 
     task = load_manifest(manifest)

@@ -10,24 +10,18 @@ from typing import NoReturn
 
 import typer
 
-from desam_lite.cli import course as cli_course
-from desam_lite.cli import data as cli_data
-from desam_lite.cli import predict as cli_predict
-from desam_lite.cli import pretrain as cli_pretrain
-from desam_lite.cli import reproduce as cli_graph
-from desam_lite.cli import run as cli_run
-from desam_lite.cli import weights as cli_weights
+from desam_lite.cli.course import student, verify_results
+from desam_lite.cli.data import data_app
+from desam_lite.cli.predict import predict
+from desam_lite.cli.pretrain import pretrain
+from desam_lite.cli.reproduce import reproduce
+from desam_lite.cli.run import check_book, execute_command, run
+from desam_lite.cli.weights import weights_app
 from desam_lite.utils.errors import StudyError
 
-_LIBRARIES = (
-    "torch",
-    "torchvision",
-    "segment-anything",
-    "monai",
-    "nibabel",
-    "numpy",
-    "pandas",
-    "safetensors",
+_SHOWN_LIBRARIES = (
+    *("torch", "torchvision", "segment-anything", "monai"),
+    *("nibabel", "numpy", "pandas", "safetensors"),
 )
 
 app = typer.Typer(
@@ -37,16 +31,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.add_typer(cli_data.app, name="data")
-app.add_typer(cli_weights.app, name="weights")
-app.command()(cli_run.run)
-app.command()(cli_predict.predict)
-app.command()(cli_run.execute)
-app.command()(cli_graph.reproduce)
-app.command()(cli_pretrain.pretrain)
-app.command()(cli_run.check_book)
-app.command()(cli_course.verify_results)
-app.command()(cli_course.student)
+app.add_typer(data_app, name="data")
+app.add_typer(weights_app, name="weights")
+app.command("execute")(execute_command)
+for command in (run, predict, reproduce, pretrain, check_book, verify_results, student):
+    app.command()(command)
 
 
 def main() -> NoReturn:
@@ -72,8 +61,8 @@ def info() -> None:
     from desam_lite.data.manifest import list_manifests, manifest_folders
 
     typer.echo(f"desam-lite {_version('desam-lite')}, Python {sys.version.split()[0]} at {sys.executable}")
-    typer.echo("libraries: " + ", ".join(f"{name} {_version(name)}" for name in _LIBRARIES))
-    typer.echo(f"device:    {_device()}")
+    typer.echo("libraries: " + ", ".join(f"{name} {_version(name)}" for name in _SHOWN_LIBRARIES))
+    typer.echo(f"device:    {_say_device()}")
     typer.echo("manifests, to be given by name or path:")
     for name, path in list_manifests().items():
         typer.echo(f"  {name:20} {path}")
@@ -87,13 +76,13 @@ def _version(distribution: str) -> str:
         return "(not installed)"
 
 
-def _device() -> str:
+def _say_device() -> str:
     import torch
 
-    if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-        return "cuda: " + ", ".join(names)
-    return f"cpu, {torch.get_num_threads()} threads"
+    if not torch.cuda.is_available():
+        return f"cpu, {torch.get_num_threads()} threads"
+    count = torch.cuda.device_count()
+    return "cuda: " + ", ".join(torch.cuda.get_device_name(number) for number in range(count))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from desam_lite.cli.options import AcceleratorOption
 from desam_lite.utils.errors import StudyError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def predict(
         Path | None,
         typer.Option(help="Also draw slices with the organs' contours as PNG; a folder for several scans."),
     ] = None,
-    accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
+    accelerator: AcceleratorOption = "auto",
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Make again what is there already; scans are never overwritten."),

@@ -5,7 +5,7 @@ from typing import Annotated, cast, get_args
 
 import typer
 
-from desam_lite.cli.run import parse_assignments
+from desam_lite.cli.options import WorkspaceOption, parse_assignments
 from desam_lite.utils.errors import StudyError
 
 
@@ -38,7 +38,7 @@ def reproduce(
             min=1, help="Jobs at once.  [default: one per core, or as workflow/profiles/slurm says]"
         ),
     ] = None,
-    workspace: Annotated[Path, typer.Option(help="Folder for results and caches.")] = Path("results"),
+    workspace: WorkspaceOption = Path("results"),
     pages: Annotated[Path, typer.Option(help="Folder for the executed notebooks.")] = Path("book/executed"),
     book: Annotated[bool, typer.Option(help="Whether to build the book.")] = True,
     plan: Annotated[
@@ -66,7 +66,7 @@ def reproduce(
         manifests=tuple(manifest or ()),
         data=tuple(data or ()),
         weights=weights,
-        parameters=parse_assignments(parameter or [], "-p"),
+        parameters=parse_assignments(parameter, "-p"),
         experiments=tuple(experiments or ()),
         workspace=workspace,
         pages=pages,

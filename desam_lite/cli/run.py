@@ -1,21 +1,21 @@
 """``desam-lite run``, ``execute`` and ``check-book``: one run, one notebook, and whether the book's pages are right."""
 
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+from typing import Annotated, Any, cast, get_args
 
 import typer
-import yaml
 
-from desam_lite.cli.data import DataOption, ManifestArgument
+from desam_lite.cli.options import (
+    AcceleratorOption,
+    DataOption,
+    ManifestArgument,
+    NotebooksOption,
+    WorkspaceOption,
+    parse_assignments,
+)
 from desam_lite.methods.registry import METHOD_CHOICES
 from desam_lite.utils.errors import StudyError
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-_POWER_OF_TEN = re.compile(r"[-+]?\d+[eE][-+]?\d+")
-WorkspaceOption = Annotated[Path, typer.Option(help="Folder for results and caches.")]
 SettingOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -38,7 +38,7 @@ def run(
     profile: Annotated[str, typer.Option(help="Settings to start from: smoke, teach or paper.")] = "teach",
     settings: SettingOption = None,
     workspace: WorkspaceOption = Path("results"),
-    accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
+    accelerator: AcceleratorOption = "auto",
     devices: Annotated[int, typer.Option(min=1, help="How many of them share every batch.")] = 1,
     placement: Annotated[
         str, typer.Option(help="Where embeddings are held in training: auto, device, memory or disk.")
@@ -59,42 +59,36 @@ def run(
         raise StudyError(f"there is no placement '{placement}': use {', '.join(get_args(Placement))}.")
     path = find_manifest(manifest)
     root = data if data is not None else Path("data") / load_manifest(path).name
-    chosen = parse_assignments(settings or [], "--set")
-    _refuse_named_elsewhere(chosen)
+    chosen = parse_assignments(settings, "--set")
+    _check_settings(chosen)
     specs = plan_domain_splits(
         get_profile(profile), path, root, sources=[source], methods=[method], seeds=[seed], **chosen
     )
-    held = cast(Placement, placement)
-    done = execute_run(specs[0], workspace, accelerator=accelerator, devices=devices, placement=held)
+    chosen_placement = cast(Placement, placement)
+    done = execute_run(
+        specs[0], workspace, accelerator=accelerator, devices=devices, placement=chosen_placement
+    )
     if done.finished:  # of several processes only the first has the results
         typer.echo(f"{done.spec.label} trained on {source}, seed {seed}: {done.directory}")
-        typer.echo(_dice_table(done.metrics()).to_string(float_format="{:.3f}".format))
+        dice = done.metrics().groupby(["protocol", "organ", "target"])["dice"].agg(["mean", "std", "count"])
+        typer.echo(dice.to_string(float_format="{:.3f}".format))
 
 
-def _refuse_named_elsewhere(settings: dict[str, Any]) -> None:
+def _check_settings(settings: dict[str, Any]) -> None:
     """Refuse settings that are no fields of a specification, or that have an argument or option of their own."""
     from desam_lite.methods.run_spec import RunSpec
 
-    own = {
-        "manifest": "MANIFEST",
-        "data_root": "--data",
-        **{n: f"--{n}" for n in ("source", "method", "seed")},
-    }
-    free = [name for name in RunSpec.model_fields if name not in own]
+    own = {"manifest": "MANIFEST", "data_root": "--data", "source": "--source"}
+    own |= {"method": "--method", "seed": "--seed"}
     for name in settings:
         if name in own:
             raise StudyError(f"--set {name}: this is given by {own[name]}.")
-        if name not in free:
-            raise StudyError(f"--set {name}: there is no such setting; choose from {', '.join(free)}.")
+        if name not in RunSpec.model_fields:
+            free = ", ".join(field for field in RunSpec.model_fields if field not in own)
+            raise StudyError(f"--set {name}: there is no such setting; choose from {free}.")
 
 
-def _dice_table(metrics: "pd.DataFrame") -> "pd.DataFrame":
-    """Return mean Dice, standard deviation and number of cases per protocol, organ and target."""
-    grouped = metrics.groupby(["protocol", "organ", "target"])["dice"]
-    return grouped.agg(["mean", "std", "count"])
-
-
-def execute(
+def execute_command(
     notebook: Annotated[Path, typer.Argument(help="A notebook of notebooks/.")],
     out: Annotated[Path, typer.Option(help="Where the executed copy goes.")],
     parameter: Annotated[
@@ -110,12 +104,12 @@ def execute(
     """
     from desam_lite.study.workflow.notebooks import execute_notebook
 
-    typer.echo(f"wrote {execute_notebook(notebook, out, parse_assignments(parameter or [], '-p'))}")
+    typer.echo(f"wrote {execute_notebook(notebook, out, parse_assignments(parameter, '-p'))}")
 
 
 def check_book(
     executed: Annotated[Path, typer.Option(help="Folder with the executed copies.")] = Path("book/executed"),
-    notebooks: Annotated[Path, typer.Option(help="Folder with their sources.")] = Path("notebooks"),
+    notebooks: NotebooksOption = Path("notebooks"),
 ) -> None:
     """Check that every notebook has an executed copy that is current, without error and small enough for a page.
 
@@ -130,24 +124,3 @@ def check_book(
     if faults:
         raise StudyError("\n".join([f"{len(faults)} page(s) are not fit for the book:", *faults]))
     typer.echo(f"{len(sources)} page(s) in {executed} are fit for the book")
-
-
-def parse_assignments(pairs: list[str], option: str) -> dict[str, Any]:
-    """Turn ``name=value`` texts into values, read as YAML: ``3`` is a number, ``[A, B]`` a list.
-
-    Raises:
-        StudyError: A text has no ``=``, or its value is not YAML.
-    """
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            raise StudyError(f"{option} {pair}: write name=value.")
-        try:
-            # YAML takes 1e-4 for text, unlike everybody who writes it.
-            values[name] = (
-                float(text) if _POWER_OF_TEN.fullmatch(text) else yaml.safe_load(text) if text else ""
-            )
-        except yaml.YAMLError as error:
-            raise StudyError(f"{option} {pair}: the value is not plain YAML; put text in quotes.") from error
-    return values

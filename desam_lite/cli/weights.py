@@ -7,12 +7,12 @@ import typer
 
 from desam_lite.utils.errors import StudyError
 
-app = typer.Typer(help="List, fetch and check the weights of SAM's encoders.", no_args_is_help=True)
+weights_app = typer.Typer(help="List, fetch and check the weights of SAM's encoders.", no_args_is_help=True)
 
 FolderOption = Annotated[Path, typer.Option(help="Folder of the weights files.")]
 
 
-@app.command("list")
+@weights_app.command("list")
 def list_(folder: FolderOption = Path("weights")) -> None:
     """List SAM's public weights: file, size, address, hash, and which of them are here.
 
@@ -26,7 +26,7 @@ def list_(folder: FolderOption = Path("weights")) -> None:
         typer.echo(f"       {public.url}\n       SHA-256 {public.sha256}")
 
 
-@app.command()
+@weights_app.command()
 def fetch(
     backbones: Annotated[list[str], typer.Argument(help="vit_b, vit_l or vit_h; several may be given.")],
     folder: FolderOption = Path("weights"),
@@ -44,7 +44,7 @@ def fetch(
         typer.echo(f"{fetch_weights(backbone, folder, mirror=mirror)}: the published {backbone}")
 
 
-@app.command()
+@weights_app.command()
 def check(
     files: Annotated[
         list[Path] | None,

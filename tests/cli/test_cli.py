@@ -118,7 +118,7 @@ def test_info_tells_gpus_and_libraries_that_are_not_there(run, monkeypatch: pyte
 
     from desam_lite.cli import main as cli
 
-    monkeypatch.setattr(cli, "_LIBRARIES", ("torch", "no-such-library"))
+    monkeypatch.setattr(cli, "_SHOWN_LIBRARIES", ("torch", "no-such-library"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"GPU {number}")
@@ -148,8 +148,8 @@ def test_import_sums_up_and_fails_only_where_a_case_was_left_out(run, tmp_path: 
 
 def test_help_answers_at_once_without_the_heavy_libraries() -> None:
     program = (
-        "import sys\nfrom desam_lite import cli\nsys.argv = ['desam-lite', '--help']\n"
-        "try:\n    cli.main()\nexcept SystemExit:\n    pass\n"
+        "import sys\nfrom desam_lite.cli.main import main\nsys.argv = ['desam-lite', '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "heavy = {'torch', 'monai', 'pandas', 'matplotlib', 'nibabel', 'scipy', 'papermill'} & set(sys.modules)\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )
@@ -165,9 +165,9 @@ def test_help_answers_at_once_without_the_heavy_libraries() -> None:
 def test_data_commands_need_no_torch_and_finished_runs_no_training_libraries(tmp_path: Path) -> None:
     manifest, root = write_task(tmp_path)
     program = (
-        "import sys\nfrom desam_lite import cli\n"
+        "import sys\nfrom desam_lite.cli.main import main\n"
         f"sys.argv = ['desam-lite', 'data', 'verify', {str(manifest)!r}, '--data', {str(root)!r}]\n"
-        "try:\n    cli.main()\nexcept SystemExit as done:\n    assert not done.code\n"
+        "try:\n    main()\nexcept SystemExit as done:\n    assert not done.code\n"
         "print({'torch', 'monai', 'lightning_fabric', 'matplotlib'} & set(sys.modules))\n"
         "import desam_lite.study.run\n"
         "print({'monai', 'lightning_fabric', 'matplotlib'} & set(sys.modules))\n"

@@ -12,7 +12,7 @@ from conftest import complaint
 from nbformat.v4 import new_code_cell, new_notebook
 
 from desam_lite.cli import run as cli_run
-from desam_lite.cli.run import parse_assignments
+from desam_lite.cli.options import parse_assignments
 from desam_lite.study.profiles import METHOD_CHOICES
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import sha256_file

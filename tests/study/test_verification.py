@@ -140,7 +140,7 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
         (folder / "run.json").write_text(json.dumps(info))
         (folder / "done").touch()
         runs.append(Run(spec.model_copy(update={"seed": seed}), "t", folder))
-    monkeypatch.setattr(cli_course, "_planned_runs", lambda *_: runs)
+    monkeypatch.setattr(cli_course, "find_planned_runs", lambda *_: runs)
     return runs
 
 
