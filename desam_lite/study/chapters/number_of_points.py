@@ -14,7 +14,6 @@ import torch
 from desam_lite.data.slices import CaseSlices, select_slices
 from desam_lite.data.tasks import Task
 from desam_lite.evaluation.metrics import Protocol, score_case
-from desam_lite.evaluation.statistics import summarise
 from desam_lite.methods.prompted import PromptedMethod
 from desam_lite.model.predictor import predict_slice
 from desam_lite.model.prompts import ImageEmbeddings
@@ -123,30 +122,11 @@ def _scored_rows(labels: npt.NDArray[np.uint8], protocol: Protocol) -> list[int]
     return sorted({row for organ in organs for row in select_slices(organ, "published")})
 
 
-def enough_points(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return for each grid by how much it is behind the best grid, case by case, out of domain.
-
-    From scores of `prompt_maps.pool_targets` with ``points``, one row per label and grid, few points first: ``value`` (mean),
-    ``best`` (points of the grid with the highest mean; of equal ones the smallest), and ``mean``, ``low``, ``high`` of the
-    difference to it.
-    """
-    rows = []
-    for label, own in scores[~scores["in_domain"].astype(bool)].groupby("label", sort=False):
-        table = own.pivot_table(index=["source", "target", "seed", "case"], columns="points", values="value")
-        means = table.mean()
-        best = int(table.columns[int(means.to_numpy().argmax())])
-        for points in map(int, table.columns):
-            difference = (table[points] - table[best]).rename("value").reset_index()
-            summary = summarise(difference.assign(label=label), ["label"], rule="cases").iloc[0]
-            row = {"label": label, "points": points, "value": float(means[points]), "best": best}
-            rows.append({**row, **{name: float(summary[name]) for name in ("mean", "low", "high")}})
-    return pd.DataFrame(rows, columns=["label", "points", "value", "best", "mean", "low", "high"])
-
-
 def say_points(enough: pd.DataFrame, seconds: pd.DataFrame, *, label: str) -> str:
     """Say how many points are enough for a method: the fewest whose interval of the difference to the best holds zero.
 
-    ``enough`` is of `enough_points`; ``seconds`` has label, points, and seconds per slice.
+    ``enough`` has label, points, value (mean), best (grid), and mean, low, high of the difference to it; ``seconds`` has label,
+    points, and seconds per slice.
     """
     rows = enough[enough["label"] == label]
     if rows.empty:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from desam_lite.data.manifest import load_manifest
 from desam_lite.methods.run_spec import RunSpec
-from desam_lite.model.sam import BACKBONES, get_backbone
+from desam_lite.model.sam import get_backbone
 from desam_lite.study.plans import EXPERIMENTS, plan_experiment
 from desam_lite.study.profiles import Profile
 from desam_lite.study.report.benchmark_tables import read_benchmarks
@@ -47,14 +47,6 @@ def embedding_bytes(backbone: str, fmt: str) -> int:
     return (3 * spec.width + spec.neck) * spec.grid**2 * BYTES[fmt]
 
 
-def embedding_table(slices: int) -> pd.DataFrame:
-    """Return the gigabytes of the embeddings of many slices: one row per backbone, one column per format."""
-    sizes = {
-        fmt: {name: slices * embedding_bytes(name, fmt) / 1e9 for name in BACKBONES} for fmt in _FORMAT_COLORS
-    }
-    return pd.DataFrame(sizes)
-
-
 def plan_study(profile: Profile, weights: str) -> dict[str, list[RunSpec]]:
     """Return the runs of every experiment on its own task, or on the real one of that kind where the profile is for real data."""
     tasks = {
@@ -62,28 +54,6 @@ def plan_study(profile: Profile, weights: str) -> dict[str, list[RunSpec]]:
         for name, usual in EXPERIMENTS.items()
     }
     return {name: plan_experiment(name, profile, task, weights=weights) for name, task in tasks.items()}
-
-
-def list_runs(plans: dict[str, list[RunSpec]]) -> list[RunSpec]:
-    """Return the runs of all plans, each once, in order."""
-    return list(dict.fromkeys(spec for specs in plans.values() for spec in specs))
-
-
-def count_runs(plans: dict[str, list[RunSpec]]) -> pd.DataFrame:
-    """Return per experiment its runs, its seeds, and how many runs no experiment before it has."""
-    rows, counted = [], set[RunSpec]()
-    for name, specs in plans.items():
-        row = {
-            "experiment": name,
-            "sources": len({spec.source for spec in specs}),
-            "methods": len({spec.label for spec in specs}),
-            "seeds": len({spec.seed for spec in specs}),
-            "runs": len(specs),
-            "of them new": len(set(specs) - counted),
-        }
-        rows.append(row)
-        counted.update(specs)
-    return pd.DataFrame(rows)
 
 
 def measured(folder: Path | str, points: int = 81) -> pd.DataFrame:
@@ -203,7 +173,7 @@ def _hours(hours: float) -> str:
 
 
 def draw_bytes(table: pd.DataFrame, slices: int) -> Figure:
-    """Draw the gigabytes of `embedding_table` as bars on a logarithmic scale."""
+    """Draw gigabytes (a row per backbone, a column per format) as bars on a logarithmic scale."""
     with styled():
         figure = Figure((WIDTH, 2.9), layout="constrained")
         ax = figure.subplots()

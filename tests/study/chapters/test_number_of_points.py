@@ -79,7 +79,11 @@ def test_enough_is_said_by_paired_differences_to_the_best_grid() -> None:
         for c in range(3)
         for p, base in ((1, 0.2), (4, 0.5), (9, 0.5))
     ]
-    table = number_of_points.enough_points(prompt_maps.pool_targets(pd.DataFrame(rows))).set_index("points")
+    table = (
+        definitions("number_of_points")
+        .enough_points(prompt_maps.pool_targets(pd.DataFrame(rows)))
+        .set_index("points")
+    )
     assert set(table["best"]) == {4}
     assert table.loc[1, "mean"] == pytest.approx(-0.3) and table.loc[1, "high"] < 0
     assert table.loc[9, "high"] == pytest.approx(0)

@@ -3,9 +3,12 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
+from notebook_code import definitions
 
+from desam_lite.methods.run_spec import RunSpec
 from desam_lite.model.sam import get_backbone
 from desam_lite.study.chapters import paper_scale
 from desam_lite.study.plans import EXPERIMENTS
@@ -13,6 +16,10 @@ from desam_lite.study.profiles import get_profile
 from desam_lite.study.report import benchmark_tables
 
 ROOT = Path(__file__).resolve().parents[3]
+
+
+def list_runs(plans: dict[str, list[RunSpec]]) -> list[RunSpec]:
+    return list(dict.fromkeys(spec for specs in plans.values() for spec in specs))
 
 
 def test_bytes_are_those_of_the_maps() -> None:
@@ -33,16 +40,17 @@ def test_the_recorded_bytes_of_a_slice_agree() -> None:
 
 
 def test_a_table_of_bytes_is_drawn_and_told() -> None:
-    table = paper_scale.embedding_table(1000)
-    assert table.loc["vit_h", "float8"] * 4 == table.loc["vit_h", "float32"]
+    sizes = {fmt: {"vit_b": paper_scale.embedding_bytes("vit_b", fmt) / 1e6} for fmt in ("float32", "float8")}
+    table = pd.DataFrame(sizes)
+    assert table.loc["vit_b", "float8"] * 4 == table.loc["vit_b", "float32"]
     assert f"vit_b: {table.loc['vit_b', 'float32']:.3g} in float32" in paper_scale.draw_bytes_alt(table, 1000)
     assert len(paper_scale.draw_bytes(table, 1000).axes) == 1
 
 
 def test_runs_are_counted_once() -> None:
     plans = paper_scale.plan_study(get_profile("paper"), "sam.pth")
-    counted = paper_scale.count_runs(plans)
-    each = paper_scale.list_runs(plans)
+    counted = definitions("paper_scale").count_runs(plans)
+    each = list_runs(plans)
     assert counted["of them new"].sum() == len(each) == len(set(each))
     priors = [spec for spec in each if spec.method == "prior" and "phantom" not in str(spec.manifest)]
     assert len(priors) == (6 + 2) * len(get_profile("paper").seeds)  # each source of both tasks
@@ -70,7 +78,7 @@ def test_this_studys_records_give_rows_for_all_three_steps() -> None:
     }
 
 
-STUDY = paper_scale.list_runs(paper_scale.plan_study(get_profile("paper"), "SAM.pth"))
+STUDY = list_runs(paper_scale.plan_study(get_profile("paper"), "SAM.pth"))
 RATES = paper_scale.Rates("a device", encode=10.0, train=20.0, predict=5.0)
 
 
