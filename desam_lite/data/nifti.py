@@ -25,7 +25,6 @@ _PLAUSIBLE_MM = (0.05, 50.0)
 _HEADER = 540  # bytes of the longer of the two headers, NIfTI-2's
 _NIFTI_2 = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # how it begins, in either byte order: with its length
 _GZIP = b"\x1f\x8b"
-_MOST_PACKED = 1032  # bytes that one byte of a gzip file can stand for
 # What nibabel finds in a header is told in our sentence. While its output is suppressed it has no handler, and Python prints
 # what has none: this one does nothing.
 logging.getLogger("nibabel").addHandler(logging.NullHandler())
@@ -121,8 +120,12 @@ def _parse(path: Path, raw: bytes) -> Any:
             begin = file.read(_HEADER)
             kind = _nifti.Nifti2Image if begin[:4] in _NIFTI_2 else _nifti.Nifti1Image
             expected = _checked_size(path, kind.header_class, begin)
-            if packed:
-                _require_plausible(path, len(raw), expected)
+            free = psutil.virtual_memory().available
+            if packed and expected > free:  # before it is unpacked: a header may claim any size
+                raise StudyError(
+                    f"{path} unpacks to {expected / 1e9:.3g} GB but {free / 1e9:.3g} GB of memory are free: "
+                    "crop the scan, use a larger machine, or copy the file again if it should be smaller."
+                )
             content = begin + file.read(max(0, expected - _HEADER))
             file.read(1)  # at the end of a gzip file its checksum is compared
         if len(content) < expected:
@@ -156,21 +159,6 @@ def _checked_size(path: Path, kind: Any, begin: bytes) -> int:
         raise StudyError(f"{path} has a zero voxel spacing in its header: repair it.")
     voxels = math.prod(max(0, int(n)) for n in header.get_data_shape())
     return int(header.get_data_offset()) + voxels * int(dtype.itemsize)
-
-
-def _require_plausible(path: Path, packed: int, expected: int) -> None:
-    """Refuse what so short a file cannot hold, or no memory here, before it is unpacked: a header may claim any size."""
-    if expected > packed * _MOST_PACKED:
-        raise StudyError(
-            f"{path} is truncated (its header tells of {expected / 1e9:.3g} GB, too much for so short a file): "
-            "copy it again from its source."
-        )
-    free = psutil.virtual_memory().available
-    if expected > free:
-        raise StudyError(
-            f"{path} unpacks to {expected / 1e9:.3g} GB but {free / 1e9:.3g} GB of memory are free: "
-            "crop the scan, or use a larger machine."
-        )
 
 
 def _checked_geometry(path: Path, image: Any) -> Geometry:

@@ -74,7 +74,7 @@ class SliceStore:
         self._ids = None if organs is None else _new_ids(manifest, organs)
         self.manifest = manifest
         rows = [{str(key): value for key, value in row.items()} for row in index.to_dict("records")]
-        self._rows = {(str(row["domain"]), str(row["case"])): row for row in rows}
+        self.rows = {(str(row["domain"]), str(row["case"])): row for row in rows}
 
     def only(self, organs: Sequence[str]) -> "SliceStore":
         """Return the same slices with these organs alone."""
@@ -82,23 +82,19 @@ class SliceStore:
 
     def cases(self, domain: str | None = None) -> list[tuple[str, str]]:
         """Return the (domain, case) pairs, of one domain or of all, in the order of the index."""
-        return [pair for pair in self._rows if domain is None or pair[0] == domain]
+        return [pair for pair in self.rows if domain is None or pair[0] == domain]
 
     def patients(self, domain: str) -> dict[str, str]:
         """Return case -> patient of a domain, for :func:`split_cases`."""
-        return {case: str(self._rows[home, case]["patient"]) for home, case in self.cases(domain)}
+        return {case: str(self.rows[home, case]["patient"]) for home, case in self.cases(domain)}
 
     def key(self, domain: str, case: str) -> str:
-        """Return the 16 hexadecimal digits that name the content of a case's slices.
-
-        Raises:
-            StudyError: There is no such case.
-        """
-        if (domain, case) not in self._rows:
+        """Return the 16 hexadecimal digits that name the content of a case's slices; StudyError when there is no such case."""
+        if (domain, case) not in self.rows:
             raise StudyError(
                 f"task {self.manifest.name!r} has no case {domain}/{case}: choose one of its index."
             )
-        return _key(self.manifest, self._rows[domain, case])
+        return _key(self.manifest, self.rows[domain, case])
 
     def path(self, domain: str, case: str) -> Path:
         """Return where the slices of a case are, or will be."""
@@ -114,21 +110,13 @@ class SliceStore:
         try:
             images, labels, geometry = _read_slices(path)
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            path.unlink(missing_ok=True)  # so that it is made when the task is opened again
+            if not isinstance(error, OSError):
+                path.unlink()  # it is made again when the task is opened the next time
             raise StudyError(
                 f"the prepared slices {path} of {domain}/{case} are missing or damaged: run again."
             ) from error
         labels = labels if self._ids is None else self._ids[labels]
         return CaseSlices(self.manifest.name, domain, case, images, labels, geometry.spacing, geometry)
-
-    def prepare(self, root: Path, domain: str, case: str) -> None:
-        """Make the file of a case from its scan and label.
-
-        Raises:
-            StudyError: The case is at fault, or has changed since it was indexed.
-        """
-        row = self._rows[domain, case]
-        write_slices(self.folder, self.manifest, row, load_case(self.manifest, root, row))
 
 
 def _key(manifest: Manifest, row: Mapping[str, Any]) -> str:
@@ -137,14 +125,7 @@ def _key(manifest: Manifest, row: Mapping[str, Any]) -> str:
 
 
 def write_slices(folder: Path, manifest: Manifest, row: Mapping[str, Any], volume: CaseVolume) -> None:
-    """Prepare the slices of a case that is in memory, unless they are there.
-
-    Args:
-        folder: Where prepared slices lie; made when missing.
-        manifest: The task.
-        row: The case in the index.
-        volume: The case.
-    """
+    """Prepare the slices of a case in memory, with its row of the index, unless they are in the folder already."""
     path = folder / f"{_key(manifest, row)}.safetensors"
     if path.exists():
         return
@@ -193,8 +174,9 @@ def prepare_slices(
     require_sound(index)
     store = SliceStore(Path(cache_dir), manifest, index)
     missing = [pair for pair in store.cases() if not store.path(*pair).exists()]
-    for domain, case in track(missing, f"preparing {manifest.name}", enabled=progress and bool(missing)):
-        store.prepare(Path(root), domain, case)
+    for pair in track(missing, f"preparing {manifest.name}", enabled=progress and bool(missing)):
+        row = store.rows[pair]
+        write_slices(store.folder, manifest, row, load_case(manifest, root, row))
     return store
 
 

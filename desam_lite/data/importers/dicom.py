@@ -6,6 +6,7 @@ refuses a series without numbers, and reads a series with a doubled or missing s
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -106,20 +107,18 @@ def _require_single_series(folder: Path, slices: list[tuple[Path, Any]]) -> None
 
 
 def _require_even_spacing(folder: Path, normal: Array, slices: list[tuple[Path, Any]]) -> None:
-    places = np.array([float(np.dot(normal, item.ImagePositionPatient)) for _, item in slices])
-    steps = np.diff(places)
-    if not len(steps):
-        return
-    usual = float(np.median(steps))
-    for step, (path, _), (other, _) in zip(steps, slices, slices[1:], strict=False):
+    steps = np.diff([float(np.dot(normal, item.ImagePositionPatient)) for _, item in slices])
+    usual = float(np.median(steps)) if len(steps) else 0.0
+    pairs = [(path.name, other.name) for (path, _), (other, _) in pairwise(slices)]
+    for step, (name, other) in zip(steps, pairs, strict=True):
         if step < max(_GAP * usual, _SAME_PLACE):
             raise StudyError(
-                f"{folder} holds a slice twice ({path.name} and {other.name} lie at one place): remove one."
+                f"{folder} holds a slice twice ({name} and {other} lie at one place): remove one."
             )
-    for step, (path, _), (other, _) in zip(steps, slices, slices[1:], strict=False):
+    for step, (name, other) in zip(steps, pairs, strict=True):
         if abs(step - usual) > _GAP * usual:
             raise StudyError(
-                f"{folder} lacks a slice: {path.name} and {other.name} lie {step:.3g} mm apart, the others {usual:.3g} mm. "
+                f"{folder} lacks a slice: {name} and {other} lie {step:.3g} mm apart, the others {usual:.3g} mm. "
                 "Export the series again."
             )
 
