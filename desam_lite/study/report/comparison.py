@@ -40,7 +40,8 @@ def _trained(runs: "Sequence[Run]") -> "list[Run]":
 def seconds_per_epoch(runs: "Sequence[Run]") -> dict[str, float]:
     """Return the median seconds of an epoch by label, validation included: of the cores on a CPU, of the clock on a GPU."""
     history = collect_history(_trained(runs))
-    return {} if history.empty else history.groupby("label")["busy_seconds"].median().to_dict()
+    groups = history.groupby("label")["busy_seconds"] if len(history) else ()
+    return {str(label): float(seconds.median()) for label, seconds in groups}
 
 
 def usual_budget(runs: "Sequence[Run]") -> float:
@@ -102,8 +103,9 @@ def steps_vs_time(
 def rank_labels(summary: pd.DataFrame, *, metric: str = "dice") -> list[str]:
     """Return all labels, the best mean out of domain first; oracles, which are no competitors, come last."""
     away = out_of_domain(summary)
-    ranked = away.sort_values("mean", ascending=not METRICS[metric])["label"] if len(away) else []
-    return sorted(ranked, key=is_oracle)
+    if away.empty:
+        return []
+    return sorted(away.sort_values("mean", ascending=not METRICS[metric])["label"], key=is_oracle)
 
 
 def best_label(summary: pd.DataFrame, *, metric: str = "dice") -> str:
@@ -198,12 +200,12 @@ def say_best(summary: pd.DataFrame, differences: pd.DataFrame, *, metric: str = 
     if not best:
         return "There is no answer yet: no method has been scored out of domain."
     away = out_of_domain(summary)
-    reached = format_interval(away[away["label"] == best].iloc[0], factor)
+    reached = format_interval(away[away["label"] == best].iloc[0].to_dict(), factor)
     rows = out_of_domain(differences[differences["first"] == best])
     rows = rows[[not is_oracle(label) for label in rows["second"]]]
     if rows.empty:
         return f"**{best}**, here: its mean {title} out of domain is {reached}; no other was scored on the same cases."
-    verdicts = rows.set_index("second")["verdict"]
+    verdicts = {str(row["second"]): str(row["verdict"]) for row in rows.to_dict("records")}
     close = [label for label, verdict in verdicts.items() if verdict in ("cannot tell", "equivalent")]
     ahead = [label for label, verdict in verdicts.items() if verdict.startswith("worse")]
     others = (

@@ -10,7 +10,7 @@ from desam_lite.study.report import style
 from desam_lite.study.report.sentences import count
 
 _DASHES = {True: "-", False: "--"}  # in domain, out of domain
-_LOSSES = {"train_loss": "training", "val_loss": "validation"}
+_LOSS_NAMES = {"train_loss": "training", "val_loss": "validation"}
 _COLUMNS = 3  # panels side by side
 _RC = (
     "axes",
@@ -48,7 +48,7 @@ def draw_training(history: pd.DataFrame) -> Figure:
     """Draw the losses of `Run.history`, a panel and a scale per method: thin lines are runs, thick ones their median."""
     if history.empty:
         return style.empty_figure()
-    losses = history.melt(["label", "source", "seed", "epoch"], list(_LOSSES), "part", "loss")
+    losses = history.melt(["label", "source", "seed", "epoch"], list(_LOSS_NAMES), "part", "loss")
     losses["run"] = losses["source"] + losses["seed"].astype(str)
     panels = history["label"].nunique()
     columns = min(_COLUMNS, panels)
@@ -76,8 +76,8 @@ def draw_training_alt(history: pd.DataFrame) -> str:
     if history.empty:
         return style.EMPTY_ALT
     parts = []
-    for label, rows in history.rename(columns=_LOSSES).groupby("label", sort=False):
-        ends = rows.groupby("epoch")[list(_LOSSES.values())].median().iloc[[0, -1]]
+    for label, rows in history.rename(columns=_LOSS_NAMES).groupby("label", sort=False):
+        ends = rows.groupby("epoch")[list(_LOSS_NAMES.values())].median().iloc[[0, -1]]
         moves = [f"{name} loss from {ends[name].iloc[0]:.2f} to {ends[name].iloc[1]:.2f}" for name in ends]
         runs = count(len(rows[["source", "seed"]].drop_duplicates()), "run")
         parts.append(f"{label} ({runs}) median {', '.join(moves)}")
@@ -112,17 +112,17 @@ def draw_grid_curves_alt(dice: pd.DataFrame, seconds: pd.DataFrame) -> str:
     parts = []
     for (label, inside), rows in dice.groupby(["label", "in_domain"], sort=False):
         means = rows.set_index("points")["mean"]
-        best, told = means.fillna(-1).idxmax(), (means * 100).map("{:.0f}".format)
+        told, best = (means * 100).map("{:.0f}".format), int(means.fillna(-1).to_numpy().argmax())
         parts.append(
             f"{label} {'in' if inside else 'out of'} domain {told.iloc[0]} with {told.index[0]}, "
-            f"{told[best]} at best with {best}, {told.iloc[-1]} with {told.index[-1]}"
+            f"{told.iloc[best]} at best with {told.index[best]}, {told.iloc[-1]} with {told.index[-1]}"
         )
     for label, rows in seconds.sort_values("points").groupby("label", sort=False):
         ends = [
             f"{row['seconds']:.3f} s per slice with {row['points']}"
             for row in rows.iloc[[0, -1]].to_dict("records")
         ]
-        parts.append(f"{label} {' and '.join(ends)}")
+        parts.append(f"{label!s} {' and '.join(ends)}")
     return f"Curves of Dice (%) and cost over the number of points: {'; '.join(parts)}."
 
 

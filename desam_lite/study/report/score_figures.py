@@ -54,9 +54,10 @@ def _mark_cells(ax: Axes, matrix: pd.DataFrame) -> None:
     """Frame the cells in domain and put a dash into those without a score."""
     ax.set_facecolor("#e6e6e6")
     ax.tick_params(length=0, labelrotation=0)
+    missing = matrix.isna().to_numpy()
     for y, source in enumerate(matrix.index):
         for x, target in enumerate(matrix.columns):
-            if pd.isna(matrix.iloc[y, x]):
+            if missing[y, x]:
                 ax.text(x + 0.5, y + 0.5, "-", ha="center", va="center")
             if source == target:
                 frame = Rectangle((x + 0.09, y + 0.09), 0.82, 0.82, fill=False, ec="black", lw=1.2)

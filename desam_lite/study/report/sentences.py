@@ -154,7 +154,7 @@ def say_caveats(
         reasons += {
             RANDOM_WEIGHTS: [f"{untrained}, which has never learnt to see"],
             SHIPPED_WEIGHTS: [f"{stand_in}, trained by this study on synthetic images"],
-        }.get(origin, [stand_in] if name == "sam_tiny" else [])
+        }.get(origin or "", [stand_in] if name == "sam_tiny" else [])
     if reasons:
         return f"**Not comparable with the paper.** On this page {', and '.join(reasons)}."
     return "These numbers may be set beside the paper's only where data, protocol and averaging are the same."

@@ -100,7 +100,7 @@ def draw_contour(ax: Axes, mask: npt.NDArray[np.bool_], line: dict[str, Any], wh
     """Draw the outline of a mask that is not empty: ``line`` has color and ls, ``where`` the origin and extent of the image."""
     if not mask.any() or min(mask.shape) < 2:
         return
-    look = {"colors": [line["color"]], "linestyles": [line["ls"]], "linewidths": 1.4}
+    look: dict[str, Any] = {"colors": [line["color"]], "linestyles": [line["ls"]], "linewidths": 1.4}
     contour = ax.contour(mask.astype(float), levels=[0.5], **look, **where)
     contour.set_path_effects([withStroke(linewidth=2.4, foreground=(0, 0, 0, 0.55))])
 

@@ -116,7 +116,7 @@ def domain_handles(
 
 def method_handles(labels: Iterable[str], *, lines: bool = False) -> list[Line2D]:
     """Return the entries of a legend for methods, each once."""
-    look = {"ls": "-" if lines else "none", "lw": 1.8, "ms": 5}
+    look: dict[str, Any] = {"ls": "-" if lines else "none", "lw": 1.8, "ms": 5}
     looks = {label: method_look(label) for label in labels}
     return [Line2D([], [], color=c, marker=m, label=label, **look) for label, (c, m) in looks.items()]
 
