@@ -45,7 +45,7 @@ _CURVES = {
     "clicks_3": ("#cc79a7", "^"),
     "clicks_8": ("#d55e00", "D"),
 }
-_LOSSES = {
+_LOSS_TITLES = {
     "first": "first\nanswers",
     "second": "answers\nafter clicks",
     "contrast": "features\nunder two contrasts",
@@ -275,8 +275,8 @@ def draw_losses(history: pd.DataFrame) -> Figure:
     """Draw the losses of a short training over its steps, smoothed over a tenth of them."""
     with styled():
         figure = Figure((WIDTH, 2.2), layout="constrained")
-        axes = figure.subplots(1, len(_LOSSES))
-        for ax, (name, title) in zip(axes, _LOSSES.items(), strict=True):
+        axes = figure.subplots(1, len(_LOSS_TITLES))
+        for ax, (name, title) in zip(axes, _LOSS_TITLES.items(), strict=True):
             smooth = history[name].rolling(max(1, len(history) // 10), min_periods=1).mean()
             ax.plot(history["step"], history[name], color="#bbbbbb", lw=0.6)
             ax.plot(history["step"], smooth, color="#0072b2", lw=1.6)
@@ -291,6 +291,6 @@ def draw_losses_alt(history: pd.DataFrame) -> str:
     tenth = max(1, len(history) // 10)
     ends = [
         f"{name} from {history[name][:tenth].mean():.2f} to {history[name][-tenth:].mean():.2f}"
-        for name in _LOSSES
+        for name in _LOSS_TITLES
     ]
     return f"Four losses over {len(history)} steps, means of the first and last tenth: {', '.join(ends)}."

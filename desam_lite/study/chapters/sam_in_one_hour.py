@@ -18,7 +18,7 @@ from desam_lite.study.report.slice_figures import draw_slices
 from desam_lite.study.report.style import WIDTH, styled
 
 _DPI_OF_SLICES = 110
-_PROMPT_COLOR = "#56b4e9"
+_CLICK_COLOR = "#56b4e9"
 
 
 class PromptedMasks(NamedTuple):
@@ -112,7 +112,7 @@ def draw_features_alt(example: Example, images: Mapping[str, npt.NDArray[np.floa
     return f"A slice of {example.title} and the encoder's maps of it in false colours. {sides}."
 
 
-def draw_prompted(
+def draw_predictions_of(
     model: SAM, example: Example, predictions: Sequence[PromptedMasks], organs: Mapping[str, str]
 ) -> Figure:
     """Draw the best mask of each prompt as a contour, with the prompt and the reference (dashed)."""
@@ -128,17 +128,17 @@ def draw_prompted(
         prompt = prediction.prompt
         if prompt.xy is not None and prompt.labels is not None:
             for (x, y), label in zip(prompt.xy[0].tolist(), prompt.labels[0].tolist(), strict=True):
-                look = {"ms": 8, "color": _PROMPT_COLOR, "mec": "black", "mew": 0.8}
+                look = {"ms": 8, "color": _CLICK_COLOR, "mec": "black", "mew": 0.8}
                 ax.plot(x * x_mm, y * y_mm, "P" if label else "X", **look)
             continue
         whole = [0, 0, model.image_size, model.image_size]
         left, top, right, bottom = whole if prompt.xyxy is None else prompt.xyxy[0].tolist()
         corner, size = (left * x_mm, top * y_mm), ((right - left) * x_mm, (bottom - top) * y_mm)
-        ax.add_patch(Rectangle(corner, *size, fill=False, ec=_PROMPT_COLOR, lw=1.6)).set_clip_on(False)
+        ax.add_patch(Rectangle(corner, *size, fill=False, ec=_CLICK_COLOR, lw=1.6)).set_clip_on(False)
     return figure
 
 
-def draw_prompted_alt(example: Example, predictions: Sequence[PromptedMasks]) -> str:
-    """Say what `draw_prompted` shows."""
+def draw_predictions_of_alt(example: Example, predictions: Sequence[PromptedMasks]) -> str:
+    """Say what `draw_predictions_of` shows."""
     parts = "; ".join(f"{p.title}: Dice {p.dice[p.best]:.0%}" for p in predictions)
     return f"SAM's masks in a slice of {example.title} for {len(predictions)} prompts. {parts}."

@@ -42,9 +42,11 @@ def test_prompts_are_answered_and_marked_where_they_are(model: SAM, example: Exa
     assert click.masks.shape == (1, 24, 32)
     (three,) = sam_in_one_hour.predict_masks_of(model, maps, example, {"a click": point}, n_masks=SAM_MASKS)
     assert len(three.masks) == 3 and three.best == int(three.predicted_iou.argmax())
-    alt = sam_in_one_hour.draw_prompted_alt(example, [click, tight])
+    alt = sam_in_one_hour.draw_predictions_of_alt(example, [click, tight])
     assert f"a box: Dice {tight.dice[0]:.0%}" in alt
-    axes = sam_in_one_hour.draw_prompted(model, example, [click, tight, whole], {"gland": "#e69f00"}).axes
+    axes = sam_in_one_hour.draw_predictions_of(
+        model, example, [click, tight, whole], {"gland": "#e69f00"}
+    ).axes
     (mark,) = axes[0].lines
     x, y = (float(np.asarray(values)[0]) for values in (mark.get_xdata(), mark.get_ydata()))
     assert example.reference[int(y / 2), int(x)] == 1  # millimetres: pixels of a row are 2 mm apart
