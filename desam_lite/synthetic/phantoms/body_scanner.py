@@ -1,7 +1,7 @@
-"""CT and fat-suppressed T2 MRI of one body: grey levels from Hounsfield units or relaxation, then what either machine adds.
+"""CT and fat-suppressed T2 MRI of one body: intensities from Hounsfield units or relaxation, then what either machine adds.
 
 Both are one scanner whose ``modality`` goes from 0 (CT) to 1 (MRI), so that a lesson can move the contrast alone, or all but the
-contrast. In between lies a picture that no machine takes, which is the point of a dial.
+contrast. In between lies an image that no machine takes, which is the point of a dial.
 """
 
 from collections.abc import Sequence
@@ -85,40 +85,40 @@ def expose_body(
     finer: Sequence[Field],
     rng: np.random.Generator,
 ) -> Field:
-    """Take the picture.
+    """Acquire the image.
 
     Args:
-        tissue: Tissue ids ``(Z, f H, f W)``, painted f times finer in the plane than the picture.
-        patient: Whose they are: iron and fat in the liver change its grey level.
+        tissue: Tissue ids ``(Z, f H, f W)``, painted f times finer in the plane than the image.
+        patient: Whose they are: iron and fat in the liver change its intensity.
         scanner: The settings.
-        axes: x, y, z in mm of the picture's grid ``(Z, H, W)``, broadcastable to it.
+        axes: x, y, z in mm of the image's grid ``(Z, H, W)``, broadcastable to it.
         finer: The same of the tissue's grid.
         rng: Names texture, bias field, artefacts and noise.
 
     Returns:
-        Grey levels ``(Z, H, W)``: 0 to 1 is the window of a CT, which goes beyond, or nothing to the brightest organ of an MRI.
+        Intensities ``(Z, H, W)``: 0 to 1 is the window of a CT, which goes beyond, or nothing to the brightest organ of an MRI.
     """
     texture_rng, bias_rng, noise_rng = rng.spawn(3)
     factor = tissue.shape[1] // axes[1].size
-    signal = _grey(tissue, patient, scanner, finer, texture_rng)
+    signal = _intensities(tissue, patient, scanner, finer, texture_rng)
     pixel = float(finer[0].ravel()[1] - finer[0].ravel()[0])
     sigma = [0.35, scanner.blur / pixel, scanner.blur / pixel]
-    picture = average_blocks(ndimage.gaussian_filter(signal, sigma), factor)
+    image = average_blocks(ndimage.gaussian_filter(signal, sigma), factor)
     field, fail = (smooth_field(axes, scale, _REACH, bias_rng) for scale in (130, 40))
-    picture *= np.exp(scanner.bias * field.astype(np.float64)).astype(np.float32) * _coils(scanner, axes)
-    picture += np.float32(scanner.streak) * _streaks(picture.shape, axes, fail)
-    picture = ring(picture, scanner.gibbs)
-    return _noisy(_ghosted(picture, scanner), scanner, noise_rng)
+    image *= np.exp(scanner.bias * field.astype(np.float64)).astype(np.float32) * _coils(scanner, axes)
+    image += np.float32(scanner.streak) * _streaks(image.shape, axes, fail)
+    image = ring(image, scanner.gibbs)
+    return _noisy(_ghosted(image, scanner), scanner, noise_rng)
 
 
-def _grey(
+def _intensities(
     tissue: npt.NDArray[np.uint8],
     patient: AbdomenPatient,
     scanner: BodyScanner,
     axes: Sequence[Field],
     rng: np.random.Generator,
 ) -> Field:
-    """Return the grey level of every voxel before anything is lost: CT and MRI mixed by the modality."""
+    """Return the intensity of every voxel before anything is lost: CT and MRI mixed by the modality."""
     part = np.float32(scanner.modality)
     strength = np.array([t.texture for t in ABDOMEN_TISSUES.values()], dtype=np.float32)
     uneven = np.float32(0.75) * smooth_field(axes, 5, _REACH, rng) + np.float32(0.5) * smooth_field(
@@ -177,21 +177,21 @@ def _streaks(shape: tuple[int, ...], axes: Sequence[Field], slow: Field) -> Fiel
     return np.asarray(np.broadcast_to(rows * level, shape), dtype=np.float32) * (1 + np.float32(0.5) * slow)
 
 
-def _ghosted(picture: Field, scanner: BodyScanner) -> Field:
-    """Add the ghosts of what moves with the breath, a quarter of the picture away along the phase direction y."""
-    away = picture.shape[1] // 4
-    ghosts = np.roll(picture, away, axis=1) + np.roll(picture, -away, axis=1)
-    return np.asarray(picture + np.float32(0.5 * scanner.ghost) * np.maximum(ghosts, 0), dtype=np.float32)
+def _ghosted(image: Field, scanner: BodyScanner) -> Field:
+    """Add the ghosts of what moves with the breath, a quarter of the image away along the phase direction y."""
+    away = image.shape[1] // 4
+    ghosts = np.roll(image, away, axis=1) + np.roll(image, -away, axis=1)
+    return np.asarray(image + np.float32(0.5 * scanner.ghost) * np.maximum(ghosts, 0), dtype=np.float32)
 
 
-def _noisy(picture: Field, scanner: BodyScanner, rng: np.random.Generator) -> Field:
+def _noisy(image: Field, scanner: BodyScanner, rng: np.random.Generator) -> Field:
     """Add noise: Gaussian to a CT, that of a magnitude to an MRI."""
-    first, second = rng.standard_normal((2, *picture.shape), dtype=np.float32)
+    first, second = rng.standard_normal((2, *image.shape), dtype=np.float32)
     if scanner.grain > 0:
         first, second = (_grained(n, scanner.grain) for n in (first, second))
     sigma, part = np.float32(scanner.noise), np.float32(scanner.modality)
-    straight = picture + sigma * first
-    magnitude = np.sqrt((np.maximum(picture, 0) + sigma * first) ** 2 + (sigma * second) ** 2)
+    straight = image + sigma * first
+    magnitude = np.sqrt((np.maximum(image, 0) + sigma * first) ** 2 + (sigma * second) ** 2)
     return np.asarray((1 - part) * straight + part * magnitude, dtype=np.float32)
 
 

@@ -17,11 +17,11 @@ from desam_lite.synthetic.phantoms.trunk import AbdomenPatient
 
 MATRIX = 128
 """Pixels along each side of a slice."""
-_FINER = 2  # anatomy is painted this much finer than the picture, so that edges are soft
+_FINER = 2  # anatomy is painted this much finer than the image, so that edges are soft
 _OFF_CENTRE = np.array([2.0, 5.0, 4.0])  # how far a scan of the pelvis is put off the gland: x, y, z in mm
 _ABDOMEN_MIDDLE = np.array([0.0, 8.0, 26.0])  # of a scan of the abdomen: x, y, z in mm
 _ABDOMEN_OFF_CENTRE = np.array([16.0, 16.0, 25.0])
-_GREY_TOP = 1500.0
+_INTENSITY_TOP = 1500.0
 Map = npt.NDArray[np.uint8]
 Axes = tuple[Field, Field, Field]
 
@@ -31,11 +31,11 @@ class Case:
     """One synthetic case.
 
     Attributes:
-        image: Grey levels ``(Z, H, W)`` int16.
+        image: Intensities ``(Z, H, W)`` int16.
         label: ``(Z, H, W)`` uint8, the label of the organ, 0 elsewhere.
         spacing: z, y, x in mm.
         patient: Whose anatomy it is.
-        scanner: The settings that took the picture.
+        scanner: The settings of the acquisition.
     """
 
     image: npt.NDArray[np.int16]
@@ -46,7 +46,7 @@ class Case:
 
 
 def make_case(site: Site, rng: np.random.Generator, *, matrix: int = MATRIX) -> Case:
-    """Draw a patient and take the picture a site would take.
+    """Draw a patient and acquire the image of a site.
 
     Args:
         site: The hospital.
@@ -73,8 +73,8 @@ def _pelvis(site: Site, scanner: Scanner, streams: list[np.random.Generator], ma
     grid, finer, spacing = _grids(scanner, matrix, middle)
     tissue, organ = paint_pelvis(patient, finer)
     coil = (patient.place[0], patient.place[1] + patient.gland[1] + 12, 0.0)
-    picture = expose(tissue, scanner, grid, spacing, coil, scan_rng)
-    return Case(_stored(picture), _labels(organ), spacing, patient, scanner)
+    image = expose(tissue, scanner, grid, spacing, coil, scan_rng)
+    return Case(_stored(image), _labels(organ), spacing, patient, scanner)
 
 
 def _abdomen(site: Site, scanner: BodyScanner, streams: list[np.random.Generator], matrix: int) -> Case:
@@ -84,16 +84,16 @@ def _abdomen(site: Site, scanner: BodyScanner, streams: list[np.random.Generator
     middle = place_rng.normal(_ABDOMEN_MIDDLE, _ABDOMEN_OFF_CENTRE)
     grid, finer, spacing = _grids(scanner, matrix, middle)
     tissue, organ = paint_abdomen(patient, finer)
-    picture = expose_body(tissue, patient, scanner, grid, finer, scan_rng)
+    image = expose_body(tissue, patient, scanner, grid, finer, scan_rng)
     if not site.hounsfield:
-        return Case(_stored(picture), _labels(organ), spacing, patient, scanner)
+        return Case(_stored(image), _labels(organ), spacing, patient, scanner)
     low, high = WINDOW
-    units = np.clip(np.rint(low + (high - low) * picture), -1024, 3071).astype(np.int16)
+    units = np.clip(np.rint(low + (high - low) * image), -1024, 3071).astype(np.int16)
     return Case(units, _labels(organ), spacing, patient, scanner)
 
 
 def _planned(scanner: BodyScanner, patient: AbdomenPatient, rng: np.random.Generator) -> BodyScanner:
-    """Return the scanner as planned for one patient: the field of view follows the girth and the taste of the day."""
+    """Return the scanner as planned for one patient: the field of view follows the girth and varies a little from day to day."""
     wide, high = np.exp(rng.normal(0, (0.12, 0.12)))
     girth = (patient.build * patient.girth[0] * 124 + patient.under_skin) / 140  # 1 for an average patient
     return replace(
@@ -103,14 +103,14 @@ def _planned(scanner: BodyScanner, patient: AbdomenPatient, rng: np.random.Gener
     )
 
 
-def _stored(picture: Field) -> npt.NDArray[np.int16]:
+def _stored(image: Field) -> npt.NDArray[np.int16]:
     """Return an MRI as scanners store one: whole numbers of no unit."""
-    top = max(float(np.percentile(picture, 99.5)), 1e-12)
-    return np.asarray(np.clip(picture * (_GREY_TOP / top), 0, 32000), dtype=np.int16)
+    top = max(float(np.percentile(image, 99.5)), 1e-12)
+    return np.asarray(np.clip(image * (_INTENSITY_TOP / top), 0, 32000), dtype=np.int16)
 
 
 def _labels(organ: Map) -> Map:
-    """Return the label that covers at least half of each pixel of the picture."""
+    """Return the label that covers at least half of each pixel of the image."""
     label = np.zeros((organ.shape[0], organ.shape[1] // _FINER, organ.shape[2] // _FINER), np.uint8)
     for number in range(1, int(organ.max()) + 1):
         label[average_blocks(organ == number, _FINER) >= 0.5] = number
@@ -120,7 +120,7 @@ def _labels(organ: Map) -> Map:
 def _grids(
     scanner: Scanner | BodyScanner, matrix: int, middle: npt.NDArray[np.float64]
 ) -> tuple[Axes, Axes, tuple[float, float, float]]:
-    """Return the grid of the picture around a point, the finer one that anatomy is painted on, and the spacing (z, y, x)."""
+    """Return the grid of the image around a point, the finer one that anatomy is painted on, and the spacing (z, y, x)."""
     pixel, thick = scanner.field_of_view / matrix, scanner.thickness
     slices = max(round(scanner.coverage / thick), 1)
     grid = _grid_axes((slices, matrix, matrix), (thick, pixel, pixel), middle)

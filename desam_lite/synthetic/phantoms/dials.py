@@ -24,7 +24,7 @@ def dial_names(site: Site) -> list[str]:
 def dialled(first: Site, second: Site, dials: Mapping[str, float]) -> Site:
     """Return the first site with some factors moved towards the second.
 
-    Grey levels stay in the unit of the first (Hounsfield units for a CT), so that the data are prepared as its own.
+    Intensities stay in the unit of the first (Hounsfield units for a CT), so that the data are prepared as its own.
 
     Args:
         first: Where every dial at 0 is.

@@ -1,4 +1,4 @@
-"""From a tissue map to a picture: spin-echo contrast, coils, bias field, point spread, noise and artefacts."""
+"""From a tissue map to an image: spin-echo contrast, coils, bias field, point spread, noise and artefacts."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Scanner:
         field_strength: Tesla.
         repetition: TR, ms.
         echo: Effective TE, ms.
-        gamma: Exponent of the reconstruction's grey-level curve; 1 is linear.
+        gamma: Exponent of the reconstruction's intensity curve; 1 is linear.
         noise: Standard deviation of the noise of each channel, as a part of the mean signal of muscle.
         bias: Standard deviation of the logarithm of the smooth bias field.
         endorectal: Weight of an endorectal coil's sensitivity, 0 to 1.
@@ -70,18 +70,18 @@ def expose(
     coil: tuple[float, float, float],
     rng: np.random.Generator,
 ) -> Field:
-    """Take the picture.
+    """Acquire the image.
 
     Args:
-        tissue: Tissue ids ``(Z, f H, f W)``, painted f times finer in the plane than the picture.
+        tissue: Tissue ids ``(Z, f H, f W)``, painted f times finer in the plane than the image.
         scanner: Its settings.
-        axes: x, y, z in mm of the picture's grid ``(Z, H, W)``, broadcastable to it.
-        spacing: z, y, x in mm of the picture.
+        axes: x, y, z in mm of the image's grid ``(Z, H, W)``, broadcastable to it.
+        spacing: z, y, x in mm of the image.
         coil: Where an endorectal coil lies, x, y, z in mm.
         rng: Names texture, bias field and noise.
 
     Returns:
-        Grey levels ``(Z, H, W)``, arbitrary unit, not negative.
+        Intensities ``(Z, H, W)``, arbitrary unit, not negative.
     """
     factor = tissue.shape[1] // axes[1].size
     fine = (spacing[0], spacing[1] / factor, spacing[2] / factor)
@@ -134,13 +134,13 @@ def relaxation_signal(tissues: Iterable[Tissue], scanner: Relaxing) -> Field:
     return np.asarray(values, dtype=np.float32)
 
 
-def ring(picture: Field, strength: float) -> Field:
+def ring(image: Field, strength: float) -> Field:
     """Let edges ring along y: the outer phase-encoding lines of ``(Z, H, W)`` are lost by ``strength``, 0 to 1."""
     if strength <= 0:
-        return picture
-    lines = np.fft.rfft(picture.astype(np.float64), axis=1)
+        return image
+    lines = np.fft.rfft(image.astype(np.float64), axis=1)
     lines[:, round(_SAMPLED * lines.shape[1]) :] *= 1 - min(strength, 1)
-    return np.asarray(np.fft.irfft(lines, picture.shape[1], axis=1), dtype=np.float32)
+    return np.asarray(np.fft.irfft(lines, image.shape[1], axis=1), dtype=np.float32)
 
 
 def _texture(tissue: npt.NDArray[np.uint8], spacing: Sequence[float], rng: np.random.Generator) -> Field:

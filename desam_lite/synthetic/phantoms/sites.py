@@ -19,7 +19,7 @@ class Site:
     Attributes:
         scanner: Settings.
         balloon: How far the balloon of an endorectal coil is filled, 0 (there is none) to 1; None for the abdomen.
-        hounsfield: Whether grey levels are stored in Hounsfield units.
+        hounsfield: Whether intensities are stored in Hounsfield units.
     """
 
     scanner: Scanner | BodyScanner

@@ -1,7 +1,7 @@
 """What a promptable model is trained on: masks and their quality, as SAM, and features that do not depend on contrast.
 
 SAM's focal loss with weight 20 left a model of this size with empty masks for long; class-balanced cross-entropy with Dice does
-not. The losses on features are this study's addition: one scene drawn under two contrasts must look the same to the encoder.
+not. The losses on features are this study's addition: one scene under two contrasts must have the same features.
 """
 
 import torch

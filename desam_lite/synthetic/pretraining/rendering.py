@@ -103,8 +103,8 @@ def _window(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     shown = shown ** (2 ** uniform(generator, count, 1, 1, low=-1.0, high=1.0))
     line = torch.linspace(-1, 1, size, device=image.device)
     reach = 2 - chance(generator, 0.2, count, 2, 1) * uniform(generator, count, 2, 1, low=1.0, high=1.5)
-    seen = (line.abs() < reach[:, 0])[:, None] & (line.abs() < reach[:, 1])[..., None]
-    return shown * seen
+    inside = (line.abs() < reach[:, 0])[:, None] & (line.abs() < reach[:, 1])[..., None]
+    return shown * inside
 
 
 def pick_objects(scenes: Scenes, number: int, step: int, generator: torch.Generator) -> torch.Tensor:
