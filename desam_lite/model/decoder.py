@@ -123,10 +123,9 @@ class PDMM(nn.Module):
         """
         count = len(context.coarse) if mask_embedding is None else len(mask_embedding)
         coarse, middle, fine = (m.expand(count, -1, -1, -1) for m in context)
-        joined = (
-            coarse if mask_embedding is None else torch.cat([mask_embedding, coarse], dim=1)
-        )  # (B, 256 + P0, h, w)
-        x = self.fusion(joined)  # (B, P0, h, w)
+        if mask_embedding is not None:
+            coarse = torch.cat([mask_embedding, coarse], dim=1)  # (B, 256 + P0, h, w)
+        x = self.fusion(coarse)  # (B, P0, h, w)
         x = self.up[0](x, middle)  # (B, P1, 2h, 2w)
         x = self.up[1](x, fine)  # (B, P2, 4h, 4w)
         logits: torch.Tensor = self.head(x)
