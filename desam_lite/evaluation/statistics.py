@@ -179,7 +179,7 @@ def compare(
         scores: As `scores` returns them.
         pairs: (first, second) labels; the difference is first minus second.
         rule: How sources and targets are averaged (`RULES`).
-        margin: Smallest difference that matters, in units of the metric; None for that of `MARGINS`.
+        margin: Smallest difference that matters, in units of the metric; None for that of `MARGINS`, of Dice for other scores.
 
     Returns:
         One row per pair, in and out of domain: the labels ``first`` and ``second``, ``mean``, ``low``, ``high``, the ``verdict``
@@ -191,14 +191,16 @@ def compare(
     """
     _check_rule(rule)
     metric = str(scores["metric"].iloc[0]) if len(scores) else "dice"
-    margin = MARGINS[metric] if margin is None else margin
+    margin = MARGINS.get(metric, MARGINS["dice"]) if margin is None else margin
     rows = []
     for first, second in pairs:
         both = paired_differences(scores, first, second)
         for in_domain in (True, False):
             group = both[both["in_domain"] == in_domain]
             estimate = _estimate(group, rule)
-            verdict = decide(estimate["low"], estimate["high"], margin, more_is_better=METRICS[metric])
+            verdict = decide(
+                estimate["low"], estimate["high"], margin, more_is_better=METRICS.get(metric, True)
+            )
             pair = {"first": first, "second": second, "in_domain": in_domain, "verdict": verdict}
             rows.append({**pair, **estimate, **_sign_test(group)})
     table = pd.DataFrame(rows, columns=[name for name in _DIFFERENCES if name != "p_holm"])

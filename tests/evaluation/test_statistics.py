@@ -276,6 +276,19 @@ def test_a_larger_distance_is_worse() -> None:
     assert table["verdict"].tolist()[1] == "worse by less than the margin"
 
 
+def test_a_score_of_another_name_is_decided_like_dice() -> None:
+    """As the spread of Dice over prompts."""
+    frame = rows(
+        *[
+            (label, "A", "B", seed, str(case), (label == "wide") / 4 + (case + seed) / 90)
+            for label in ("wide", "narrow")
+            for seed in range(3)
+            for case in range(5)
+        ]
+    ).assign(metric="spread")
+    assert results.compare(frame, [("wide", "narrow")])["verdict"].tolist()[1] == "better"
+
+
 def test_cases_that_differ_between_seeds_still_give_an_interval() -> None:
     """In domain every seed may hold out other cases."""
     rng = np.random.default_rng(0)

@@ -163,12 +163,14 @@ def _spreads(plan: dict[str, Any], job: StudyJob) -> bool:
 
 def _holds(folder: Path, plan: dict[str, Any], job: StudyJob, record: Record) -> bool:
     if job.kind == "data":
-        return bool(record["stamp"] == stamp_folder(Path(plan["data"][job.key]["root"])))
+        return bool(record.get("stamp") == stamp_folder(Path(plan["data"][job.key]["root"])))
     if job.kind == "run":
-        return bool(record["stamp"] == stamp_run(Path(record["directory"])))
+        return bool(record.get("stamp") == stamp_run(Path(record["directory"])))
     if job.kind == "page":
         page = plan["pages"][job.key]
-        return bool(record["key"] == page["key"] and record["stamp"] == stamp_file(Path(page["page"])))
+        return bool(
+            record.get("key") == page["key"] and record.get("stamp") == stamp_file(Path(page["page"]))
+        )
     if job.kind == "book":
         built = record_path(folder, job).stat().st_mtime
         younger = any(Path(path).stat().st_mtime > built for path in plan["book_sources"])
@@ -179,7 +181,10 @@ def _holds(folder: Path, plan: dict[str, Any], job: StudyJob, record: Record) ->
 def _reopen(directory: Path, record: Record) -> None:
     """Take back that a run is done if it is damaged, and that it has failed: it is tried again."""
     (directory / FAILED).unlink(missing_ok=True)
-    if record["status"] == "ok" and stamp_run(directory) != record["stamp"]:
+    if record["status"] == "ok" and record.get("stamp") not in (
+        None,
+        stamp_run(directory),
+    ):  # None: of an older edition
         (directory / "done").unlink(missing_ok=True)
 
 

@@ -107,6 +107,20 @@ def test_a_damaged_run_is_done_again(damage: Any, plan: dict[str, Any], tmp_path
     assert not (directory / "done").exists()
 
 
+def test_records_of_an_older_edition_are_made_again_and_its_finished_runs_stay(
+    plan: dict[str, Any], tmp_path: Path
+) -> None:
+    for job, more in (
+        (RUN, {"directory": str(tmp_path / "runs" / "name"), "bytes": {}}),
+        (PAGE, {}),
+        (DATA, {}),
+    ):
+        write_record(tmp_path, job, "ok", **more)
+    drop_stale(tmp_path, plan)
+    assert not status_of(tmp_path, RUN) and not status_of(tmp_path, PAGE) and not status_of(tmp_path, DATA)
+    assert (tmp_path / "runs" / "name" / "done").is_file()
+
+
 def test_a_damaged_record_is_no_record(plan: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "runs" / "r.json").write_text('{"status": "o')
     assert open_jobs(plan, tmp_path) == [RUN]
