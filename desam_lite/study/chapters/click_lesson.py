@@ -142,7 +142,7 @@ def _chain(card: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
 
 
 def _total(card: Mapping[str, Any], name: str) -> float:
-    return sum(entry[name] for entry in _chain(card))
+    return float(sum(entry[name] for entry in _chain(card)))
 
 
 def provenance_of_weights(card: Mapping[str, Any], *, profile: str, steps: int) -> Table:
@@ -152,7 +152,7 @@ def provenance_of_weights(card: Mapping[str, Any], *, profile: str, steps: int) 
     rows = {
         "profile": f"{profile}: {steps} steps of training on this page",
         "weights": f"{card['name']}, SHA-256 {card['sha256'][:16]}",
-        "trained": f"{_total(card, 'pictures'):,} pictures, {minutes}",
+        "trained": f"{_total(card, 'pictures'):,.0f} pictures, {minutes}",
         "data": card["data"],
         "code": f"desam-lite {code['version']}, {(code.get('commit') or 'no commit known')[:10]}",
         "libraries": ", ".join(f"{k} {v}" for k, v in card["libraries"].items()),
@@ -246,7 +246,7 @@ def draw_curve(curve: pd.DataFrame, aims: Mapping[str, float]) -> Figure:
         ax = figure.subplots()
         for name, (color, marker) in _CURVES.items():
             if name in curve:
-                look = {"marker": marker, "ms": 4, "lw": 1.5, "color": color}
+                look: dict[str, Any] = {"marker": marker, "ms": 4, "lw": 1.5, "color": color}
                 ax.plot(curve["pictures"], curve[name], label=MEASURES[name], **look)
         for name, aim in aims.items():
             ax.axhline(aim, color=_CURVES[name][0], ls=":", lw=1.2)

@@ -51,11 +51,7 @@ def organ_table(
 def per_organ_models(
     metrics: pd.DataFrame, organs: Sequence[str], *, metric: str = "dice", protocol: str = "whole_volume"
 ) -> pd.DataFrame:
-    """Compare a model for each organ with one for all, organ by organ and case by case.
-
-    Returns:
-        `statistics.compare`, a model for each organ minus one for all, with ``organ``; p corrected over all rows.
-    """
+    """Compare a model for each organ with one for all (first minus second), organ by organ; p is corrected over all rows."""
     labels = [label for label in metrics["label"].unique() if str(label).endswith(f", {SINGLE_ORGAN}")]
     tables = []
     for label in labels:

@@ -177,7 +177,7 @@ def draw_bytes(table: pd.DataFrame, slices: int) -> Figure:
     with styled():
         figure = Figure((WIDTH, 2.9), layout="constrained")
         ax = figure.subplots()
-        table.plot.barh(ax=ax, color=_FORMAT_COLORS, width=0.8, logx=True, legend=False)
+        table.plot.barh(ax=ax, color=list(_FORMAT_COLORS.values()), width=0.8, logx=True, legend=False)
         for bars in ax.containers:
             ax.bar_label(bars, fmt="{:.3g}", padding=3, fontsize=8)  # type: ignore[arg-type]
         ax.set(xlabel=f"gigabytes for {slices:,} slices", ylabel="", xlim=(None, table.to_numpy().max() * 4))

@@ -61,9 +61,6 @@ def rescore(runs: Sequence[Run], task: Task, workspace: Path | str, *, progress:
         One row per run, case, organ and protocol: the columns that name the run, ``target``, ``case``, ``organ``,
         ``protocol``, ``dice`` (the slices of the patient pooled) and ``slice_dice`` (the mean over its slices); NaN where a
         protocol leaves nothing to score.
-
-    Raises:
-        StudyError: A stored prediction is missing or damaged.
     """
     finished = [run for run in runs if run.finished]
     protocols = {name: quirks._asdict() for name, quirks in {**LADDER, **ALONE}.items()}
@@ -115,11 +112,7 @@ def dice_both_ways(predicted: Mask, true: Mask) -> tuple[float, float]:
 
 
 def quirk_effects(rescored: pd.DataFrame, *, rule: statistics.Rule = "sources") -> pd.DataFrame:
-    """Return what each quirk does to each method out of domain, case by case: the protocol with it minus the one without.
-
-    Returns:
-        One row per label and pair of protocols: ``first``, ``second``, ``mean``, ``low``, ``high`` of the change, ``cases``.
-    """
+    """Return what each quirk does to each method out of domain, case by case: the protocol with it minus the one without."""
     names = list(LADDER)
     pairs = [*zip(names[1:], names[:-1], strict=True), ("border_alone", "whole_volume")]
     pairs.append(("published", "whole_volume"))
@@ -133,11 +126,7 @@ def quirk_effects(rescored: pd.DataFrame, *, rule: statistics.Rule = "sources") 
 
 
 def orders(scorings: pd.DataFrame) -> pd.DataFrame:
-    """Return the orders of the methods by all ways of counting, best first, and in how many ways each occurs.
-
-    Args:
-        scorings: ``label``, ``protocol``, ``pooling``, averaging ``rule``, and the ``mean`` out of domain.
-    """
+    """Return the orders of the methods by all protocols, poolings and averaging rules, and in how many ways each occurs."""
     ranked = scorings.sort_values("mean", ascending=False, kind="stable")
     joined = ranked.groupby(["protocol", "pooling", "rule"], sort=False)["label"].agg(" > ".join)
     counted = joined.value_counts()
@@ -281,7 +270,7 @@ def draw_scorings(scorings: pd.DataFrame) -> Figure:
         ax.set_xlabel("Dice (%), out of domain: one dot per protocol and averaging rule")
         ax.grid(axis="x")
         ax.tick_params(axis="y", length=0)
-        dot = {"color": _REFERENCE, "marker": "o", "ms": 5, "ls": "none"}
+        dot: dict[str, Any] = {"color": _REFERENCE, "marker": "o", "ms": 5, "ls": "none"}
         faces = (("slices pooled per patient", _REFERENCE), ("mean of slices", "white"))
         add_legend(figure, [Line2D([], [], mfc=face, label=name, **dot) for name, face in faces])
     return figure

@@ -31,11 +31,7 @@ _SAME, _OTHER = "#0072b2", "#d55e00"
 
 
 def pairs_of(scores: pd.DataFrame, *, control: str = "Prior", most: int = 5) -> list[tuple[str, str]]:
-    """Return every pair of methods but the control, the later first; of more than ``most``, the last against each other one.
-
-    Raises:
-        StudyError: There are no two.
-    """
+    """Return every pair of methods but the control, the later first; of more than ``most``, the last against each other one."""
     trained = [label for label in scores["label"].unique() if label != control]
     if len(trained) < 2:
         raise StudyError(
@@ -47,11 +43,7 @@ def pairs_of(scores: pd.DataFrame, *, control: str = "Prior", most: int = 5) -> 
 
 
 def differences_away(scores: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
-    """Return the differences of two methods out of domain, one row per source, target, seed and case both have scored.
-
-    Raises:
-        StudyError: There is none.
-    """
+    """Return the differences of two methods out of domain, one row per source, target, seed and case that both have scored."""
     both = statistics.paired_differences(scores, first, second).dropna(subset="value")
     away = both[~both["in_domain"].astype(bool)]
     if away.empty:
@@ -82,11 +74,7 @@ def p_value(values: Floats, test: TestName) -> float:
 
 
 def significance(scores: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """Return the p values of every test for each pair of methods out of domain, each corrected by Holm over the pairs.
-
-    Returns:
-        ``first``, ``second``, ``cases``, ``mean``, and for each of `TESTS` its p and its corrected p (``<test>_holm``).
-    """
+    """Return ``cases``, ``mean`` and the p of each of `TESTS` for each pair out of domain; ``<test>_holm``: corrected."""
     rows = []
     for first, second in pairs:
         values = per_patient(differences_away(scores, first, second))
@@ -129,9 +117,8 @@ def flips(
 ) -> pd.DataFrame:
     """Return how often a study of few seeds would have named another winner than all seeds and cases do.
 
-    Returns:
-        ``first``, ``second``, ``mean`` with all seeds and cases, and the share of studies with the other sign when the
-        cases are all there (``same_cases``) and when half of them are (``half_cases``).
+    That is the share of studies with the other sign than the ``mean`` when the cases are all there (``same_cases``) and when
+    half of them are (``half_cases``).
     """
     rows = []
     for first, second in pairs:
@@ -149,11 +136,7 @@ def flips(
 def ballot(
     differences: pd.DataFrame, names: tuple[str, str], *, cases: int = 4, studies: int = 3, seed: int = 0
 ) -> pd.DataFrame:
-    """Return small studies for a class to vote on: one seed and a few patients each, the two methods called X and Y.
-
-    Returns:
-        ``study``, ``trained on``, ``seed``, ``patients``, ``mean`` (X - Y), ``X better on``; `unmask` names X.
-    """
+    """Return small studies for a class to vote on: one seed and a few patients each; the two methods are X and Y (`unmask`)."""
     rng = np.random.default_rng(seed)
     sign = 1.0 if unmask(names, seed=seed)["X"] == names[0] else -1.0
     arms = differences[["source", "seed"]].drop_duplicates().sample(frac=1, random_state=rng)
@@ -244,18 +227,20 @@ def draw_studies(
             other = np.sign(reported) != np.sign(whole[name])
             heights = row + jitter.uniform(-0.28, 0.28, len(reported))
             for chosen, color in ((~other, _SAME), (other, _OTHER)):
-                dots = {"ms": 2.5, "color": color, "alpha": 0.5, "mew": 0}
+                dots: dict[str, Any] = {"ms": 2.5, "color": color, "alpha": 0.5, "mew": 0}
                 ax.plot(reported[chosen] * factor, heights[chosen], ".", **dots)
             ax.plot([whole[name] * factor] * 2, [row - 0.36, row + 0.36], color="black", lw=2)
-            share = {"transform": ax.get_yaxis_transform(), "va": "center", "color": _OTHER}
-            ax.text(1.01, row, f"{other.mean():.0%}", **share)
+            beyond = ax.get_yaxis_transform()
+            ax.text(1.01, row, f"{other.mean():.0%}", transform=beyond, va="center", color=_OTHER)
         ax.axvline(0, color="#666666", lw=1)
         ax.set_yticks(range(len(studies)), list(studies))
         ax.set_ylim(len(studies) - 0.45, -0.55)
         ax.set_xlabel(f"difference in {title} that a small study reports")
         ax.tick_params(axis="y", length=0)
-        dots = (("same winner", _SAME), ("other winner", _OTHER))
-        marks = [Line2D([], [], color=color, marker=".", ls="none", ms=8, label=name) for name, color in dots]
+        winners = {"same winner": _SAME, "other winner": _OTHER}
+        marks = [
+            Line2D([], [], color=c, marker=".", ls="none", ms=8, label=name) for name, c in winners.items()
+        ]
         add_legend(figure, [*marks, Line2D([], [], color="black", lw=2, label="all seeds and cases")])
     return figure
 

@@ -128,8 +128,8 @@ def draw_predictions_of(
         prompt = prediction.prompt
         if prompt.xy is not None and prompt.labels is not None:
             for (x, y), label in zip(prompt.xy[0].tolist(), prompt.labels[0].tolist(), strict=True):
-                look = {"ms": 8, "color": _CLICK_COLOR, "mec": "black", "mew": 0.8}
-                ax.plot(x * x_mm, y * y_mm, "P" if label else "X", **look)
+                mark = "P" if label else "X"
+                ax.plot(x * x_mm, y * y_mm, mark, ms=8, color=_CLICK_COLOR, mec="black", mew=0.8)
             continue
         whole = [0, 0, model.image_size, model.image_size]
         left, top, right, bottom = whole if prompt.xyxy is None else prompt.xyxy[0].tolist()

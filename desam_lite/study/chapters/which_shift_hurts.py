@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ipywidgets
 import numpy as np
@@ -78,11 +78,7 @@ class Shift:
 
 
 def open_shift(task: Task, source: str, target: str = "") -> Shift:
-    """Return the way from a hospital to another; "" for the first other hospital of the task.
-
-    Raises:
-        StudyError: The task is not synthetic, or has no such hospitals.
-    """
+    """Return the way from a hospital of a synthetic task to another; "" for the first other hospital."""
     name = task.manifest.name
     if name not in TASKS:
         raise StudyError(
@@ -137,9 +133,6 @@ def turn_dials(
     Returns:
         One row per model, dial, position, patient and organ: ``dial``, ``position``, ``label``, ``source``, ``target``,
         ``in_domain`` (false), ``seed``, ``case``, ``organ``, ``dice``.
-
-    Raises:
-        StudyError: A model was trained elsewhere, or there is no such dial or position.
     """
     for run in runs:
         if run.spec.source != shift.source:
@@ -160,7 +153,12 @@ def turn_dials(
             make = partial(_score, load, run, take, maps, shift.task, protocol)
             table = cached_table(Path(workspace) / "dials", {"what": what, "how": how}, make)
             place = {"label": run.spec.label, "source": run.spec.source, "target": shift.target}
-            columns = {**place, "in_domain": False, "seed": run.spec.seed, "case": f"Patient{patient:02d}"}
+            columns: dict[str, Any] = {
+                **place,
+                "in_domain": False,
+                "seed": run.spec.seed,
+                "case": f"Patient{patient:02d}",
+            }
             tables.append(table.assign(dial=dial, position=float(part), **columns))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 

@@ -110,15 +110,8 @@ def prompt_maps(
 ) -> pd.DataFrame:
     """Predict with every prompt of a grid by every model, on some slices of some cases; tables on disk are read.
 
-    Args:
-        models: The models.
-        task: The task of the cases.
-        workspace: Folder for results and caches.
-        cases: (domain, case) pairs.
-        slices: How many slices with an organ of each case, evenly spread, or which.
-        side: Points along a side of the grid.
-        kind: Of prompt; None for each model's own.
-        progress: Whether to show a bar.
+    Cases are (domain, case) pairs; ``slices`` says which, or how many with an organ, evenly spread; a grid has ``side`` points
+    along a side; without ``kind`` each model gets its own kind of prompt.
 
     Returns:
         One row per model, slice, organ and prompt: `MODEL_AND_CASE`, ``slice``, ``organ``, ``kind``, ``side`` and the columns
@@ -201,17 +194,10 @@ def predict_masks(
     size: tuple[int, int],
     organ: int,
 ) -> tuple[Mask, npt.NDArray[np.float64]]:
-    """Predict one organ (a number from 0) of one slice with many prompts.
+    """Predict one organ (a number from 0) of one slice ``size`` (H, W) with many prompts.
 
-    Args:
-        model: The model.
-        embeddings: Of the slice, batch 1.
-        places: Points ``(P, 2)`` or boxes ``(P, 4)``, pixels of the slice.
-        size: Height and width of the slice.
-        organ: Its number.
-
-    Returns:
-        Masks ``(P, H, W)`` and predicted IoU ``(P,)``, NaN where the model was not trained to predict it.
+    Places are points ``(P, 2)`` or boxes ``(P, 4)``, pixels of the slice. Returned are masks ``(P, H, W)`` and predicted IoU
+    ``(P,)``, NaN where the model was not trained to predict it.
     """
     net = model.predictor.model
     context = net.read_context(embeddings)
