@@ -14,15 +14,9 @@ _TEXTS = ("label", "source", "target", "case", "organ", "dial", "kind")
 def cached_table(
     folder: Path | str, made_from: Mapping[str, Any], make: Callable[[], pd.DataFrame]
 ) -> pd.DataFrame:
-    """Return the table that `made_from` names: read if it is there, else made and written, whole or not at all.
+    """Return the table that `made_from` (all that changes it; content by its hash) names: read, or else made and written whole.
 
-    Args:
-        folder: Where such tables lie.
-        made_from: Everything that changes the table, as JSON-like values; content by its hash.
-        make: Makes it; called only when it is not there.
-
-    Returns:
-        The table; columns that hold names are texts even where they look like numbers.
+    Columns that hold names are texts even where they look like numbers.
     """
     path = Path(folder) / f"{digest(dict(made_from))}.csv"
     if not path.exists():

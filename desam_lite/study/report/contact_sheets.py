@@ -13,6 +13,7 @@ from desam_lite.data.cases import CaseVolume, load_case
 from desam_lite.data.index import build_index
 from desam_lite.data.manifest import Manifest
 from desam_lite.data.slices import prepare_intensity
+from desam_lite.study.report.sentences import count
 from desam_lite.study.report.slice_examples import Example
 from desam_lite.study.report.slice_figures import draw_slice
 from desam_lite.study.report.style import styled
@@ -45,7 +46,7 @@ def contact_sheet(manifest: Manifest, root: Path | str, *, cases: int = 6, progr
         )
         rows.append((domain.title, [_most_telling(manifest, volume) for volume in volumes]))
     left_out = len(index) - len(sound)
-    title = manifest.title + (f" ({left_out} faulty cases left out)" if left_out else "")
+    title = manifest.title + (f" ({count(left_out, 'faulty case')} left out)" if left_out else "")
     return _draw_sheet(rows, {organ.name: organ.color for organ in manifest.organs}, title)
 
 

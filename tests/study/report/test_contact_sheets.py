@@ -40,7 +40,7 @@ def test_faulty_cases_are_left_out_and_counted(tmp_path: Path) -> None:
     (root / "A" / "Case00.nii.gz").write_bytes(b"no scan")
     figure = sheet(manifest, root)
     assert sum(bool(tile.images) for tile in figure.axes) == 3
-    assert "1 faulty cases left out" in figure.get_suptitle()
+    assert "1 faulty case left out" in figure.get_suptitle()
 
 
 def test_pixels_that_are_not_square_are_drawn_in_their_shape(tmp_path: Path) -> None:
