@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import psutil
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from desam_lite.model.build import build_desam
@@ -131,9 +132,11 @@ def shares_by_operation(call: Callable[[], object], options: Options, largest: i
     with profile(activities=activities) as trace:
         call()
     field = "self_device_time_total" if options.on_gpu else "self_cpu_time_total"
-    times = {event.key: getattr(event, field) for event in trace.key_averages()}
-    names = sorted(times, key=lambda key: -times[key])[:largest]
-    return {name: round(times[name] / sum(times.values()), 3) for name in names}
+    # Kernels are listed beside the operations that launch them: each counts once.
+    operations = [event for event in trace.key_averages() if event.device_type == DeviceType.CPU]
+    times = {event.key: getattr(event, field) for event in operations}
+    total = sum(times.values()) or 1
+    return {name: round(times[name] / total, 3) for name in sorted(times, key=lambda n: -times[n])[:largest]}
 
 
 def _return_memory() -> None:

@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,7 +43,7 @@ MODULES = (
 """What the steps import."""
 MAKE_WHEELS = f"'make wheels WHEELS_FOR={sys.version_info.major}.{sys.version_info.minor}'"
 MINUTES = 8.6
-LIMITS = {"encoder": 140, "training": 80, "inference": 60, "embeddings": 50, "attention": 60}  # seconds
+LIMITS = {"encoder": 140, "training": 80, "inference": 60, "embeddings": 50, "attention": 75}  # seconds
 PRETRAIN_LEAST = 45  # seconds that are kept for the last step
 PRETRAIN_END = 35  # seconds of it that are not for training: imports, the probe of the card, writing
 PRETRAIN_QUICK = 3
@@ -233,6 +234,8 @@ class Session:
             return f"Python cannot look at this machine: {done.stderr.strip().splitlines()[-1]}"
         self.machine = json.loads(done.stdout)
         self.say(json.dumps(self.machine))
+        if shutil.which("nvidia-smi"):
+            self.say(subprocess.run(["nvidia-smi"], capture_output=True, text=True, check=False).stdout)
         missing = self.machine.pop("missing")
         if missing:
             return (

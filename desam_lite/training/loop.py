@@ -124,15 +124,21 @@ def train_epoch(
     module.train()
     order = np.random.default_rng([settings.seed, epoch]).permutation(len(data))
     total = torch.zeros((), device=fabric.device)
+    unchecked: tuple[torch.Tensor, Batch] | None = None
     for batch, weight, count in _batches(method, data, order, settings, epoch, fabric):
+        # To check a loss is to wait for it: a GPU has the next batch's work by the time the last loss is read.
+        if unchecked is not None:
+            _require_finite(*unchecked, f"loss of epoch {epoch + 1}")
         loss = method.loss(module, batch) * weight
-        _require_finite(loss, f"loss of epoch {epoch + 1}", batch)
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(loss)
         if settings.clip > 0:
             fabric.clip_gradients(module, optimizer, max_norm=settings.clip)
         optimizer.step()
         total += loss.detach() * count
+        unchecked = loss.detach(), batch
+    if unchecked is not None:
+        _require_finite(*unchecked, f"loss of epoch {epoch + 1}")
     return _mean_over_processes(total, len(data), fabric)
 
 
@@ -146,7 +152,7 @@ def validate(
     total = torch.zeros((), device=fabric.device)
     for batch, weight, count in _batches(method, data, order, settings, VALIDATION_EPOCH, fabric):
         loss = method.validation_loss(module, batch) * weight
-        _require_finite(loss, "validation loss", batch)
+        _require_finite(loss, batch, "validation loss")
         total += loss * count
     return _mean_over_processes(total, len(data), fabric)
 
@@ -180,7 +186,7 @@ def sample_generator(seed: int, epoch: int, sample: int) -> np.random.Generator:
     return np.random.default_rng([seed, epoch, sample])
 
 
-def _require_finite(loss: torch.Tensor, name: str, batch: Batch) -> None:
+def _require_finite(loss: torch.Tensor, batch: Batch, name: str) -> None:
     if not torch.isfinite(loss):
         raise StudyError(
             f"the {name} is {loss.item()} on a batch of cases {', '.join(sorted(set(batch.cases)))}: look at these "
