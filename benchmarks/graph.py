@@ -16,7 +16,7 @@ from typing import Any
 
 from common import Options, read_options, write_result
 
-from desam_lite.study.workflow.records import StudyJob, stamp_file, stamp_folder, stamp_run, write_record
+from desam_lite.study.workflow.records import stamp_file, stamp_folder, stamp_run, write_record
 from desam_lite.utils.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,7 +51,7 @@ def _graph_and_loop(folder: Path, options: Options) -> dict[str, Any]:
     loop = _seconds(study, [sys.executable, "-c", LOOP, methods])
     cold = _seconds(study, _reproduce(*words))
     cached = _seconds(study, _reproduce(*words))
-    record = json.loads(next((study / "results/graph/pages").glob("*.json")).read_text())
+    record = json.loads(next((study / "results/graph/records").glob("page-*.json")).read_text())
     done = {"case": "cold and cached", "runs": len(methods.split(",")), "seconds_loop": loop}
     return done | {
         "seconds_graph": cold,
@@ -90,23 +90,18 @@ def _nothing_to_do(folder: Path, options: Options) -> dict[str, Any]:
         Path("notebooks/domain_splits.ipynb").write_text(json.dumps(notebook))
         plan = make_plan(StudyOptions("smoke", parameters=parameters, book=False, pages=Path("pages")))
         graph = Path("results/graph").resolve()
-        for key in plan["data"]:
-            write_record(graph, StudyJob("data", key), "ok", stamp=stamp_folder(Path("data")))
-        for key, run in plan["runs"].items():
-            directory = _finished_run(Path("results/runs").resolve() / key, run["spec"])
-            write_record(
-                graph, StudyJob("run", key), "ok", directory=str(directory), stamp=stamp_run(directory)
-            )
-        page = plan["pages"]["domain_splits"]
-        Path("pages").mkdir()
-        Path(page["page"]).write_text("page")
-        write_record(
-            graph,
-            StudyJob("page", "domain_splits"),
-            "ok",
-            key=page["key"],
-            stamp=stamp_file(Path(page["page"])),
-        )
+        for job, entry in plan["jobs"].items():
+            content: dict[str, Any] = {}
+            if entry["kind"] == "data":
+                content = {"stamp": stamp_folder(Path("data"))}
+            elif entry["kind"] == "run":
+                directory = _finished_run(Path("results/runs").resolve() / job, entry["spec"])
+                content = {"directory": str(directory), "stamp": stamp_run(directory)}
+            elif entry["kind"] == "page":
+                Path("pages").mkdir()
+                Path(entry["page"]).write_text("page")
+                content = {"key": entry["key"], "stamp": stamp_file(Path(entry["page"]))}
+            write_record(graph, job, "ok", **content)
     finally:
         os.chdir(before)
     words = [
@@ -116,7 +111,7 @@ def _nothing_to_do(folder: Path, options: Options) -> dict[str, Any]:
     ]
     return {
         "case": "nothing to do",
-        "runs": len(plan["runs"]),
+        "runs": count,
         "seconds": _seconds(study, _reproduce(*words)),
     }
 
@@ -140,15 +135,14 @@ def _job_cost(options: Options) -> dict[str, Any]:
     for count in (few, many):
         with tempfile.TemporaryDirectory() as place:
             page = {
+                "kind": "page",
                 "title": "none",
                 "source": "none.ipynb",
                 "page": "p.ipynb",
                 "parameters": {},
-                "data": [],
-                "runs": [],
             }
-            pages = {f"page{number}": page for number in range(count)}
-            plan = {"root": place, "data": {}, "embeddings": {}, "runs": {}, "pages": pages, "book": False}
+            page |= {"needs": [], "priority": 12, "cpus": 1, "gpu": 0}
+            plan = {"root": place, "jobs": {f"page-{number}": page for number in range(count)}}
             write_json(Path(place) / "plan.json", plan)
             seconds[count] = _seconds(ROOT, [sys.executable, "-c", JOBS, place])
     return {"case": "job", "seconds": (seconds[many] - seconds[few]) / (many - few)}

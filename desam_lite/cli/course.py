@@ -10,7 +10,7 @@ from desam_lite.utils.errors import StudyError
 
 if TYPE_CHECKING:
     from desam_lite.study.run import Run
-    from desam_lite.study.workflow.plan import Plan
+    from desam_lite.study.workflow.records import Plan
 
 
 def verify_results(
@@ -69,8 +69,7 @@ def find_planned_runs(plan: "Plan") -> "list[Run]":
 
     tasks: dict[tuple[Path, Path], Task] = {}
     runs = []
-    for entry in plan["runs"].values():
-        spec = make_spec(**entry["spec"])
+    for spec in [make_spec(**entry["spec"]) for entry in plan["jobs"].values() if entry["kind"] == "run"]:
         location = spec.manifest, spec.data_root
         if not spec.data_root.is_dir():
             raise StudyError(

@@ -51,7 +51,6 @@ def reproduce(
     Example: desam-lite reproduce domain_splits --profile smoke --plan
     """
     from desam_lite.study.workflow.plan import StudyOptions, graph_folder, make_plan, read_plan
-    from desam_lite.study.workflow.records import list_jobs
     from desam_lite.study.workflow.reproduce import Executor, reproduce_study, say_outcome, usual_jobs
     from desam_lite.study.workflow.status import say_plan, say_status
 
@@ -79,4 +78,4 @@ def reproduce(
     made = read_plan(folder)
     if failed:
         raise StudyError(say_outcome(made, folder))
-    typer.echo(f"all {len(list_jobs(made))} jobs are done")
+    typer.echo(f"all {len(made['jobs'])} jobs are done")

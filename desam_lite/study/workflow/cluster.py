@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 from desam_lite.study.processes import GRACE
-from desam_lite.study.workflow.plan import Plan
-from desam_lite.study.workflow.records import list_needs, record_failure, status_of
+from desam_lite.study.workflow.records import Plan, record_failure, status_of
 from desam_lite.study.workflow.status import ProgressLine, failed_jobs, last_lines, open_jobs
 from desam_lite.utils.errors import StudyError
 
@@ -79,9 +78,9 @@ def _give_up_lost(plan: Plan, folder: Path) -> bool:
     lost = [
         job
         for job in open_jobs(plan, folder)
-        if job.kind in ("run", "embeddings")
+        if plan["jobs"][job]["kind"] in ("run", "embeddings")
         and not status_of(folder, job)
-        and all(status_of(folder, need) == "ok" for need in list_needs(plan, job))
+        and all(status_of(folder, need) == "ok" for need in plan["jobs"][job]["needs"])
     ]
     for job in lost:
         reason = (

@@ -9,51 +9,40 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from multiprocessing import connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from desam_lite.study.processes import GRACE, IMPORTED_ONCE, end_with_parent, process_context
+from desam_lite.study.workflow import records
 from desam_lite.study.workflow.jobs import execute_job
-from desam_lite.study.workflow.plan import Plan
-from desam_lite.study.workflow.records import (
-    StudyJob,
-    list_needs,
-    log_path,
-    mark_path,
-    record_failure,
-    resources_of,
-    status_of,
-)
 from desam_lite.study.workflow.status import ProgressLine, open_jobs
 
-PRIORITIES = {"data": 30, "embeddings": 20, "page": 12, "run": 10, "book": 0}
-"""Which job starts first where several could; `workflow/Snakefile` has the same numbers."""
-FIRST = 15
-"""That of a run through the encoder, which takes longest, and of a page without runs, which may train."""
 _PAGES_IMPORT = ("typer", "papermill", "nbclient", "pydantic")
 _JOBS_IMPORT = (*_PAGES_IMPORT, *IMPORTED_ONCE, "desam_lite.synthetic.phantoms")
 
 
-def do_jobs(plan: Plan, folder: Path, processors: int, *, gpu: bool) -> None:
+def do_jobs(plan: records.Plan, folder: Path, processors: int, *, gpu: bool) -> None:
     """Do the jobs that are left; each leaves a record.
 
     Args:
         plan: What there is to do.
         folder: Of the plan.
-        processors: How many are used at once; a job takes one, unless the plan says more.
-        gpu: Whether there is a GPU; then the jobs that take one go one after the other.
+        processors: How many are used at once; a job takes as many as the plan says, usually one.
+        gpu: Whether there is a GPU; jobs that take it go one after the other.
     """
-    waiting = sorted(open_jobs(plan, folder), key=lambda job: -priority(plan, job))
-    computing = any(job.kind not in ("page", "book") for job in waiting)
+    entries = plan["jobs"]
+    waiting = sorted(open_jobs(plan, folder), key=lambda job: -entries[job]["priority"])
+    computing = any(entries[job]["kind"] not in ("page", "book") for job in waiting)
     context = process_context(_JOBS_IMPORT if computing else _PAGES_IMPORT, gpu=gpu)
     progress = ProgressLine(plan, folder, waiting, processors)
-    active: dict[StudyJob, BaseProcess] = {}
+    active: dict[str, BaseProcess] = {}
     try:
         while waiting or active:
             for job in list(waiting):
-                if _may_start(plan, job, waiting, list(active), processors):
+                if _may_start(plan, job, waiting, active, processors):
                     waiting.remove(job)
                     active[job] = _start(context, folder, job)
             progress.show()
@@ -61,41 +50,32 @@ def do_jobs(plan: Plan, folder: Path, processors: int, *, gpu: bool) -> None:
             for job, process in list(active.items()):
                 if process.exitcode is not None:
                     del active[job]
-                    _record_dead_worker(folder, job, process)
+                    _record_dead_worker(folder, job, process.exitcode)
         progress.show()
     finally:
         _stop(list(active.values()))
 
 
-def priority(plan: Plan, job: StudyJob) -> int:
-    """Return how early a job starts among those that could."""
-    run = plan["runs"].get(job.key, {}) if job.kind == "run" else {}
-    encodes = bool(run) and run["spec"]["backbone"] and not run["embeddings"]
-    alone = job.kind == "page" and not plan["pages"][job.key]["runs"]
-    return FIRST if encodes or alone else PRIORITIES[job.kind]
-
-
 def _may_start(
-    plan: Plan, job: StudyJob, waiting: list[StudyJob], active: list[StudyJob], processors: int
+    plan: records.Plan, job: str, waiting: Iterable[str], active: Iterable[str], processors: int
 ) -> bool:
     """Whether what a job needs has ended, and the processors and the GPU it takes are free."""
-    used = [resources_of(plan, other) for other in active]
-    amount = resources_of(plan, job)
-    free = processors - sum(min(each["cpus"], processors) for each in used)
-    if min(amount["cpus"], processors) > free or (amount["gpu"] and any(each["gpu"] for each in used)):
-        return False
-    return not any(need in waiting or need in active for need in list_needs(plan, job))
+    entry, others = plan["jobs"][job], [plan["jobs"][other] for other in active]
+    free = processors - sum(min(other["cpus"], processors) for other in others)
+    gpu_is_taken = entry["gpu"] and any(other["gpu"] for other in others)
+    ended = not set(entry["needs"]) & {*waiting, *active}
+    return min(entry["cpus"], processors) <= free and not gpu_is_taken and ended
 
 
-def _start(context: BaseContext, folder: Path, job: StudyJob) -> BaseProcess:
-    log = log_path(folder, job)
+def _start(context: BaseContext, folder: Path, job: str) -> BaseProcess:
+    log = records.log_path(folder, job)
     log.parent.mkdir(parents=True, exist_ok=True)
     process: BaseProcess = context.Process(target=_execute, args=(folder, job, log))  # type: ignore[attr-defined]
     process.start()
     return process
 
 
-def _execute(folder: Path, job: StudyJob, log: Path) -> None:
+def _execute(folder: Path, job: str, log: Path) -> None:
     """Do a job in this process, with its output in its log; what it starts ends with it."""
     os.setsid()
     end_with_parent(lambda: os.killpg(0, signal.SIGKILL))
@@ -105,15 +85,16 @@ def _execute(folder: Path, job: StudyJob, log: Path) -> None:
     execute_job(folder, job)
 
 
-def _record_dead_worker(folder: Path, job: StudyJob, process: BaseProcess) -> None:
+def _record_dead_worker(folder: Path, job: str, exit_code: int) -> None:
     """Record as failed a job whose process ended without a record of its own."""
-    if not status_of(folder, job):
-        number = -(process.exitcode or 0)
-        killed = f"was killed ({signal.Signals(number).name})" if number > 0 else f"ended with {-number}"
-        memory = " (out of memory?)" if number == signal.SIGKILL else ""
+    if not records.status_of(folder, job):
+        killed = (
+            f"was killed ({signal.Signals(-exit_code).name})" if exit_code < 0 else f"ended with {exit_code}"
+        )
+        memory = " (out of memory?)" if exit_code == -signal.SIGKILL else ""
         reason = f"its process {killed}{memory}: start again, finished work is kept."
-        record_failure(folder, job, reason)
-    mark_path(folder, job).unlink(missing_ok=True)
+        records.record_failure(folder, job, reason)
+    records.mark_path(folder, job).unlink(missing_ok=True)
 
 
 def _stop(processes: list[BaseProcess]) -> None:

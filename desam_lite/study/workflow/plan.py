@@ -1,7 +1,10 @@
-"""The whole study as a plan: which data, embeddings, runs and pages there are, and what each needs.
+"""The whole study as a plan: which data, embeddings, runs and pages are to be made, and what each needs.
 
 Which runs there are is asked of `desam_lite.study.plans`, with each notebook's own parameters: a notebook in the folder is in
 the plan. `desam_lite.study.workflow.local` or `workflow/Snakefile` does it, job by job.
+
+An entry of the plan's ``jobs`` has a ``kind`` (data, embeddings, run, page, book), a ``title``, the jobs it ``needs``, the
+``priority`` with which it starts where several could, ``cpus`` and ``gpu``, and what its kind takes.
 """
 
 import json
@@ -19,15 +22,16 @@ from desam_lite.study.plans import EXPERIMENTS, plan_experiment, study_root
 from desam_lite.study.profiles import get_profile
 from desam_lite.study.workflow.imports import PACKAGE, code_hash
 from desam_lite.study.workflow.notebooks import read_parameters
+from desam_lite.study.workflow.records import Plan
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import digest, sha256_file, write_json
 
-Plan = dict[str, Any]
-"""``data``, ``embeddings``, ``runs`` and ``pages``, each name -> what there is to do; and ``book``, whether to build it."""
 Declared = Mapping[str, tuple[str, Any]]
 """What a notebook can be given: parameter -> (type, default)."""
 FALLBACK = "teach"
 """The profile of the notebooks that stay synthetic where the one asked for is meant for real data."""
+PRIORITIES = {"data": 30, "embeddings": 20, "early": 15, "page": 12, "run": 10, "book": 0}
+"""Kind of job to priority; early are runs through the encoder, which take longest, and pages without runs, which may train."""
 _GIB = 1024
 
 
@@ -74,13 +78,14 @@ def make_plan(options: StudyOptions) -> Plan:
     _read_manifest.cache_clear()
     sources = _choose_notebooks(options)
     declared = {name: read_parameters(path) for name, path in sources.items()}
-    plan: Plan = {"data": {}, "embeddings": {}, "runs": {}, "pages": {}, "root": str(Path.cwd())}
-    plan |= {"workspace": str(Path(options.workspace).resolve()), "book": options.book}
-    plan["book_sources"] = _book_sources(options.pages) if options.book else []
+    plan: Plan = {"jobs": {}, "root": str(Path.cwd()), "workspace": str(options.workspace.resolve())}
     for name, given in choose_parameters(options, declared).items():
         page = {"source": str(sources[name]), "page": str(options.pages / sources[name].name)}
         defaults = {key: default for key, (_, default) in declared[name].items()}
         _add_page(plan, name, page | {"parameters": given}, defaults | given)
+    if options.book:
+        pages = [job for job, entry in plan["jobs"].items() if entry["kind"] == "page"]
+        _add_job(plan, "book", "book", title="the book", needs=pages, sources=_book_sources(options.pages))
     return plan
 
 
@@ -183,59 +188,60 @@ def _choose_notebooks(options: StudyOptions) -> dict[str, Path]:
     return {name: paths[name] for name in paths if name in (options.experiments or paths)}
 
 
+def _add_job(plan: Plan, job: str, kind: str, **entry: Any) -> dict[str, Any]:
+    """Return the entry of a job, adding it where there is none."""
+    usual = {"kind": kind, "needs": [], "priority": PRIORITIES[kind], "cpus": 1, "gpu": 0, "mem_mb": 4 * _GIB}
+    added: dict[str, Any] = plan["jobs"].setdefault(job, usual | {"runtime": 240} | entry)
+    return added
+
+
 def _add_page(plan: Plan, name: str, page: dict[str, Any], values: Mapping[str, Any]) -> None:
     """Add a page and what it needs; ``values`` are all its parameters."""
-    work = f"page {name} {values.get('profile', '')}"
-    page |= {"data": [], "runs": [], "title": f"page {name}", "work": work}
+    needs = []
     if name in EXPERIMENTS:  # on the task of the notebook, or on a synthetic one where it needs that
         profile = get_profile(values["profile"])
         chosen = {key: values[key] for key in ("sources", "methods", "seeds", "weights") if key in values}
         specs = plan_experiment(name, profile, values["manifest"], values.get("data_root", ""), **chosen)
-        for spec in specs:
-            data = _add_data(plan, str(spec.manifest), str(spec.data_root), values["profile"])
-            page["runs"].append(_add_run(plan, spec, data, values["profile"], name))
-            page["data"] = [data]
+        needs = [_add_run(plan, spec, values["profile"]) for spec in specs]
+        needs = sorted({plan["jobs"][run]["needs"][0] for run in needs}) + needs  # their data first
     elif values.get("manifest") and "profile" in values:  # a notebook without one makes its data itself
-        page["data"] = [_add_data(plan, values["manifest"], values.get("data_root", ""), values["profile"])]
+        needs = [_add_data(plan, values["manifest"], values.get("data_root", ""), values["profile"])]
     source = Path(page["source"])
-    parts = [sha256_file(source), page["parameters"], page["page"], code_hash(source), sorted(page["runs"])]
-    page["key"] = digest(parts)
-    plan["pages"][name] = page
+    key = digest([sha256_file(source), page["parameters"], page["page"], code_hash(source), sorted(needs)])
+    priority = PRIORITIES["page" if name in EXPERIMENTS else "early"]
+    _add_job(
+        plan, f"page-{name}", "page", title=f"page {name}", needs=needs, key=key, priority=priority, **page
+    )
 
 
 def _add_data(plan: Plan, manifest: str, data_root: str, profile_name: str) -> str:
     profile, task = get_profile(profile_name), _read_manifest(manifest)
     root = study_root(manifest, data_root, profile)
-    key = digest([task.content_hash(), str(root.resolve())])
-    cases, title = profile.cases if task.synthetic else None, f"data of {task.name}"
-    entry = {"manifest": manifest, "root": str(root), "cases": cases, "title": title, "work": key}
-    plan["data"].setdefault(key, entry)
-    return key
+    job = f"data-{digest([task.content_hash(), str(root.resolve())])}"
+    cases = profile.cases if task.synthetic else None
+    title = f"data of {task.name}"
+    _add_job(plan, job, "data", title=title, manifest=manifest, root=str(root), cases=cases)
+    return job
 
 
-def _add_run(plan: Plan, spec: RunSpec, data: str, profile: str, experiment: str) -> str:
+def _add_run(plan: Plan, spec: RunSpec, profile: str) -> str:
+    """Add a run, its data, and the embeddings it reads."""
+    data = _add_data(plan, str(spec.manifest), str(spec.data_root), profile)
     weights, task = _weights_stamp(spec.weights), _read_manifest(str(spec.manifest))
-    key = digest([RUN_VERSION, spec.settings(), task.content_hash(), data, weights])
-    entry = {
-        "spec": spec.model_dump(mode="json"),
-        "data": data,
-        "embeddings": None,
-        "experiments": [],
-        "title": f"{spec.label} from {spec.source}, seed {spec.seed}",
-        "work": f"{spec.label}, {spec.epochs} epochs, {spec.backbone}",
-        "resources": run_resources(spec, profile),
-    }
-    run = plan["runs"].setdefault(key, entry)
-    run["experiments"].append(experiment)
+    fields, resources, needs = spec.model_dump(mode="json"), run_resources(spec, profile), [data]
     if spec.embedding_format is not None:
-        run["embeddings"] = digest([data, spec.backbone, weights, spec.embedding_format])
+        store = f"embeddings-{digest([data, spec.backbone, weights, spec.embedding_format])}"
         title = f"embeddings of {task.name} by {spec.backbone} ({spec.weights})"
-        entry = {"data": data, "spec": run["spec"], "runs": [], "title": title, "work": run["embeddings"]}
-        store = plan["embeddings"].setdefault(run["embeddings"], entry)
-        store["runs"] += [key] if key not in store["runs"] else []
         # The small encoder takes a single processor: another job may go on meanwhile.
-        store["resources"] = run["resources"] | ({"cpus": 8} if run["resources"]["cpus"] > 1 else {})
-    return key
+        amounts = resources | ({"cpus": 8} if resources["cpus"] > 1 else {})
+        _add_job(plan, store, "embeddings", title=title, needs=[data], spec=fields, **amounts)
+        needs.append(store)
+    encodes = bool(spec.backbone) and spec.embedding_format is None
+    parts = [RUN_VERSION, spec.settings(), task.content_hash(), data, weights]
+    job, title = f"run-{digest(parts)}", f"{spec.label} from {spec.source}, seed {spec.seed}"
+    priority = PRIORITIES["early" if encodes else "run"]
+    _add_job(plan, job, "run", title=title, needs=needs, spec=fields, priority=priority, **resources)
+    return job
 
 
 def _weights_stamp(weights: str | None) -> list[Any]:

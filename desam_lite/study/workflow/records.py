@@ -11,49 +11,33 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from desam_lite.study.plans import FAILED
 from desam_lite.utils.files import digest, write_json, write_text
 
-JobKind = Literal["data", "embeddings", "run", "page", "book"]
-PARTS: dict[JobKind, str] = {
-    "data": "data",
-    "embeddings": "embeddings",
-    "run": "runs",
-    "page": "pages",
-    "book": "book",
-}
-"""Kind of job to its folder of records, which is also its part of the plan; in the order of the stages."""
+Plan = dict[str, Any]
+"""``jobs``: name -> entry (see `desam_lite.study.workflow.plan`), each after those it needs; ``root`` and ``workspace``."""
+Record = dict[str, Any]
 BEAT = 2.0
 """Seconds between two signs of life of a running job."""
 SILENT = 60.0
 """Seconds without one after which it counts as gone; a shared file system may show a change that late."""
 
 
-class StudyJob(NamedTuple):
-    """One job of a plan."""
-
-    kind: JobKind
-    key: str
-
-
-Record = dict[str, Any]
-
-
-def record_path(folder: Path, job: StudyJob) -> Path:
+def record_path(folder: Path, job: str) -> Path:
     """Return where the record of a job is, or will be."""
-    return folder / PARTS[job.kind] / f"{job.key}.json"
+    return folder / "records" / f"{job}.json"
 
 
-def log_path(folder: Path, job: StudyJob) -> Path:
+def log_path(folder: Path, job: str) -> Path:
     """Return where the output of a job is written."""
-    return folder / "logs" / f"{job.kind}-{job.key}.log"
+    return folder / "logs" / f"{job}.log"
 
 
-def mark_path(folder: Path, job: StudyJob) -> Path:
+def mark_path(folder: Path, job: str) -> Path:
     """Return where a running job leaves its mark."""
-    return folder / "running" / f"{job.kind}-{job.key}.json"
+    return folder / "running" / f"{job}.json"
 
 
 def read_record(path: Path) -> Record:
@@ -65,24 +49,24 @@ def read_record(path: Path) -> Record:
     return content if isinstance(content, dict) else {}
 
 
-def status_of(folder: Path, job: StudyJob) -> str:
+def status_of(folder: Path, job: str) -> str:
     """Return "ok", "failed", or "" for a job that has not ended."""
     return str(read_record(record_path(folder, job)).get("status", ""))
 
 
-def write_record(folder: Path, job: StudyJob, status: str, **more: Any) -> None:
+def write_record(folder: Path, job: str, status: str, **more: Any) -> None:
     """Write the record of a job."""
     write_json(record_path(folder, job), {"status": status, **more})
 
 
-def write_mark(folder: Path, job: StudyJob, **more: Any) -> Path:
+def write_mark(folder: Path, job: str, **more: Any) -> Path:
     """Mark a job as running; return its mark, which is to be touched every `BEAT` seconds and removed at the end."""
     mark = mark_path(folder, job)
     write_json(mark, {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time(), **more})
     return mark
 
 
-def record_failure(folder: Path, job: StudyJob, reason: str) -> None:
+def record_failure(folder: Path, job: str, reason: str) -> None:
     """Record a failed job; that of a run goes into its directory too, where notebooks look for it."""
     directory = read_record(mark_path(folder, job)).get("directory", "")
     if directory:
@@ -90,101 +74,61 @@ def record_failure(folder: Path, job: StudyJob, reason: str) -> None:
     write_record(folder, job, "failed", reason=reason, directory=directory)
 
 
-def list_jobs(plan: dict[str, Any]) -> list[StudyJob]:
-    """Return all jobs of a plan, each after those it needs."""
-    jobs = [StudyJob(kind, key) for kind, part in PARTS.items() if kind != "book" for key in plan[part]]
-    return [*jobs, StudyJob("book", "book")] if plan["book"] else jobs
-
-
-def entry_of(plan: dict[str, Any], job: StudyJob) -> dict[str, Any]:
-    """Return what a plan says about a job: at least its ``title``, and its ``work``, equal for jobs that take equally long."""
-    if job.kind == "book":
-        return {"title": "the book", "work": "book"}
-    entry: dict[str, Any] = plan[PARTS[job.kind]][job.key]
-    return entry
-
-
-def resources_of(plan: dict[str, Any], job: StudyJob) -> dict[str, int]:
-    """Return the processors and GPUs that a job takes, and for a run or embeddings what else it asks of a cluster."""
-    resources: dict[str, int] = entry_of(plan, job).get("resources", {"cpus": 1, "gpu": 0})
-    return resources
-
-
-def list_needs(plan: dict[str, Any], job: StudyJob) -> list[StudyJob]:
-    """Return the jobs that must have ended before a job can start."""
-    if job.kind == "data":
-        return []
-    if job.kind == "book":
-        return [StudyJob("page", name) for name in plan["pages"]]
-    entry = entry_of(plan, job)
-    if job.kind == "page":
-        runs = [StudyJob("run", key) for key in entry["runs"]]
-        return [*(StudyJob("data", key) for key in entry["data"]), *runs]
-    store = [StudyJob("embeddings", entry["embeddings"])] if entry.get("embeddings") else []
-    return [StudyJob("data", entry["data"]), *store]
-
-
-def list_running(folder: Path, plan: dict[str, Any]) -> dict[StudyJob, Record]:
+def list_running(folder: Path, plan: Plan) -> dict[str, Record]:
     """Return the jobs of a plan that gave a sign of life lately, with their marks."""
-    marks = {job: mark_path(folder, job) for job in list_jobs(plan)}
+    marks = {job: mark_path(folder, job) for job in plan["jobs"]}
     alive = {job: read_record(mark) for job, mark in marks.items() if _age(mark) < SILENT}
     return {job: mark for job, mark in alive.items() if mark}
 
 
 def _age(path: Path) -> float:
-    try:
-        return time.time() - path.stat().st_mtime
-    except OSError:
-        return float("inf")
+    stamp = stamp_file(path)
+    return time.time() - stamp[1] / 1e9 if stamp else SILENT
 
 
-def drop_stale(folder: Path, plan: dict[str, Any]) -> None:
+def drop_stale(folder: Path, plan: Plan) -> None:
     """Remove the records that no longer hold: of failures, of what was changed, damaged or is gone, and of what needed that.
 
     Data that were deleted after everything was made with them make nothing else stale.
     """
     shutil.rmtree(folder / "running", ignore_errors=True)  # of processes that were killed
-    stale: dict[StudyJob, Record] = {}
-    for job in list_jobs(plan):
+    stale: dict[str, Record] = {}
+    spreading = set()
+    for job, entry in plan["jobs"].items():
         record = read_record(record_path(folder, job))
-        sound = record.get("status") == "ok" and _holds(folder, plan, job, record)
-        if not sound or any(need in stale and _spreads(plan, need) for need in list_needs(plan, job)):
+        sound = record.get("status") == "ok" and _holds(record_path(folder, job), entry, record)
+        if not sound or spreading & set(entry["needs"]):
             stale[job] = record
+            if entry["kind"] != "embeddings" and not (entry["kind"] == "data" and not _is_there(entry)):
+                spreading.add(job)
     for job, record in reversed(stale.items()):  # what needs something first: a kill in between loses nothing
         record_path(folder, job).unlink(missing_ok=True)
-        if job.kind == "run" and record.get("directory"):
-            _reopen(Path(record["directory"]), record)
+        if record.get("directory"):
+            _reopen_run(Path(record["directory"]), record)
 
 
-def _spreads(plan: dict[str, Any], job: StudyJob) -> bool:
-    """Whether what needs a job is stale with it."""
-    return job.kind != "embeddings" and (job.kind != "data" or Path(plan["data"][job.key]["root"]).is_dir())
+def _is_there(entry: dict[str, Any]) -> bool:
+    return Path(entry["root"]).is_dir()
 
 
-def _holds(folder: Path, plan: dict[str, Any], job: StudyJob, record: Record) -> bool:
-    if job.kind == "data":
-        return bool(record.get("stamp") == stamp_folder(Path(plan["data"][job.key]["root"])))
-    if job.kind == "run":
-        return bool(record.get("stamp") == stamp_run(Path(record["directory"])))
-    if job.kind == "page":
-        page = plan["pages"][job.key]
-        return bool(
-            record.get("key") == page["key"] and record.get("stamp") == stamp_file(Path(page["page"]))
-        )
-    if job.kind == "book":
-        built = record_path(folder, job).stat().st_mtime
-        younger = any(Path(path).stat().st_mtime > built for path in plan["book_sources"])
-        return Path(record["index"]).is_file() and not younger
+def _holds(path: Path, entry: dict[str, Any], record: Record) -> bool:
+    if entry["kind"] == "data":
+        return bool(record.get("stamp") == stamp_folder(Path(entry["root"])))
+    if entry["kind"] == "run":
+        return bool(record.get("stamp") == stamp_run(Path(record.get("directory", "nowhere"))))
+    if entry["kind"] == "page":
+        return bool(record.get("key") == entry["key"] and record.get("stamp") == stamp_file(Path(entry["page"])))
+    if entry["kind"] == "book":
+        younger = any(stamp_file(Path(source))[1:] > stamp_file(path)[1:] for source in entry["sources"])
+        return Path(record.get("index", "nowhere")).is_file() and not younger
     return True
 
 
-def _reopen(directory: Path, record: Record) -> None:
+def _reopen_run(directory: Path, record: Record) -> None:
     """Take back that a run is done if it is damaged, and that it has failed: it is tried again."""
     (directory / FAILED).unlink(missing_ok=True)
-    if record["status"] == "ok" and record.get("stamp") not in (
-        None,
-        stamp_run(directory),
-    ):  # None: of an older edition
+    stamp = stamp_run(directory)
+    if record["status"] == "ok" and record.get("stamp", stamp) != stamp:
         (directory / "done").unlink(missing_ok=True)
 
 
@@ -198,16 +142,13 @@ def stamp_run(directory: Path) -> str:
 
 def stamp_folder(root: Path) -> str:
     """Return what names the files below a folder by path, size and time of change."""
-    return digest(sorted(_walk(root)))
+    return digest(sorted([str(path), *stamp_file(path)] for path in _files_below(root)))
 
 
-def _walk(root: Path) -> Iterator[tuple[str, int, int]]:
+def _files_below(root: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if not name.startswith("."):  # a lock, or what is not whole yet
-                status = (Path(folder) / name).stat()
-                yield f"{folder}/{name}", status.st_size, status.st_mtime_ns
+        yield from (Path(folder) / name for name in names if name[0] != ".")  # of locks and unfinished files
 
 
 def stamp_file(path: Path) -> list[int]:

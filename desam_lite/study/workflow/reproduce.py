@@ -11,8 +11,8 @@ from typing import Literal
 from desam_lite.study.processes import usable_cores
 from desam_lite.study.workflow.cluster import ON_SLURM, do_jobs_on_slurm
 from desam_lite.study.workflow.local import do_jobs
-from desam_lite.study.workflow.plan import Plan, StudyOptions, graph_folder, make_plan, write_plan
-from desam_lite.study.workflow.records import StudyJob, drop_stale, list_jobs
+from desam_lite.study.workflow.plan import StudyOptions, graph_folder, make_plan, write_plan
+from desam_lite.study.workflow.records import Plan, drop_stale
 from desam_lite.study.workflow.status import failed_jobs, open_jobs, say_failed_jobs
 from desam_lite.utils.errors import StudyError
 
@@ -21,7 +21,7 @@ Executor = Literal["local", "slurm"]
 
 def reproduce_study(
     options: StudyOptions, executor: Executor = "local", jobs: int | None = None
-) -> list[StudyJob]:
+) -> list[str]:
     """Do what is left of the study; return the jobs that failed.
 
     Finished work is not repeated; what failed the last time, or was damaged since, is tried again. Ctrl-C stops it at any moment,
@@ -53,9 +53,7 @@ def reproduce_study(
 def say_outcome(plan: Plan, folder: Path) -> str:
     """Return what is told at the end of a study in which something failed."""
     failed = failed_jobs(plan, folder)
-    return "\n".join(
-        [f"{len(failed)} of {len(list_jobs(plan))} jobs failed:", *say_failed_jobs(plan, folder)]
-    )
+    return "\n".join([f"{len(failed)} of {len(plan['jobs'])} jobs failed:", *say_failed_jobs(plan, folder)])
 
 
 def usual_jobs(executor: Executor) -> int:

@@ -13,9 +13,15 @@ from small_study import PARAMETERS, write_notebook
 from desam_lite.study.plans import EXPERIMENTS, plan_experiment
 from desam_lite.study.profiles import get_profile
 from desam_lite.study.workflow.notebooks import read_parameters
-from desam_lite.study.workflow.plan import StudyOptions, choose_parameters, make_plan, run_resources
+from desam_lite.study.workflow.plan import (
+    StudyOptions,
+    choose_parameters,
+    graph_folder,
+    make_plan,
+    run_resources,
+    write_plan,
+)
 from desam_lite.utils.errors import StudyError
-from desam_lite.utils.files import write_json
 
 ROOT = Path(__file__).resolve().parents[3]
 TASKS = {"domain_splits": "phantom_prostate", "one": "phantom_prostate", "organs": "phantom_abdomen"}
@@ -36,47 +42,64 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def jobs_of(plan: dict[str, Any], kind: str) -> dict[str, dict[str, Any]]:
+    return {job: entry for job, entry in plan["jobs"].items() if entry["kind"] == kind}
+
+
+def pages_of(plan: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {job.removeprefix("page-"): entry for job, entry in jobs_of(plan, "page").items()}
+
+
 def test_every_notebook_of_the_repository_is_in_the_plan_with_the_runs_it_asks_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
     plan = make_plan(StudyOptions(profile="smoke", workspace=tmp_path))
-    sources = {path.stem: path for path in (ROOT / "notebooks").glob("*.ipynb")}
-    assert plan["pages"].keys() == sources.keys()
+    sources, pages = {path.stem: path for path in (ROOT / "notebooks").glob("*.ipynb")}, pages_of(plan)
+    assert pages.keys() == sources.keys()
     for name in sources.keys() & EXPERIMENTS.keys():
         values = {key: default for key, (_, default) in read_parameters(sources[name]).items()}
         chosen = {key: values[key] for key in ("sources", "methods", "seeds") if key in values}
         specs = plan_experiment(name, get_profile("smoke"), values["manifest"], **chosen)
-        planned = [plan["runs"][key]["spec"] for key in plan["pages"][name]["runs"]]
+        planned = [plan["jobs"][job]["spec"] for job in pages[name]["needs"] if job.startswith("run-")]
         assert planned == [spec.model_dump(mode="json") for spec in specs]
+
+
+def test_every_job_comes_after_those_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    jobs = make_plan(StudyOptions(profile="smoke", workspace=tmp_path))["jobs"]
+    order = {job: number for number, job in enumerate(jobs)}
+    assert all(order[need] < order[job] for job, entry in jobs.items() for need in entry["needs"])
+    assert list(jobs)[-1] == "book"
 
 
 def test_a_run_that_two_experiments_need_is_planned_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    options = StudyOptions(
-        profile="smoke", workspace=tmp_path, experiments=("domain_splits", "decoder_ablation")
-    )
+    options = StudyOptions("smoke", workspace=tmp_path, experiments=("domain_splits", "decoder_ablation"))
     plan = make_plan(options)
-    shared = [run for run in plan["runs"].values() if len(run["experiments"]) == 2]
-    assert {run["title"] for run in shared} == {"DeSAM-B from A, seed 0", "DeSAM-P from A, seed 0"}
-    (store,) = plan["embeddings"].values()
-    assert {run for run, of in plan["runs"].items() if of["embeddings"]} == set(store["runs"])
-    assert store["resources"]["cpus"] == 1  # so that something else may go on beside it
+    first, second = (set(page["needs"]) for page in pages_of(plan).values())
+    shared = {plan["jobs"][job]["title"] for job in first & second if job.startswith("run-")}
+    assert shared == {"DeSAM-B from A, seed 0", "DeSAM-P from A, seed 0"}
+    ((store, entry),) = jobs_of(plan, "embeddings").items()
+    assert all(
+        (store in run["needs"]) == bool(run["spec"]["backbone"]) for run in jobs_of(plan, "run").values()
+    )
+    assert entry["cpus"] == 1  # so that another job may go on meanwhile
 
 
 def test_a_notebook_that_trains_nothing_is_a_page_only(study: Path) -> None:
-    plan = make_plan(StudyOptions(profile="smoke"))
-    assert plan["pages"]["look"]["runs"] == []
-    assert plan["pages"]["look"]["parameters"] == {"profile": "smoke"}
-    assert len(plan["pages"]["domain_splits"]["runs"]) == 2
+    pages = pages_of(make_plan(StudyOptions(profile="smoke")))
+    assert pages["look"]["needs"] == []
+    assert pages["look"]["parameters"] == {"profile": "smoke"}
+    assert sum(job.startswith("run-") for job in pages["domain_splits"]["needs"]) == 2
 
 
 def test_a_page_is_another_one_when_its_notebook_or_its_parameters_change(study: Path) -> None:
     def key(**options: Any) -> str:
         return str(
-            make_plan(StudyOptions(**{"profile": "smoke", **options}))["pages"]["domain_splits"]["key"]
+            pages_of(make_plan(StudyOptions(**{"profile": "smoke", **options})))["domain_splits"]["key"]
         )
 
     first = key()
@@ -90,7 +113,7 @@ def test_a_page_is_another_one_when_its_notebook_or_its_parameters_change(study:
 
 
 def test_a_parameter_goes_to_the_notebooks_that_have_it(study: Path) -> None:
-    pages = make_plan(StudyOptions(profile="smoke", parameters={"methods": ["prior"]}))["pages"]
+    pages = pages_of(make_plan(StudyOptions(profile="smoke", parameters={"methods": ["prior"]})))
     assert pages["domain_splits"]["parameters"]["methods"] == ["prior"]
     assert "methods" not in pages["look"]["parameters"]
 
@@ -161,27 +184,28 @@ def test_a_paper_run_asks_for_a_gpu_and_a_small_one_for_none(tmp_path: Path) -> 
     assert asked("teach", "desam_p")["gpu"] == 0
 
 
-def test_what_takes_longest_and_what_needs_no_run_start_before_the_rest(tmp_path: Path) -> None:
-    small = {"mem_mb": 1, "runtime": 1, "cpus": 1, "gpu": 0}
-
-    def run(backbone: str | None, store: str | None) -> dict[str, Any]:
-        return {"data": "d", "embeddings": store, "spec": {"backbone": backbone}, "resources": small}
-
-    runs = {"slices": run(None, None), "decoder": run("sam_tiny", "e"), "encoder": run("sam_tiny", None)}
-    pages = {"told": {"data": ["d"], "runs": list(runs)}, "les+son": {"data": [], "runs": []}}
-    plan = {"data": {"d": {}}, "embeddings": {"e": {"data": "d", "resources": small}}, "runs": runs}
-    write_json(tmp_path / "plan.json", plan | {"pages": pages, "book": False, "book_sources": []})
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile")]
-    command += ["--directory", str(tmp_path), "--dry-run", "--workflow-profile", "none"]
-    told = subprocess.run(command, capture_output=True, text=True, check=True)
-    jobs = re.findall(r"rule (\w+):.*?output: (\S+).*?priority: (\d+)", told.stdout + told.stderr, re.DOTALL)
-    first = sorted({(int(priority), rule, out) for rule, out, priority in jobs}, reverse=True)
-    assert [(rule, out) for _, rule, out in first] == [
-        ("data", "data/d.json"),
-        ("embeddings", "embeddings/e.json"),
-        ("page_alone", "pages/les+son.json"),
-        ("encoding_run", "runs/encoder.json"),
-        ("page", "pages/told.json"),
-        ("run", "runs/slices.json"),
-        ("run", "runs/decoder.json"),
+def test_what_takes_longest_and_what_needs_no_run_start_before_the_rest(study: Path) -> None:
+    chosen = {"methods": ["unet", "desam_b", "samed"]}
+    plan = make_plan(StudyOptions(profile="smoke", parameters=chosen, workspace=study))
+    write_plan(plan, study)
+    jobs = sorted(plan["jobs"].values(), key=lambda entry: -entry["priority"])
+    titles = [(entry["priority"], entry["title"]) for entry in jobs if entry["kind"] != "book"]
+    assert titles == [
+        (30, "data of phantom_prostate"),
+        (20, "embeddings of phantom_prostate by sam_tiny (shipped)"),
+        (15, "SAMed from A, seed 0"),
+        (15, "page look"),
+        (12, "page domain_splits"),
+        (10, "U-Net from A, seed 0"),
+        (10, "DeSAM-B from A, seed 0"),
     ]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile")]
+    command += ["--directory", str(graph_folder(study)), "--dry-run", "--workflow-profile", "none"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    printed = re.findall(r"rule (\w+):.*?output: records/(\S+)[.]json", done.stdout + done.stderr, re.DOTALL)
+    rules = {job: rule for rule, job in printed}
+    assert rules.keys() == plan["jobs"].keys()
+    assert {plan["jobs"][job]["title"] for job, rule in rules.items() if rule.startswith("early_")} == {
+        "SAMed from A, seed 0",
+        "page look",
+    }

@@ -14,7 +14,6 @@ from desam_lite.study.workflow.jobs import execute_job
 from desam_lite.study.workflow.plan import graph_folder, write_plan
 from desam_lite.study.workflow.records import (
     SILENT,
-    StudyJob,
     drop_stale,
     list_running,
     mark_path,
@@ -27,22 +26,16 @@ from desam_lite.study.workflow.records import (
     write_record,
 )
 from desam_lite.study.workflow.status import (
-    Estimate,
+    USUAL_SECONDS,
     ProgressLine,
+    estimate_seconds,
     open_jobs,
     say_failed_jobs,
     say_plan,
     say_status,
 )
-from desam_lite.utils.files import write_json
 
-RUN, DATA, PAGE, STORE = (
-    StudyJob("run", "r"),
-    StudyJob("data", "d"),
-    StudyJob("page", "p"),
-    StudyJob("embeddings", "e"),
-)
-SETTINGS: dict[str, Any] = {"method": "unet", "backbone": None, "epochs": 2, "source": "A", "seed": 0}
+RUN, DATA, PAGE, STORE = "run-r", "data-d", "page-p", "embeddings-e"
 
 
 @pytest.fixture
@@ -50,32 +43,27 @@ def plan(tmp_path: Path) -> dict[str, Any]:
     """A plan of one run, and everything of it done."""
     (tmp_path / "scans").mkdir()
     (tmp_path / "scans" / "a.nii.gz").write_text("scan")
-    run = {"data": "d", "embeddings": "e", "title": "U-Net from A", "spec": SETTINGS, "experiments": ["p"]}
-    page = {"runs": ["r"], "data": ["d"], "page": str(tmp_path / "p.ipynb"), "key": "k", "title": "page p"}
-    page["parameters"] = {"profile": "smoke"}
-    made: dict[str, Any] = {
-        "data": {"d": {"root": str(tmp_path / "scans"), "title": "data of x"}},
-        "embeddings": {"e": {"data": "d", "title": "embeddings of x"}},
-        "runs": {"r": run},
-        "pages": {"p": page},
-        "book": False,
-        "workspace": str(tmp_path),
+    page = {"page": str(tmp_path / "p.ipynb"), "key": "k", "parameters": {"profile": "smoke"}}
+    jobs = {
+        DATA: {"kind": "data", "needs": [], "title": "data of x", "root": str(tmp_path / "scans")},
+        STORE: {"kind": "embeddings", "needs": [DATA], "title": "embeddings of x"},
+        RUN: {"kind": "run", "needs": [DATA, STORE], "title": "U-Net from A"},
+        PAGE: {"kind": "page", "needs": [DATA, RUN], "title": "page p", **page},
     }
     directory = make_run(tmp_path / "runs" / "name")
-    write_record(tmp_path, RUN, "ok", directory=str(directory), stamp=stamp_run(directory))
     (tmp_path / "p.ipynb").write_text("page")
-    write_record(tmp_path, PAGE, "ok", key="k", stamp=stamp_file(tmp_path / "p.ipynb"), seconds=30.0)
     write_record(tmp_path, DATA, "ok", stamp=stamp_folder(tmp_path / "scans"))
     write_record(tmp_path, STORE, "ok")
-    return made
+    write_record(tmp_path, RUN, "ok", directory=str(directory), stamp=stamp_run(directory))
+    write_record(tmp_path, PAGE, "ok", key="k", stamp=stamp_file(tmp_path / "p.ipynb"), seconds=30.0)
+    return {"jobs": jobs, "root": str(tmp_path), "workspace": str(tmp_path)}
 
 
-def make_run(directory: Path, minutes: float = 3.0) -> Path:
+def make_run(directory: Path) -> Path:
     directory.mkdir(parents=True)
     for name in ("metrics.csv", "split.csv", "done"):
         (directory / name).write_text("text\n")
-    record = {"minutes": {"training": minutes}, "identity": {"settings": SETTINGS}}
-    write_json(directory / "run.json", record)
+    (directory / "run.json").write_text("{}")
     (directory / "model.safetensors").write_bytes(b"model")
     (directory / "predictions").mkdir()
     (directory / "predictions" / "A.nii.gz").write_bytes(b"mask")
@@ -122,7 +110,7 @@ def test_records_of_an_older_edition_are_made_again_and_its_finished_runs_stay(
 
 
 def test_a_damaged_record_is_no_record(plan: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "runs" / "r.json").write_text('{"status": "o')
+    (tmp_path / "records" / "run-r.json").write_text('{"status": "o')
     assert open_jobs(plan, tmp_path) == [RUN]
 
 
@@ -142,10 +130,10 @@ def test_data_deleted_after_use_are_not_made_again(plan: dict[str, Any], tmp_pat
 
 
 def test_a_book_older_than_its_sources_is_built_again(plan: dict[str, Any], tmp_path: Path) -> None:
-    source, index, book = tmp_path / "intro.md", tmp_path / "index.html", StudyJob("book", "book")
+    source, index, book = tmp_path / "intro.md", tmp_path / "index.html", "book"
     for path in (source, index):
         path.write_text("text")
-    plan |= {"book": True, "book_sources": [str(source)]}
+    plan["jobs"][book] = {"kind": "book", "needs": [PAGE], "title": "the book", "sources": [str(source)]}
     write_record(tmp_path, book, "ok", index=str(index))
     drop_stale(tmp_path, plan)
     assert open_jobs(plan, tmp_path) == []
@@ -162,9 +150,9 @@ def test_a_page_that_was_made_otherwise_since_is_made_again(plan: dict[str, Any]
 
 
 def test_embeddings_that_nothing_needs_are_not_made(plan: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "embeddings" / "e.json").unlink()
+    (tmp_path / "records" / "embeddings-e.json").unlink()
     assert open_jobs(plan, tmp_path) == []
-    (tmp_path / "runs" / "r.json").unlink()
+    (tmp_path / "records" / "run-r.json").unlink()
     assert open_jobs(plan, tmp_path) == [STORE, RUN]
 
 
@@ -186,8 +174,11 @@ def test_a_failure_is_in_the_run_directory_and_forgotten_at_the_next_start(
     assert status_of(tmp_path, RUN) == "" and not (directory / FAILED).exists()
 
 
-def test_a_job_whose_data_failed_is_left_out(plan: dict[str, Any], tmp_path: Path) -> None:
-    write_plan({**plan, "root": str(Path.cwd())}, tmp_path)
+def test_a_job_whose_data_failed_is_left_out(
+    plan: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # which the job does too, for good
+    write_plan(plan, tmp_path)
     folder = graph_folder(tmp_path)
     record_failure(folder, DATA, "a case is cut")
     execute_job(folder, RUN)
@@ -206,18 +197,13 @@ def test_what_runs_is_told_by_its_signs_of_life(plan: dict[str, Any], tmp_path: 
     assert list_running(tmp_path, plan) == {}
 
 
-def test_time_is_estimated_from_what_jobs_took(plan: dict[str, Any], tmp_path: Path) -> None:
-    plan["runs"]["r"]["work"] = "U-Net, 2 epochs"
-    for number, (work, seconds) in enumerate(
-        [("U-Net, 2 epochs", 3.0), ("U-Net, 2 epochs", 5.0), ("x", 60.0)]
-    ):
-        write_record(tmp_path, StudyJob("run", f"r{number}"), "ok", work=work, seconds=seconds)
-    assert Estimate(plan, tmp_path).seconds(RUN) == (4.0, True)
-    plan["runs"]["r"]["work"] = "U-Net, 20 epochs"
-    assert Estimate(plan, tmp_path).seconds(RUN) == (5.0, False)  # the median of all runs
-    assert Estimate(plan, tmp_path).seconds(PAGE) == (30.0, False)
-    (tmp_path / "runs" / "r.json").unlink()
-    assert "5 s (a guess)" in say_plan(plan, tmp_path, 2)
+def test_time_is_estimated_from_what_jobs_of_a_kind_took(plan: dict[str, Any], tmp_path: Path) -> None:
+    for number, seconds in enumerate([3.0, 5.0, 60.0]):
+        write_record(tmp_path, f"run-r{number}", "ok", seconds=seconds)
+    assert estimate_seconds(plan, tmp_path, [RUN, RUN, PAGE]) == 5.0 + 5.0 + 30.0
+    assert estimate_seconds(plan, tmp_path, [DATA]) == USUAL_SECONDS["data"]
+    (tmp_path / "records" / "run-r.json").unlink()
+    assert "1 jobs, 5 s of computing, about 2 s with 2 at once" in say_plan(plan, tmp_path, 2)
 
 
 def test_progress_is_shown_when_a_job_has_ended(
@@ -227,7 +213,7 @@ def test_progress_is_shown_when_a_job_has_ended(
         progress.show()
         return capsys.readouterr().err
 
-    (tmp_path / "runs" / "r.json").unlink()
+    (tmp_path / "records" / "run-r.json").unlink()
     write_mark(tmp_path, RUN)
     progress = ProgressLine(plan, tmp_path, [RUN], 2)
     assert re.fullmatch(r"\[0/1\] 0 s, about \d+ s left; now: U-Net from A \(0 s\)\n", shown())

@@ -14,6 +14,8 @@ from small_study import reproduce, write_study
 
 from desam_lite.study.workflow.reproduce import reproduce_study
 
+SLOWER = ("--profile", "smoke", "-p", "sources=[A]", "-p", "methods=[unet,desam_b,desam_p]")
+
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -24,13 +26,6 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def told(process: "subprocess.Popen[str]") -> tuple[int, str]:
     out, _ = process.communicate(timeout=300)
     return process.returncode, out
-
-
-def plan(study: Path) -> dict[str, dict[str, dict[str, str]]]:
-    content: dict[str, dict[str, dict[str, str]]] = json.loads(
-        (study / "results" / "graph" / "plan.json").read_text()
-    )
-    return content
 
 
 def wait_for(study: Path, pattern: str, newer: float = 0.0) -> Path:
@@ -46,9 +41,10 @@ def wait_for(study: Path, pattern: str, newer: float = 0.0) -> Path:
 def worker_of(study: Path, title: str) -> int:
     """Return the process that does a run, once it has said where the run lies: from then on it is the worker, not its watcher."""
     wait_for(study, "*.json")
-    (key,) = [key for key, run in plan(study)["runs"].items() if run["title"] == title]
+    jobs = json.loads((study / "results" / "graph" / "plan.json").read_text())["jobs"]
+    (job,) = [job for job, entry in jobs.items() if entry["title"] == title]
     for _ in range(6000):
-        mark = study / "results" / "graph" / "running" / f"run-{key}.json"
+        mark = study / "results" / "graph" / "running" / f"{job}.json"
         if mark.exists() and "directory" in (content := json.loads(mark.read_text())):
             return int(content["pid"])
         time.sleep(0.02)
@@ -65,7 +61,9 @@ def test_a_killed_worker_and_a_failing_run_stop_nothing_else(study: Path) -> Non
     assert re.search(r"\[\d/6\] .* left; now: ", out)
     page = (study / "pages" / "domain_splits.ipynb").read_text()
     assert "runs failed and are missing below" in page
-    records = [json.loads(path.read_text()) for path in (study / "results" / "graph" / "runs").glob("*.json")]
+    records = [
+        json.loads(path.read_text()) for path in (study / "results" / "graph" / "records").glob("run-*.json")
+    ]
     assert len(records) == 4
     assert sum(record["status"] == "ok" for record in records) == 2
 
@@ -100,22 +98,37 @@ def test_two_at_once_in_one_workspace_are_refused(study: Path, monkeypatch: pyte
 
 
 def test_stopping_it_leaves_no_process_behind(study: Path) -> None:
-    process = reproduce(
-        study, "--profile", "smoke", "-p", "sources=[A]", "-p", "methods=[unet,desam_b,desam_p]"
-    )
+    process = reproduce(study, *SLOWER)
     wait_for(study, "*-*.json", newer=time.time())
     process.send_signal(signal.SIGINT)
     status, out = told(process)
     assert status != 0 and "what is finished is kept" in out
-    here = str(study)
-    assert not [line for line in _processes() if here in line]
+    assert _processes(study) == []
 
 
-def _processes() -> list[str]:
+def test_killed_outright_it_leaves_no_process_behind_and_goes_on_where_it_was(study: Path) -> None:
+    process = reproduce(study, *SLOWER)
+    wait_for(study, "run-*.json", newer=time.time())
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 60
+    while _processes(study):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    finished = {path: path.stat().st_mtime_ns for path in (study / "results" / "runs").glob("*/done")}
+    status, out = told(reproduce(study, *SLOWER))
+    assert status == 0, out
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert "All 3 runs are finished." in (study / "pages" / "domain_splits.ipynb").read_text()
+
+
+def _processes(study: Path) -> list[str]:
+    """Return the processes that work in a study."""
     lines = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            lines.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+            if (folder / "cwd").readlink().is_relative_to(study):
+                lines.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
         except OSError:
             continue
     return lines
