@@ -117,7 +117,9 @@ def _holds(path: Path, entry: dict[str, Any], record: Record) -> bool:
     if entry["kind"] == "run":
         return bool(record.get("stamp") == stamp_run(Path(record.get("directory", "nowhere"))))
     if entry["kind"] == "page":
-        return bool(record.get("key") == entry["key"] and record.get("stamp") == stamp_file(Path(entry["page"])))
+        return bool(
+            record.get("key") == entry["key"] and record.get("stamp") == stamp_file(Path(entry["page"]))
+        )
     if entry["kind"] == "book":
         younger = any(stamp_file(Path(source))[1:] > stamp_file(path)[1:] for source in entry["sources"])
         return Path(record.get("index", "nowhere")).is_file() and not younger
