@@ -168,6 +168,13 @@ def say_hours(specs: Sequence[RunSpec], table: pd.DataFrame, rates: Rates) -> st
     )
 
 
+def say_gpu(folder: Path | str) -> str:
+    """Say that nothing was measured on a GPU, where that is so."""
+    if any(Path(folder).glob("*-cuda.json")):
+        return ""
+    return " **Not run on a GPU**: none has been at hand. Every number of hours on this page is an estimate from these rates."
+
+
 def _hours(hours: float) -> str:
     return f"{hours:,.0f} h" if hours >= 100 else f"{hours:.3g} h"
 

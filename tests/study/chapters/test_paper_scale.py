@@ -134,3 +134,9 @@ def test_the_arithmetic_in_words_holds_its_numbers() -> None:
     said = paper_scale.say_hours(STUDY, table, RATES)
     assert f"{len(STUDY)} runs" in said and "a device" in said
     assert f"{table.loc[0, 'wall_hours']:.3g} h on 1" in said
+
+
+def test_the_page_says_where_nothing_was_measured_on_a_gpu(tmp_path: Path) -> None:
+    assert "**Not run on a GPU**" in paper_scale.say_gpu(tmp_path)
+    (tmp_path / "encoder-cuda.json").write_text("{}")
+    assert paper_scale.say_gpu(tmp_path) == ""
