@@ -64,7 +64,7 @@ def draw_training(history: pd.DataFrame) -> Figure:
         plot.scale(linestyle={"train_loss": "-", "val_loss": "--"}, x=epochs).on(figure).plot()
         for ax in figure.axes:
             ax.set_title(ax.get_title(), color=style.method_color(ax.get_title()), fontweight="bold")
-            ax.set_ylim(bottom=0)
+            ax.set_ylim(0, 1.05 * ax.dataLim.ymax)
             ax.grid(axis="y")
         parts = [style.grey_handle("training"), style.grey_handle("validation (source)", ls="--")]
         style.add_legend(figure, parts)
