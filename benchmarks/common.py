@@ -4,6 +4,7 @@ import argparse
 import ctypes
 import gc
 import json
+import math
 import os
 import statistics
 import time
@@ -158,8 +159,12 @@ def _path(name: str, options: Options) -> Path:
 
 
 def rounded(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row with four significant digits."""
-    return {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()}
+    """Return a row with four significant digits, and nothing where there is no number."""
+    return {k: _rounded_number(v) if isinstance(v, float) else v for k, v in row.items()}
+
+
+def _rounded_number(value: float) -> float | None:
+    return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
 def write_result(name: str, options: Options, rows: list[dict[str, Any]], **more: Any) -> Path:

@@ -411,7 +411,8 @@ def _pooled_variance(groups: Sequence[Floats]) -> tuple[float, float] | None:
     variances = np.array([values.var(ddof=1) / len(values) for values in groups])
     freedoms = np.array([len(values) - 1 for values in groups], float)
     total = float(variances.sum())
-    return total, float(total**2 / (variances**2 / freedoms).sum()) if total > 0 else float(freedoms.sum())
+    shares = variances / total if total > 0 else freedoms / freedoms.sum()
+    return total, float(1 / (shares**2 / freedoms).sum())
 
 
 def _interaction_variance(values: Floats) -> float:

@@ -124,11 +124,16 @@ def compare_with_reference(new: pd.DataFrame, reference: pd.DataFrame) -> pd.Dat
     both = reference.merge(new, "left", cell, suffixes=("_expected", "_computed"))
     where = np.where(both["source"] == both["target"], "in domain", "out of domain")
     means = both.assign(where=where).groupby(KEYS)[["mean_expected", "mean_computed"]]
-    compared = means.agg(lambda values: values.mean(skipna=False)).reset_index()
-    compared = compared.rename(columns=lambda name: name.removeprefix("mean_"))
+    compared = means.agg(_mean_of_all).reset_index()
+    compared = compared.rename(columns={"mean_expected": "expected", "mean_computed": "computed"})
     apart = (compared["computed"] - compared["expected"]).abs()
     verdicts = np.where(apart > compared["metric"].map(TOLERANCE), "differs", "agrees")
     return compared.assign(apart=apart, verdict=np.where(apart.isna(), "missing", verdicts))
+
+
+def _mean_of_all(values: pd.Series) -> float:
+    """Return the mean, or NaN where one is missing."""
+    return float(values.mean(skipna=False))
 
 
 def say_verdict(compared: pd.DataFrame) -> tuple[bool, str]:
@@ -141,7 +146,7 @@ def say_verdict(compared: pd.DataFrame) -> tuple[bool, str]:
     for (task, metric), rows in compared.groupby(["task", "metric"]):
         counts = ", ".join(f"{count} {name}" for name, count in rows["verdict"].value_counts().items())
         apart = f"apart {rows['apart'].median():.4f} in the median and {rows['apart'].max():.4f} at most"
-        lines.append(f"{task} {metric}: {counts}; {apart}, with a tolerance of {TOLERANCE[metric]}")
+        lines.append(f"{task} {metric}: {counts}; {apart}, with a tolerance of {TOLERANCE[str(metric)]}")
     wrong = compared[compared["verdict"] != "agrees"]
     wrong = wrong.assign(ratio=wrong["apart"] / wrong["metric"].map(TOLERANCE)).sort_values(
         "ratio", ascending=False

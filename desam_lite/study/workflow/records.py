@@ -93,7 +93,7 @@ def drop_stale(folder: Path, plan: Plan) -> None:
     """
     shutil.rmtree(folder / "running", ignore_errors=True)  # of processes that were killed
     stale: dict[str, Record] = {}
-    spreading = set()
+    spreading: set[str] = set()
     for job, entry in plan["jobs"].items():
         record = read_record(record_path(folder, job))
         sound = record.get("status") == "ok" and _holds(record_path(folder, job), entry, record)
