@@ -37,6 +37,7 @@ NOTE = (
     " per sample, Dice + cross-entropy + L1, Adam, float32. (The public code puts its arrays into object "
     "arrays; these need pickle, and are left out in its favour.) held: the same step on batches that are on "
     "the device already, without any reading. Ours is the loop of desam_lite.training.loop."
+    " float32 as torch has it: on a GPU the convolutions of both sides are then in TF32."
     " format and placement: of our embeddings; precision: Fabric's; ratio: to the published recipe with its "
     "reading; ratio_held: without. profile: share of an epoch of ours by operation."
 )
