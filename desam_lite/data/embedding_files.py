@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -59,9 +60,20 @@ def from_stored(stored: Maps) -> ImageEmbeddings:
     """Return the numbers of what is stored; nothing is copied but of float8, which becomes bfloat16."""
     maps = [stored[name] for name in MAPS]
     if "scale" in stored:
-        scales = stored["scale"].to(torch.bfloat16).T[..., None, None, None]  # (4, Z, 1, 1, 1), powers of two
-        maps = [values.to(torch.bfloat16).mul_(scale) for values, scale in zip(maps, scales, strict=True)]
+        scales = stored["scale"].to(torch.bfloat16).T  # (4, Z), powers of two
+        maps = [_from_float8(values, scale) for values, scale in zip(maps, scales, strict=True)]
     return ImageEmbeddings((maps[0], maps[1], maps[2]), maps[3])
+
+
+def _from_float8(values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """Return a map ``(Z, C, h, w)`` as bfloat16, times the scales ``(Z,)``; on a CPU looked up, twice as fast as cast."""
+    if values.device.type != "cpu":
+        return values.to(torch.bfloat16).mul_(scales[:, None, None, None])
+    every = torch.arange(256).to(torch.uint8).view(_DTYPES["float8"]).to(torch.bfloat16)  # all there are
+    bits = np.empty(values.shape, np.int16)
+    for row, (stored, scale) in enumerate(zip(values.view(torch.uint8).numpy(), scales, strict=True)):
+        np.take((every * scale).view(torch.int16).numpy(), stored, out=bits[row], mode="clip")
+    return torch.from_numpy(bits).view(torch.bfloat16)
 
 
 def as_stored(maps: ImageEmbeddings, fmt: Format) -> ImageEmbeddings:
