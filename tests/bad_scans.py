@@ -298,6 +298,6 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "one scan in two places": (
         same_scan_twice,
         "B/Case01",
-        r"is the same scan as A/Case00, bit by bit: remove one",
+        r"is the same scan as A/Case00, voxel by voxel: remove one",
     ),
 }

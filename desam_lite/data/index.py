@@ -1,5 +1,6 @@
 """The case table of a task: which cases there are, what they are like, and all that is wrong with them."""
 
+import hashlib
 import json
 import re
 from collections import defaultdict
@@ -11,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from desam_lite.data.cases import CaseVolume, check_pair, in_slices_frame
+from desam_lite.data.geometry import to_slices
 from desam_lite.data.manifest import Manifest
 from desam_lite.data.nifti import Scan, read_image, read_label
 from desam_lite.utils.errors import StudyError
@@ -21,7 +23,7 @@ Row = dict[str, Any]
 Files = dict[str, list[Path]]  # "image" and "label" -> files of a case
 Keep = Callable[[Row, CaseVolume], object]
 
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 _DIGITS = re.compile(r"(\d+)")
 _HU_WARNING = (
     "image: Hounsfield units expected (the manifest gives a window), but all values lie in 0..255: "
@@ -101,7 +103,7 @@ def index_hash(index: pd.DataFrame) -> str:
 
 def natural(text: str) -> list[tuple[int, int, str]]:
     """Return a sort key that puts ``Case2`` before ``Case10``."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in _DIGITS.split(text) if part]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in _DIGITS.split(text) if part]
 
 
 def find_cases(manifest: Manifest, root: Path, domain: str) -> dict[str, Files]:
@@ -166,7 +168,8 @@ def _columns(manifest: Manifest) -> list[str]:
 
 def _empty_row(manifest: Manifest, domain: str, case: str) -> Row:
     counts = {"bytes": 0, **{f"voxels_{organ.name}": 0 for organ in manifest.organs}}
-    return {**dict.fromkeys(_columns(manifest), ""), **counts, "domain": domain, "case": case, "stamp": ""}
+    blank = dict.fromkeys([*_columns(manifest), "voxels", "stamp"], "")
+    return {**blank, **counts, "domain": domain, "case": case}
 
 
 def _empty_domain(manifest: Manifest, domain: str) -> Row:
@@ -178,8 +181,8 @@ def _empty_domain(manifest: Manifest, domain: str) -> Row:
 def _inspect(manifest: Manifest, root: Path, domain: str, case: str, files: Files, keep: Keep | None) -> Row:
     """Return the row of one case, with all its faults."""
     row = _empty_row(manifest, domain, case)
-    row["patient"] = _patient(manifest, case)
-    faults, warnings = [], []
+    row["patient"], warnings = _patient(manifest, case)
+    faults: list[str] = []
     scans: dict[str, Scan] = {}
     for kind, reader in (("image", read_image), ("label", read_label)):
         row[kind] = files[kind][0].as_posix() if files[kind] else ""
@@ -218,14 +221,18 @@ def _describe(manifest: Manifest, domain: str, image: Scan, row: Row) -> list[st
     row["shape"] = "x".join(map(str, image.geometry.slices_shape))
     row["spacing"] = "x".join(f"{side:.4g}" for side in image.geometry.spacing)
     row["orientation"] = image.geometry.orientation
+    row["voxels"] = hashlib.sha256(to_slices(image.data, image.geometry).tobytes()).hexdigest()
     window = (manifest.domain(domain).intensity or manifest.intensity).window
     eight_bit = window is not None and image.data.min() >= 0 and image.data.max() <= 255
     return [_HU_WARNING] if eight_bit else []
 
 
-def _patient(manifest: Manifest, case: str) -> str:
+def _patient(manifest: Manifest, case: str) -> tuple[str, list[str]]:
+    """Return a case's patient, and a warning where its name does not tell it."""
     match = re.search(manifest.patient, case) if manifest.patient else None
-    return match.group(1) or case if match else case
+    if (match and match.group(1)) or not manifest.patient:
+        return (match.group(1) if match else case), []
+    return case, [f"its name does not fit 'patient: {manifest.patient}': it counts as a patient of its own."]
 
 
 def _add_faults_between_cases(manifest: Manifest, rows: list[Row]) -> None:
@@ -233,13 +240,17 @@ def _add_faults_between_cases(manifest: Manifest, rows: list[Row]) -> None:
     first: dict[str, str] = {}
     homes: dict[str, set[str]] = defaultdict(set)
     for row in rows:
-        name, sha256 = f"{row['domain']}/{row['case']}", str(row["image_sha256"])
-        if sha256 and sha256 in first:
-            _append_fault(row, f"is the same scan as {first[sha256]}, bit by bit: remove one of the two.")
-        elif sha256:
-            first[sha256] = name
+        name, voxels = f"{row['domain']}/{row['case']}", str(row["voxels"])  # of equal bytes or packed anew
+        if voxels and voxels in first:
+            _append_fault(row, f"is the same scan as {first[voxels]}, voxel by voxel: remove one of the two.")
+        elif voxels:
+            first[voxels] = name
         if row["case"]:
             homes[str(row["patient"])].add(str(row["domain"]))
+    present = [row for row in rows if row["case"]]
+    if all(_patient(manifest, str(row["case"]))[1] for row in present):
+        fault = f"'patient: {manifest.patient}' fits no case of the task: correct it, or take it out."
+        _append_fault(present[0], fault)
     names = {(str(row["domain"]), str(row["case"])) for row in rows}
     for row in rows:
         if second := _second_label(row, names):

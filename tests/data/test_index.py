@@ -1,3 +1,4 @@
+import gzip
 import os
 from pathlib import Path
 
@@ -5,6 +6,9 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nibabel.orientations import apply_orientation, inv_ornt_aff
 from small_task import LPS, image_data, label_data, save, save_case, write_manifest, write_task
 
 import desam_lite.data.index as index_module
@@ -230,6 +234,56 @@ def test_scans_of_one_patient_are_told(tmp_path: Path) -> None:
     changes = {"domains": {"A": {"title": "A"}}, "patient": "^(sub-[0-9]+)"}
     manifest = load_manifest(write_manifest(tmp_path / "m.yaml", **changes))
     assert quiet(manifest, tmp_path / "data")["patient"].tolist() == ["sub-1", "sub-1", "sub-2"]
+
+
+@pytest.mark.parametrize(("pattern", "faults"), [("^(sub-[0-9]+)", 1), ("^([A-Z]+-[0-9]+)_ses", 0)])
+def test_case_that_does_not_fit_the_patient_pattern_is_told(
+    pattern: str, faults: int, tmp_path: Path
+) -> None:
+    for number, name in enumerate(["SUB-01_ses-1", "SUB-01_ses-2", "Case00"]):
+        save_case(tmp_path / "data" / "A", name, number)
+    changes = {"domains": {"A": {"title": "A"}}, "patient": pattern}
+    index = quiet(load_manifest(write_manifest(tmp_path / "m.yaml", **changes)), tmp_path / "data")
+    warnings = list_faults(index, "warning")
+    assert len(warnings) == (3 if faults else 1) and "A/Case00: its name does not fit" in warnings[0]
+    assert ["fits no case of the task" in fault for fault in list_faults(index)] == [True] * faults
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    level=st.integers(1, 9),
+    kind=st.sampled_from(["i2", ">i2", "i4", "f4", "f8"]),
+    flips=st.tuples(*[st.sampled_from([1, -1])] * 3),
+    axes=st.permutations(range(3)),
+    packed=st.booleans(),
+)
+def test_scan_stored_another_way_is_the_same_scan(
+    level: int,
+    kind: str,
+    flips: tuple[int, ...],
+    axes: list[int],
+    packed: bool,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("same")
+    manifest, root = write_task(folder)
+    orientation = np.array([axes, flips]).T
+    data = apply_orientation(image_data(0), orientation).astype(kind)  # A/Case00 has the seed 0
+    affine = LPS @ inv_ornt_aff(orientation, image_data(0).shape)
+    header = nib.Nifti1Header(endianness=">" if kind.startswith(">") else "<")
+    header.set_data_dtype(data.dtype)
+    raw = nib.Nifti1Image(data, affine, header).to_bytes()
+    (root / "B" / "Case00.nii.gz").write_bytes(gzip.compress(raw, level) if packed else raw)
+    save(root / "B" / "Case00_segmentation.nii.gz", apply_orientation(label_data(), orientation), affine)
+    assert list_faults(quiet(load_manifest(manifest), root)) == [
+        "B/Case00: is the same scan as A/Case00, voxel by voxel: remove one of the two."
+    ]
+
+
+@given(st.lists(st.text(alphabet="a1٣²①½五-", min_size=1, max_size=6)))
+def test_any_names_have_a_natural_order(names: list[str]) -> None:
+    backwards = names[::-1]
+    assert sorted(names, key=natural) == sorted(backwards, key=natural)
 
 
 def test_all_faults_of_a_task_come_in_one_listing(task: tuple[Manifest, Path]) -> None:

@@ -100,7 +100,7 @@ def test_names_in_any_script_stay_apart(tmp_path: Path) -> None:
     index = build_index(
         load_manifest(write_manifest(tmp_path / "m.yaml", domains=domains)), tmp_path / "out", progress=False
     )
-    assert len(index) == 4 and not [fault for fault in list_faults(index) if "bit by bit" not in fault]
+    assert len(index) == 4 and not [fault for fault in list_faults(index) if "voxel by voxel" not in fault]
 
 
 def test_real_promise12_folders_are_sites_d_and_e(realdata: Path, tmp_path: Path) -> None:
