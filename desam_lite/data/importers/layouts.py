@@ -5,19 +5,22 @@ It opens no scan; it returns the cases and a sentence for all that it could not 
 
 import csv
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from desam_lite.data.importers.dicom import read_label_images, read_series
-from desam_lite.data.importers.pairing import SUFFIX, case_stem, find_scans, pair_files, safe_name
+from desam_lite.data.importers.pairing import SUFFIX, case_stem, find_scans, pair_files, safe_name, walk
 from desam_lite.data.manifest import did_you_mean
 from desam_lite.data.nifti import read_label, write_volume
 from desam_lite.utils.errors import StudyError
 
+_Thing = TypeVar("_Thing")
 Place = Callable[[Path, Path], None]  # brings a file that stays as it is to its new name
 
 
@@ -68,6 +71,7 @@ _CHAOS_CT_IDS = {range(1, 256): 1}
 def find_folders(source: Path) -> Cases:
     """List one folder per domain, with images and labels told apart by their names or their folders' names."""
     domains = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
+    _require_apart((folder.name for folder in domains), safe_name)
     return _joined(_paired(folder, folder.name) for folder in domains)
 
 
@@ -94,44 +98,74 @@ def _joined(parts: Iterable[Cases]) -> Cases:
     return items, faults
 
 
+def _require_apart(hospitals: Iterable[str], domain: Callable[[str], str]) -> None:
+    """Refuse two names that would become one domain, unless both are names of one known site."""
+    for name, group in _grouped(sorted(set(hospitals)), domain).items():
+        if len(group) > 1 and not all(hospital.lower() in _SITE_DOMAINS for hospital in group):
+            hospitals = " and ".join(map(repr, group))
+            raise StudyError(f"{hospitals} would both be domain {name}: rename one, so that they stay apart.")
+
+
+def _grouped(things: Iterable[_Thing], key: Callable[[_Thing], str]) -> dict[str, list[_Thing]]:
+    """Return key -> all that have it: a dictionary of single things would keep the last of two."""
+    groups: dict[str, list[_Thing]] = defaultdict(list)
+    for thing in things:
+        groups[key(thing)].append(thing)
+    return groups
+
+
+def _several(case: str, paths: list[Path]) -> str:
+    return f"case {case} has several files for one thing ({' and '.join(map(str, paths))}): keep one."
+
+
 def find_nnunet(source: Path) -> Cases:
     """List ``imagesTr`` and ``labelsTr``, and a table ``patientid,center`` that tells each case's domain."""
-    folders = sorted(path for path in source.rglob("imagesTr") if path.is_dir())
+    folders = _folders(source, "imagesTr")
     if len(folders) != 1:
         raise StudyError(
             f"{source} holds {len(folders)} folders imagesTr, not one: give the folder of one data set."
         )
     base = folders[0].parent
     centers, table = _read_centers(base)
-    labels = {case_stem(path): path for path in find_scans(base / "labelsTr")}
-    items, faults = [], []
+    _require_apart(centers.values(), _domain)
+    labels = _grouped(find_scans(base / "labelsTr"), case_stem)
+    items, faults, cases = [], [], set()
     for image in find_scans(folders[0]):
-        case = case_stem(image)
-        if not case.endswith("_0000"):
+        case, _, channel = case_stem(image).rpartition("_")
+        if re.fullmatch(r"\d{4}", channel) and channel != "0000":
             continue  # further channels; the first is the scan
-        case = case.removesuffix("_0000")
-        label = labels.get(case)
-        if label is None:
+        cases.add(case if channel == "0000" else case_stem(image))
+        if channel != "0000":
+            faults.append(f"{image} has no channel in its name: call it {case_stem(image)}_0000.nii.gz.")
+        elif case not in labels:
             faults.append(f"{image} has no label labelsTr/{case}.nii.gz: add it, or take the case out.")
+        elif len(labels[case]) > 1:
+            faults.append(_several(case, labels[case]))
         elif case not in centers:
             faults.append(f"table {table} has no row for case {case}: add its center.")
         else:
-            items.append(Item(_domain(centers[case]), safe_name(case), image, label, _place_both))
-    return items, faults
+            items.append(Item(_domain(centers[case]), safe_name(case), image, labels[case][0], _place_both))
+    orphans = [paths[0] for case, paths in labels.items() if case not in cases]
+    return items, [
+        *faults,
+        *(f"label {path} has no image: add it, or take the label out." for path in orphans),
+    ]
 
 
 def find_btcv(source: Path) -> Cases:
     """List ``img0001.nii.gz`` with ``label0001.nii.gz``, in whatever folders; one domain ``CT``."""
-    names = {case_stem(path).lower(): path for path in find_scans(source)}
+    names = _grouped(find_scans(source), lambda path: case_stem(path).lower())
     numbers = sorted({match[1] for name in names if (match := re.fullmatch(r"(?:img|label)(\d{4})", name))})
     items, faults = [], []
     for number in numbers:
-        image, label = names.get(f"img{number}"), names.get(f"label{number}")
-        if image and label:
-            items.append(Item("CT", f"img{number}", image, label, _place_and_renumber))
+        images, labels = names[f"img{number}"], names[f"label{number}"]
+        if several := [paths for paths in (images, labels) if len(paths) > 1]:
+            faults += [_several(f"img{number}", paths) for paths in several]
+        elif images and labels:
+            items.append(Item("CT", f"img{number}", images[0], labels[0], _place_and_renumber))
         else:
-            other = f"label{number}" if image else f"img{number}"
-            faults.append(f"{image or label} has no {other}.nii.gz: add it, or take it out.")
+            other = f"label{number}" if images else f"img{number}"
+            faults.append(f"{[*images, *labels][0]} has no {other}.nii.gz: add it, or take it out.")
     return items, faults
 
 
@@ -143,7 +177,7 @@ def find_chaos(source: Path) -> Cases:
     """
     items: list[Item] = []
     faults: list[str] = []
-    for folder in sorted(path for path in source.rglob("DICOM_anon") if path.is_dir()):
+    for folder in _folders(source, "DICOM_anon"):
         parent, label = folder.parent, folder.parent / "Ground"
         if parent.name.upper() == "T2SPIR":
             domain, case, ids = "MR", parent.parent.name, _CHAOS_MR_IDS
@@ -181,6 +215,10 @@ def find_layout(name: str) -> Callable[[Path], Cases]:
     return LAYOUTS[name]
 
 
+def _folders(source: Path, name: str) -> list[Path]:
+    return [path for path in walk(source) if path.name == name and path.is_dir()]
+
+
 def _domain(center: str) -> str:
     return _SITE_DOMAINS.get(center.strip().lower(), safe_name(center.strip()))
 
@@ -192,7 +230,7 @@ def _paired(folder: Path, domain: str) -> Cases:
 
 def _read_centers(folder: Path) -> tuple[dict[str, str], Path]:
     """Return case -> center from the first table below a folder that has both columns, and the table's path."""
-    for table in sorted(folder.rglob("*.csv")):
+    for table in (path for path in walk(folder) if path.suffix.lower() == ".csv"):
         try:
             with table.open(newline="", encoding="utf-8-sig") as file:
                 rows = [
@@ -202,9 +240,14 @@ def _read_centers(folder: Path) -> tuple[dict[str, str], Path]:
         except (UnicodeDecodeError, csv.Error):
             continue
         if rows and {"patientid", "center"} <= rows[0].keys():
-            return {
-                _table_case(row["patientid"]): row["center"] for row in rows if row["center"].strip()
-            }, table
+            centers: dict[str, str] = {}
+            for row in rows:
+                case, center = _table_case(row["patientid"]), row["center"].strip()
+                if center and centers.setdefault(case, center) != center:
+                    raise StudyError(
+                        f"table {table} gives case {case} two centers, {centers[case]!r} and {center!r}: keep one."
+                    )
+            return centers, table
     raise StudyError(
         f"{folder} holds no table with the columns patientid and center: add one (CSV) that names each case's site."
     )

@@ -3,8 +3,10 @@
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from desam_lite.utils.errors import StudyError
 
 SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _LABEL_WORDS = "segmentation|seg|label|labels|mask|masks|gt|groundtruth|roi"
@@ -16,10 +18,22 @@ _PAIR_FOLDER = re.compile(
 )
 
 
+def walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Yield all below a folder, sorted; links to folders are followed, what is hidden (``.git``) is left out."""
+    above = (*above, folder.resolve())
+    try:
+        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise StudyError(f"folder {folder} cannot be read ({error.strerror}): check it.") from error
+    for path in paths:
+        yield path
+        if path.is_dir() and path.resolve() not in above:  # a link to a folder around it would never end
+            yield from walk(path, above)
+
+
 def find_scans(folder: Path) -> list[Path]:
     """Return the NIfTI files at any depth, hidden ones (half-written, macOS's) left out."""
-    files = (path for path in folder.rglob("*.[nN][iI][iI]*") if SUFFIX.search(path.name))
-    return sorted(path for path in files if not path.name.startswith("."))
+    return [path for path in walk(folder) if SUFFIX.search(path.name) and not path.is_dir()]
 
 
 def case_stem(path: Path) -> str:

@@ -16,11 +16,12 @@ from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from desam_lite.data.importers.layouts import Cases, Item, find_layout
+from desam_lite.data.importers.pairing import SUFFIX, walk
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import atomic_path, digest, sha256_file
 from desam_lite.utils.progress import track
 
-IMPORT_VERSION = 1
+IMPORT_VERSION = 2
 INDEX_NAME = "import.csv"
 _FIELDS = ["domain", "case", "image", "label", "image_sha256", "label_sha256"]
 _FIELDS += ["source_image", "source_label", "stamp"]
@@ -71,6 +72,11 @@ def import_data(
         raise StudyError(f"the folder to import to, {out}, lies in the source {source}: choose one outside.")
     root = source if source.is_dir() else _unpack(source, out / _UNPACKED, progress)
     items, faults = _refuse_doubles(*finder(root))
+    faults += [
+        f"{path} is a link that leads nowhere: mend it, or take it out."
+        for path in walk(root)
+        if not path.exists() and not SUFFIX.search(path.name)  # those of scans are told with their case
+    ]
     if not items and not faults:
         raise StudyError(
             f"no case of the layout {layout!r} below {source}: check the path, or choose another layout."
@@ -133,8 +139,9 @@ def place_file(source: Path, target: Path, *, copy: bool = False) -> None:
         StudyError: The file cannot be read.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    packed = source.name.lower().endswith(".gz")
     try:
+        with source.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"  # by content, for names lie
         if packed and not copy and _link(source.resolve(), target):
             return
         with atomic_path(target) as temporary, source.open("rb") as file, temporary.open("wb") as plain:

@@ -1,6 +1,7 @@
 """NIfTI layouts, linking, resuming and zip archives; DICOM is in test_dicom.py."""
 
 import csv
+import gzip
 import stat
 import zipfile
 from collections.abc import Callable
@@ -238,6 +239,77 @@ def test_btcv_label_of_another_set_is_named(tmp_path: Path) -> None:
     faults = bring("btcv", tmp_path / "in", tmp_path / "out").faults
     assert "img0002.nii.gz has no label0002.nii.gz" in faults[0]
     assert "CT/img0001: " in faults[1] and "ids that BTCV does not have ([77])" in faults[1]
+
+
+def twice(path: Path) -> None:
+    save(path.with_name(path.name.removesuffix(".gz")), image_data(5))
+
+
+def test_second_file_of_a_case_or_one_that_belongs_to_none_is_named(tmp_path: Path) -> None:
+    write_nnunet(tmp_path / "nnunet")
+    for name in ("imagesTr/p01_0000.nii.gz", "labelsTr/p02.nii.gz"):
+        twice(tmp_path / "nnunet" / "Task12" / name)
+    save(tmp_path / "nnunet" / "Task12" / "imagesTr" / "p03.nii.gz", image_data())
+    save(tmp_path / "nnunet" / "Task12" / "labelsTr" / "p09.nii.gz", label_data())
+    summary = bring("nnunet", tmp_path / "nnunet", tmp_path / "out")
+    told = " ".join(summary.faults)
+    assert summary.cases == {"North-Ward-2": 1} and len(summary.faults) == 5
+    assert "one of two cases of that name" in told and "p02.nii and " in told
+    assert "p03.nii.gz has no channel in its name" in told and "p09.nii.gz has no image" in told
+    write_btcv(tmp_path / "btcv")
+    save(tmp_path / "btcv" / "preprocessed" / "img0001.nii.gz", image_data(9))
+    summary = bring("btcv", tmp_path / "btcv", tmp_path / "out2")
+    assert summary.cases == {"CT": 1} and "case img0001 has several files" in summary.faults[0]
+
+
+@pytest.mark.parametrize(("first", "second"), [("North 1", "North-1"), ("Zürich", "Zu\u0308rich")])
+def test_two_hospitals_that_would_get_one_name_are_refused(first: str, second: str, tmp_path: Path) -> None:
+    save_case(tmp_path / "folders" / first, "a", 1)
+    save_case(tmp_path / "folders" / second, "b", 2)
+    write_nnunet(tmp_path / "nnunet")
+    table = tmp_path / "nnunet" / "Task12" / "prostate_patientid.csv"
+    table.write_text(f"patientid,center\np01,{first}\np02,{second}\np03,HK\n", encoding="utf-8")
+    for layout in ("folders", "nnunet"):
+        with pytest.raises(StudyError, match=f"'{first}' and '{second}'|'{second}' and '{first}'"):
+            bring(layout, tmp_path / layout, tmp_path / "out")
+
+
+def test_two_names_of_one_prostate_site_are_one_domain(tmp_path: Path) -> None:
+    write_nnunet(tmp_path / "in")
+    table = tmp_path / "in" / "Task12" / "prostate_patientid.csv"
+    table.write_text("patientid,center\np01,A-ISBI\np02,RUNMC\np03, a-isbi \np03,a-isbi\n")
+    assert bring("nnunet", tmp_path / "in", tmp_path / "out").cases == {"A": 3}
+    table.write_text("patientid,center\np01,A-ISBI\np02,X\np03,X\np01.nii.gz,HK\n")
+    with pytest.raises(StudyError, match="gives case p01 two centers, 'A-ISBI' and 'HK': keep one"):
+        bring("nnunet", tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("layout", "writer"), [("saml", write_saml), ("nnunet", write_nnunet), ("btcv", write_btcv)]
+)
+def test_links_to_folders_are_followed_and_those_that_lead_nowhere_told(
+    layout: str, writer: Callable[[Path], None], tmp_path: Path
+) -> None:
+    writer(tmp_path / "plain")
+    (tmp_path / "linked").mkdir()
+    for folder in (tmp_path / "plain").iterdir():
+        (tmp_path / "linked" / folder.name).symlink_to(folder)
+    (tmp_path / "plain" / folder.name / "around").symlink_to(tmp_path / "linked" / folder.name)
+    expected = bring(layout, tmp_path / "plain", tmp_path / "a").cases
+    assert bring(layout, tmp_path / "linked", tmp_path / "b").cases == expected
+    (tmp_path / "linked" / "gone").symlink_to(tmp_path / "nowhere")
+    faults = bring(layout, tmp_path / "linked", tmp_path / "b").faults
+    assert len(faults) == 1 and "linked/gone is a link that leads nowhere" in faults[0]
+
+
+@pytest.mark.parametrize("name", ["c1.nii", "c1.nii.gz", "c1.NII.GZ"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_file_is_packed_once_whatever_it_is_called(name: str, packed: bool, tmp_path: Path) -> None:
+    raw = nib.Nifti1Image(image_data(), LPS).to_bytes()
+    save(tmp_path / "in" / "N" / "c1_segmentation.nii.gz", label_data())
+    (tmp_path / "in" / "N" / name).write_bytes(gzip.compress(raw) if packed else raw)
+    assert bring("folders", tmp_path / "in", tmp_path / "out").cases == {"N": 1}
+    assert gzip.decompress((tmp_path / "out" / "N" / "c1.nii.gz").read_bytes()) == raw
 
 
 def test_dangling_link_is_named(tmp_path: Path) -> None:
