@@ -1,22 +1,25 @@
 """The decision rule on simulated studies whose truth is stated: coverage, false alarms, power, against the bootstrap before it.
 
-    python benchmarks/decision_rule.py            # a minute; writes results/decision_rule.json
+    python benchmarks/decision_rule.py            # three minutes; --quick: seconds
 
 Ten patients at each of five sites, one source; Dice in points. ``seed_sd``, ``patient_sd`` and ``rest_sd`` are the standard
 deviations of a paired difference over seeds, over patients, and of what is left.
 """
 
-import argparse
-import json
-from pathlib import Path
+from typing import Any
 
 import numpy as np
+from common import Options, read_options, write_result
 
 from desam_lite.evaluation.statistics import Cube, decide, seed_aware_interval
 
 SPREADS = [(3, 8, 5), (0, 8, 5), (6, 4, 5), (3, 3, 3), (1, 3, 5), (1.5, 8, 5)]
 EFFECT = 6.0
 MARGIN = 0.02
+NOTE = (
+    f"Standard deviations and half widths in points of Dice; power: how often a difference of {EFFECT:g} points is told from 0; "
+    "the bootstrap, of seeds and of patients, on a tenth of the studies."
+)
 
 
 def simulate(rng: np.random.Generator, seeds: int, spreads: tuple[float, ...], effect: float = 0.0) -> Cube:
@@ -38,10 +41,11 @@ def bootstrap_covers(rng: np.random.Generator, cube: Cube, draws: int = 400) -> 
     return bool(low <= 0 <= high)
 
 
-def measure(studies: int) -> list[dict[str, float]]:
-    rows = []
+def measure(options: Options) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    studies = 40 if options.quick else 3000
     for seeds in (2, 3, 5):
-        for spreads in SPREADS:
+        for spreads in SPREADS[:2] if options.quick else SPREADS:
             rng = np.random.default_rng(seeds)
             null = [simulate(rng, seeds, spreads) for _ in range(studies)]
             intervals = [seed_aware_interval(cube, "sources") for cube in null]
@@ -49,32 +53,23 @@ def measure(studies: int) -> list[dict[str, float]]:
             shifted = [
                 seed_aware_interval(simulate(rng, seeds, spreads, EFFECT), "sources") for _ in range(studies)
             ]
-            some = null[: max(1, studies // 10)]
+            spread = dict(zip(("seed_sd", "patient_sd", "rest_sd"), spreads, strict=True))
             rows.append(
                 {
                     "seeds": seeds,
-                    **dict(zip(("seed_sd", "patient_sd", "rest_sd"), spreads, strict=True)),
+                    **spread,
                     "coverage": float(np.mean([i.low <= 0 <= i.high for i in intervals])),
                     "false_alarms": float(np.mean([v in ("better", "worse") for v in verdicts])),
                     "half_width": float(np.median([100 * (i.high - i.low) / 2 for i in intervals])),
-                    f"power_of_{EFFECT:g}_points": float(np.mean([i.low > 0 for i in shifted])),
-                    "bootstrap_coverage": float(np.mean([bootstrap_covers(rng, cube) for cube in some])),
+                    "power": float(np.mean([i.low > 0 for i in shifted])),
+                    "coverage_bootstrap": float(
+                        np.mean([bootstrap_covers(rng, cube) for cube in null[: max(1, studies // 10)]])
+                    ),
                 }
             )
-            print(json.dumps(rows[-1]), flush=True)
+            write_result("decision_rule", options, rows, note=NOTE, studies=studies)
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--studies", type=int, default=3000, help="simulated studies per row")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "decision_rule.json")
-    options = parser.parse_args()
-    record = {"studies": options.studies, "margin": MARGIN, "rows": measure(options.studies)}
-    options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    measure(read_options(__doc__ or ""))

@@ -16,6 +16,10 @@ from conftest import ROOT
 
 FOLDER = ROOT / "benchmarks"
 FIELDS = {
+    "decision_rule": {
+        *("seeds", "seed_sd", "patient_sd", "rest_sd"),
+        *("coverage", "false_alarms", "half_width", "power", "coverage_bootstrap"),
+    },
     "inference": {"backbone", "points", "seconds", "seconds_exhaustive", "ratio", "peak_mb"},
     "encoder": {
         "backbone",

@@ -94,6 +94,13 @@ def test_what_serves_the_page_is_hidden(path: Path) -> None:
             assert HIDDEN & set(cell.metadata.get("tags", [])), cell.id
 
 
+def test_progress_of_long_work_is_kept_off_the_page(path: Path) -> None:
+    """The book counts standard error on a page as a fault."""
+    for cell in cells(path, "code"):
+        if "open_study(" in cell.source or "execute_runs(" in cell.source:
+            assert "remove-stderr" in cell.metadata.get("tags", []), cell.id
+
+
 def test_what_is_defined_in_a_notebook_is_shown(path: Path) -> None:
     for cell in cells(path, "code"):
         if any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in ast.parse(cell.source).body):

@@ -342,7 +342,7 @@ def _sentence(fault: dict[str, Any]) -> str:
 
 
 def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """Return ``did you mean 'NAME'? Otherwise `` for the name that is closest to a word; "" where none is close.
+    """Return the question whether the name closest to a word is meant, to begin a sentence with; "" where none is close.
 
     >>> did_you_mean("prostat", ["prostate", "abdomen"])
     "did you mean 'prostate'? Otherwise "
