@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pydicom
 from PIL import Image, UnidentifiedImageError
 from pydicom.errors import InvalidDicomError
+from pydicom.pixels.decoders.base import get_decoder
 
 from desam_lite.data.geometry import Array
 from desam_lite.data.index import natural
@@ -23,7 +24,7 @@ from desam_lite.utils.errors import StudyError
 _ALIKE = 1e-3  # direction cosines and pixel spacings of one series differ by less
 _GAP = 0.1  # how far a slice may lie off even spacing, in parts of it
 _SAME_PLACE = 1e-4  # mm
-_PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+_PLACE = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}  # with how many numbers
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -75,7 +76,7 @@ def _read_slice(path: Path) -> Any | None:
         item = pydicom.dcmread(path)
         if "PixelData" not in item:
             return None
-        missing = [key for key in _PLACE if key not in item]
+        missing = [key for key, count in _PLACE.items() if not _has_numbers(item.get(key), count)]
     except InvalidDicomError:
         if path.suffix.lower() != ".dcm":  # a readme or a thumbnail may lie among the slices
             return None
@@ -89,6 +90,12 @@ def _read_slice(path: Path) -> Any | None:
     return item
 
 
+def _has_numbers(value: Any, count: int) -> bool:
+    """Whether a tag is there with a value, not only there."""
+    numbers = np.asarray(value, dtype=np.float64)  # None is NaN
+    return numbers.size == count and bool(np.isfinite(numbers).all())
+
+
 def _require_single_series(folder: Path, slices: list[tuple[Path, Any]]) -> None:
     """Refuse a mixture. Anonymisers may give each file a series of its own (CHAOS has such): all different is one."""
     series = {str(item.get("SeriesInstanceUID", "")) for _, item in slices}
@@ -96,7 +103,7 @@ def _require_single_series(folder: Path, slices: list[tuple[Path, Any]]) -> None
         raise StudyError(f"{folder} holds {len(series)} DICOM series: keep one series per folder.")
     first_path, first = slices[0]
     for path, item in slices[1:]:
-        same = (item.Rows, item.Columns) == (first.Rows, first.Columns) and all(
+        same = all(item.get(key) == first.get(key) for key in ("Rows", "Columns")) and all(
             np.allclose(item[key].value, first[key].value, atol=_ALIKE)
             for key in ("ImageOrientationPatient", "PixelSpacing")
         )
@@ -125,6 +132,11 @@ def _require_even_spacing(folder: Path, normal: Array, slices: list[tuple[Path, 
 
 def _pixels(path: Path, item: Any) -> npt.NDArray[np.float64]:
     """Return ``(rows, columns)`` in the modality's unit: rescale slope and intercept applied."""
+    if (kind := item.get("PhotometricInterpretation")) and kind != "MONOCHROME2":
+        raise StudyError(
+            f"{path} is stored as {kind}, not as MONOCHROME2 (high is bright): export the series as MONOCHROME2."
+        )
+    _require_decoder(path, item)
     try:
         pixels = item.pixel_array
     except Exception as error:  # pydicom's decoders raise many kinds
@@ -141,6 +153,19 @@ def _pixels(path: Path, item: Any) -> npt.NDArray[np.float64]:
     return result
 
 
+def _require_decoder(path: Path, item: Any) -> None:
+    syntax = item.file_meta.get("TransferSyntaxUID")
+    try:
+        missing = syntax and syntax.is_compressed and not get_decoder(syntax).is_available
+    except (NotImplementedError, ValueError):  # a video, or a syntax of a maker's own
+        missing = True
+    if missing:
+        raise StudyError(
+            f"{path} is compressed ({syntax.name}), and no decoder for it is installed: decompress the series (gdcmconv --raw), "
+            "or try pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg."
+        )
+
+
 def _affine(normal: Array, slices: list[tuple[Path, Any]]) -> npt.NDArray[np.float64]:
     """Return the affine of ``(columns, rows, slices)``; the measured step between slices suits a tilted gantry too."""
     first, last = slices[0][1], slices[-1][1]
@@ -148,8 +173,12 @@ def _affine(normal: Array, slices: list[tuple[Path, Any]]) -> npt.NDArray[np.flo
     start = np.asarray(first.ImagePositionPatient, dtype=np.float64)
     if len(slices) > 1:
         step = (np.asarray(last.ImagePositionPatient, dtype=np.float64) - start) / (len(slices) - 1)
+    elif thickness := first.get("SliceThickness"):
+        step = np.asarray(normal) * float(thickness)
     else:
-        step = np.asarray(normal) * float(first.get("SliceThickness", 1) or 1)
+        raise StudyError(
+            f"{slices[0][0]} is the only slice and has no SliceThickness: export the series again."
+        )
     lps = np.eye(4)
     lps[:3, 0] = np.asarray(first.ImageOrientationPatient[:3], dtype=np.float64) * between_columns
     lps[:3, 1] = np.asarray(first.ImageOrientationPatient[3:], dtype=np.float64) * between_rows
@@ -204,11 +233,19 @@ def _natural_stem(path: Path) -> list[tuple[int, int, str]]:
 def _read_label_image(path: Path, shape: tuple[int, int], ids: Mapping[range, int]) -> npt.NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
-            intensities = np.asarray(image.convert("L"))
+            wide = image.mode.startswith("I")  # more than 8 bits, which "L" would cut off at 255
+            pixels = np.asarray(image if wide else image.convert("RGB")).astype(np.int64)
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
         raise StudyError(
             f"label picture {path} cannot be read ({error}): copy it again from its source."
         ) from error
+    intensities = pixels if wide else pixels[..., 0]
+    if wide and pixels.max() > 255:
+        if (pixels % 257).any():
+            raise StudyError(f"label picture {path} holds values over 255: export it with 8 bits.")
+        intensities = pixels // 257  # 0..255 stretched to 0..65535
+    elif not wide and np.ptp(pixels, axis=-1).any():
+        raise StudyError(f"label picture {path} is in colour: export it in grey.")
     if intensities.shape != shape:
         raise StudyError(
             f"label picture {path} is {intensities.shape} pixels but its slice {shape}: export it on the slice's grid."

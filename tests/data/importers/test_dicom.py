@@ -22,7 +22,9 @@ from layout_files import (
     write_picture,
     write_slice,
 )
-from pydicom.uid import generate_uid
+from PIL import Image
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGLosslessSV1, generate_uid
 
 from desam_lite.data.cases import load_case
 from desam_lite.data.manifest import load_manifest
@@ -137,6 +139,45 @@ def no_place(base: Path) -> None:
     item.save_as(path)
 
 
+def empty_place(base: Path) -> None:
+    for path in (base / "DICOM_anon").iterdir():
+        item = pydicom.dcmread(path)
+        item.PixelSpacing = None
+        item.save_as(path)
+
+
+def only_slice_of_unknown_thickness(base: Path) -> None:
+    for path in sorted((base / "DICOM_anon").iterdir())[1:]:
+        path.unlink()
+        (base / "Ground" / f"{path.stem}.png").unlink()
+
+
+def low_is_bright(base: Path) -> None:
+    path = base / "DICOM_anon" / "IMG-0004-00001.dcm"
+    item = pydicom.dcmread(path)
+    item.PhotometricInterpretation = "MONOCHROME1"
+    item.save_as(path)
+
+
+def lossless_jpeg(base: Path) -> None:
+    path = base / "DICOM_anon" / "IMG-0004-00001.dcm"
+    item = pydicom.dcmread(path)
+    item.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+    item.PixelData = encapsulate([b"\xff\xd8" + b"\0" * 200])
+    item["PixelData"].is_undefined_length = True
+    item.save_as(path)
+
+
+def wide_picture(base: Path) -> None:
+    pixels = np.full((ROWS, COLUMNS), 1000, np.uint16)
+    Image.fromarray(pixels).save(base / "Ground" / "IMG-0004-00003.png")
+
+
+def coloured_picture(base: Path) -> None:
+    pixels = np.full((ROWS, COLUMNS, 3), (0, 255, 255), np.uint8)  # of the luminance of a kidney
+    Image.fromarray(pixels).save(base / "Ground" / "IMG-0004-00003.png")
+
+
 def cut_slice(base: Path) -> None:
     path = base / "DICOM_anon" / "IMG-0004-00001.dcm"
     path.write_bytes(path.read_bytes()[:-100])
@@ -181,6 +222,15 @@ CHAOS_FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "two series": (second_series, r"holds 2 DICOM series: keep one series per folder"),
     "slice of another grid": (other_grid, r"has another grid than"),
     "slice without a place": (no_place, r"lacks ImagePositionPatient, so its place is unknown"),
+    "slice with an empty tag": (empty_place, r"lacks PixelSpacing, so its place is unknown"),
+    "only slice": (only_slice_of_unknown_thickness, r"is the only slice and has no SliceThickness"),
+    "low is bright": (low_is_bright, r"IMG-0004-00001.dcm is stored as MONOCHROME1, not as MONOCHROME2"),
+    "no decoder": (
+        lossless_jpeg,
+        r"is compressed \(JPEG Lossless.*\), and no decoder .* decompress the series",
+    ),
+    "picture of 16 bits": (wide_picture, r"IMG-0004-00003.png holds values over 255"),
+    "picture in colour": (coloured_picture, r"IMG-0004-00003.png is in colour: export it in grey"),
     "slice cut": (cut_slice, r"the pixels of .*IMG-0004-00001.dcm cannot be read"),
     "slice that is text": (text_slice, r"IMG-0004-00001.dcm is not a DICOM file"),
     "no slice": (no_slices, r"holds no DICOM slice with an image"),
@@ -203,6 +253,16 @@ def test_broken_chaos_case_is_named_and_stops_no_other(name: str, tmp_path: Path
     with pytest.raises(StudyError, match=sentence):
         raise StudyError(summary.faults[0])
     assert files(tmp_path / "out") == ["MR/8.nii.gz", "MR/8_segmentation.nii.gz", "import.csv"]
+
+
+@pytest.mark.parametrize("factor", [1, 257])
+def test_label_pictures_of_more_bits_hold_the_same_organs(factor: int, tmp_path: Path) -> None:
+    base = write_chaos_mr(tmp_path / "in")
+    for path in (base / "Ground").iterdir():
+        Image.fromarray(np.asarray(Image.open(path)).astype(np.uint16) * np.uint16(factor)).save(path)
+    assert bring("chaos", tmp_path / "in", tmp_path / "out").faults == ()
+    label = np.asanyarray(nib.load(tmp_path / "out" / "MR" / "7_segmentation.nii.gz").dataobj)
+    assert np.array_equal(label.transpose(2, 1, 0), organs())
 
 
 def test_files_that_are_no_slices_are_passed_over(tmp_path: Path) -> None:
