@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from desam_lite.cli.options import DataOption, ManifestArgument
+from desam_lite.cli.options import DataOption, ManifestArgument, require_writable
 from desam_lite.utils.errors import StudyError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def make(
     from desam_lite.synthetic.phantoms import make_task
 
     folder = out or Path("data") / (task if not dial else f"{task}_dialled")
+    require_writable(folder, folder=True)
     moved: dict[str, Any] = {"towards": towards, "dials": _read_dials(dial or [])} if dial or towards else {}
     removed = make_task(task, folder, cases=cases, seed=seed, domains=domain or None, **moved)
     also = f"; {removed} more of an earlier call removed" if removed else ""
@@ -77,6 +78,7 @@ def import_(
     """
     from desam_lite.data.importers.run import import_data
 
+    require_writable(out, folder=True, inputs=[source])
     summary = import_data(layout, source, out, copy=copy)
     there = ", ".join(f"{domain} {cases}" for domain, cases in summary.cases.items()) or "no case"
     typer.echo(
@@ -118,8 +120,9 @@ def write_index(
     from desam_lite.utils.files import atomic_path
 
     task, root = _open_manifest(manifest, data)
-    index = build_index(task, root)
     path = out or Path(f"{task.name}_index.csv")
+    require_writable(path, inputs=[Path(manifest)])
+    index = build_index(task, root)
     with atomic_path(path) as temporary:
         index.to_csv(temporary, index=False)
     faults = len(list_faults(index))
@@ -145,6 +148,7 @@ def show(
     path = out or Path(f"{task.name}_sheet.png")
     if path.suffix != ".png":
         raise StudyError(f"the sheet is a PNG, but --out is {path}: give a name that ends in .png.")
+    require_writable(path)
     write_png(path, contact_sheet(task, root, cases=cases))
     typer.echo(f"wrote {path}")
 

@@ -1,12 +1,14 @@
 """Arguments and options that several commands share."""
 
-import re
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
 
+from desam_lite.data.manifest import PlainLoader
 from desam_lite.utils.errors import StudyError
 
 ManifestArgument = Annotated[
@@ -19,7 +21,6 @@ DataOption = Annotated[
 WorkspaceOption = Annotated[Path, typer.Option(help="Folder for results and caches.")]
 NotebooksOption = Annotated[Path, typer.Option(help="Folder with the notebooks.")]
 AcceleratorOption = Annotated[str, typer.Option(help="auto, cpu or gpu.")]
-_POWER_OF_TEN = re.compile(r"[-+]?\d+[eE][-+]?\d+")
 
 
 def parse_assignments(pairs: list[str] | None, option: str) -> dict[str, Any]:
@@ -33,10 +34,23 @@ def parse_assignments(pairs: list[str] | None, option: str) -> dict[str, Any]:
         name, equals, text = pair.partition("=")
         if not equals or not name:
             raise StudyError(f"{option} {pair}: write name=value.")
-        # YAML takes 1e-4 for text, unlike everybody who writes it.
-        number = _POWER_OF_TEN.fullmatch(text)
         try:
-            values[name] = float(text) if number else yaml.safe_load(text) if text else ""
-        except yaml.YAMLError as error:
+            values[name] = yaml.load(text, PlainLoader) if text else ""  # noqa: S506 - it is a safe loader
+        except (yaml.YAMLError, ValueError) as error:
             raise StudyError(f"{option} {pair}: the value is not plain YAML; put text in quotes.") from error
     return values
+
+
+def require_writable(
+    path: Path, option: str = "--out", *, folder: bool = False, inputs: Sequence[Path] = ()
+) -> None:
+    """Refuse, before any work, a place that nothing can be written to, of the other kind, or one of the inputs."""
+    if path.exists() and any(place.exists() and path.samefile(place) for place in inputs):
+        raise StudyError(f"{option} {path} is what is read: name another place.")
+    if path.exists() and path.is_dir() != folder:
+        there, needed = ("a file", "a folder") if folder else ("a folder", "a file")
+        raise StudyError(f"{option} {path} is {there}, and {needed} is needed: name another place.")
+    above = (path if folder else path.parent).absolute()
+    place = next(place for place in (above, *above.parents) if os.path.lexists(place))
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise StudyError(f"{option} {path}: {place} is no folder you may write to; name another place.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from desam_lite.cli.options import AcceleratorOption
+from desam_lite.cli.options import AcceleratorOption, require_writable
 from desam_lite.utils.errors import StudyError
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ def predict(
     left = [job for job in jobs if overwrite or not job.done]
     if kept := len(jobs) - len(left):
         typer.echo(f"{kept} of {len(jobs)} scans are done already: --overwrite makes them again")
+    for kind, path in ((kind, path) for job in left for kind, path in job.outputs.items()):
+        require_writable(path, "--out" if kind == "mask" else f"--{kind}")
     if left:
         trained = load_predictor(model, choose_device(accelerator))
         if scores is not None:

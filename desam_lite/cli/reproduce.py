@@ -5,7 +5,7 @@ from typing import Annotated, cast, get_args
 
 import typer
 
-from desam_lite.cli.options import WorkspaceOption, parse_assignments
+from desam_lite.cli.options import WorkspaceOption, parse_assignments, require_writable
 from desam_lite.utils.errors import StudyError
 
 
@@ -74,6 +74,7 @@ def reproduce(
     if plan:
         typer.echo(say_plan(make_plan(options), folder, jobs or usual_jobs(chosen)))
         return
+    require_writable(pages, "--pages", folder=True)
     failed = reproduce_study(options, chosen, jobs)
     made = read_plan(folder)
     if failed:

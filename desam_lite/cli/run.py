@@ -1,5 +1,6 @@
 """``desam-lite run``, ``execute`` and ``check-book``: one run, one notebook, and whether the book's pages are right."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
@@ -12,6 +13,7 @@ from desam_lite.cli.options import (
     NotebooksOption,
     WorkspaceOption,
     parse_assignments,
+    require_writable,
 )
 from desam_lite.methods.registry import METHOD_CHOICES
 from desam_lite.utils.errors import StudyError
@@ -57,6 +59,7 @@ def run(
         raise StudyError(f"there is no accelerator '{accelerator}': use auto, cpu or gpu.")
     if placement not in get_args(Placement):
         raise StudyError(f"there is no placement '{placement}': use {', '.join(get_args(Placement))}.")
+    require_writable(workspace, "--workspace", folder=True)
     path = find_manifest(manifest)
     root = data if data is not None else Path("data") / load_manifest(path).name
     chosen = parse_assignments(settings, "--set")
@@ -104,7 +107,21 @@ def execute_command(
     """
     from desam_lite.study.workflow.notebooks import execute_notebook
 
-    typer.echo(f"wrote {execute_notebook(notebook, out, parse_assignments(parameter, '-p'))}")
+    require_writable(out, inputs=[notebook])
+    values = _seen_from_here(parse_assignments(parameter, "-p"), notebook)
+    typer.echo(f"wrote {execute_notebook(notebook, out, values)}")
+
+
+def _seen_from_here(values: dict[str, Any], notebook: Path) -> dict[str, Any]:
+    """Make paths that start where the user stands absolute: the cells' own start in the root of the notebook's study."""
+    from desam_lite.study.plans import project_root
+
+    paths = {name: Path(value) for name, value in values.items() if isinstance(value, str) and value}
+    meant: dict[str, Callable[[Path], bool]]
+    meant = {"manifest": Path.is_file, "weights": Path.is_file, "data_root": Path.is_dir, "workspace": bool}
+    if project_root(notebook) == Path.cwd():
+        return values
+    return values | {n: str(path.absolute()) for n, path in paths.items() if n in meant and meant[n](path)}
 
 
 def check_book(

@@ -246,8 +246,10 @@ def _refuse_repeats(values: list[str], what: str) -> None:
 
 
 def manifest_folders() -> list[Path]:
-    """Return where manifests are looked for by name: below the working folder, then beside the package."""
-    return [Path.cwd() / _FOLDER, Path(__file__).resolve().parents[2] / _FOLDER]
+    """Return where manifests are looked for by name: below the working folder, then beside the package, or in it (a wheel)."""
+    package, checkout = Path(__file__).resolve().parents[1:3]
+    own = checkout if (checkout / _FOLDER).is_dir() else package
+    return [Path.cwd() / _FOLDER, own / _FOLDER]
 
 
 def list_manifests() -> dict[str, Path]:
@@ -295,10 +297,11 @@ def load_manifest(manifest: Path | str) -> Manifest:
         ) from error
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which takes the last of two equal keys; this one refuses them."""
+class PlainLoader(yaml.SafeLoader):
+    """YAML's safe loader with YAML 1.2's values (to PyYAML 010 is eight, no false, 1e-4 text), which refuses equal keys."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """Return a mapping; raise ConstructorError for a key that is there twice."""
         seen = set()
         for key, _ in node.value:
             if isinstance(key.value, str) and key.value in seen:
@@ -309,12 +312,24 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+PlainLoader.yaml_implicit_resolvers = {}
+for _kind, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+\.?[0-9]*)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", list("-+.0123456789")),
+    ("merge", "<<", ["<"]),
+):
+    PlainLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"(?:{_pattern})$"), _first)
+PlainLoader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+
+
 def _read_yaml(path: Path) -> Any:
     """Read YAML as plain data: no code, no doubled keys, no file too large to be written by hand."""
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise StudyError(f"manifest {path} is over 1 MB, which no manifest is: give the right file.")
-        return _Loader(path.read_text(encoding="utf-8")).get_single_data()
+        return PlainLoader(path.read_text(encoding="utf-8")).get_single_data()
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(
             f"manifest {path} cannot be read ({error}): check the file and its permissions."

@@ -7,6 +7,7 @@ import math
 import os
 from dataclasses import dataclass
 from http.client import HTTPException
+from itertools import chain
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -108,20 +109,30 @@ def _download(url: str, part: Path, public: PublicWeights, progress: bool) -> No
         request = Request(url, headers={"Range": f"bytes={start}-"} if start else {})
         with urlopen(request, timeout=_TIMEOUT) as answer:
             begin = start if answer.status == _PARTIAL else 0
+            chunks = iter(lambda: answer.read(_BYTES_AT_ONCE), b"")
+            first = next(chunks, b"")
+            chunks = chain([first], chunks)
+            kind = answer.headers.get_content_type()
+            if kind == "text/html" or (not begin and first.lstrip().startswith((b"<", b"{"))):
+                raise StudyError(
+                    f"{url} gave a page instead of the file (a log-in?): see it in a browser and fetch again, or use --mirror."
+                )
             size = begin + int(answer.headers["Content-Length"] or public.size - begin)
             if size != public.size:  # an error page, or half a copy
                 raise StudyError(
                     f"{url} has {size} bytes, the published file {public.size}: fetch it from elsewhere with --mirror."
                 )
-            chunks = iter(lambda: answer.read(_BYTES_AT_ONCE), b"")
             steps = math.ceil((size - begin) / _BYTES_AT_ONCE)
             with part.open("ab" if begin else "wb") as file:
                 for chunk in track(chunks, f"fetching {public.name}", total=steps, enabled=progress):
                     file.write(chunk)
                 file.flush()
                 os.fsync(file.fileno())
-        if part.stat().st_size < size:
-            raise EOFError(f"it ended at {part.stat().st_size} of {size} bytes")
+        if (ended := part.stat().st_size) < size:
+            if getattr(answer, "chunked", False):  # it says where it ends: this is another file
+                os.truncate(part, begin)
+                raise StudyError(f"{url} has {ended} of {size} bytes: fetch from elsewhere with --mirror.")
+            raise EOFError(f"it ended at {ended} of {size} bytes")
     except (OSError, HTTPException, ValueError, EOFError) as error:
         reason = str(error).strip("<>").removeprefix("urlopen error ") or type(error).__name__
         raise StudyError(

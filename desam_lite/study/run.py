@@ -177,6 +177,7 @@ def execute_run(
     """
     task = open_task(spec.manifest, spec.data_root, workspace, progress=progress)
     run = find_run(spec, task, workspace)
+    scored_cases(spec, task)
     if run.finished:
         return run
     options = ExecutionOptions(make_fabric(accelerator, devices, spec.precision), placement, progress)
@@ -227,9 +228,7 @@ def execute(run: Run, task: Task, options: ExecutionOptions) -> None:
     store = _open_store(run, task, options)
     predictor = fit(run, task, split, store, options)
     trained = time.perf_counter()
-    # What is scored: the held-out cases of the source, all cases of every target.
-    tested = {domain: task.cases(domain) for domain in task.manifest.domains}
-    tested[spec.source] = [case for case, part in split.items() if part == "test"]
+    tested = scored_cases(spec, task)
     scores = score_domains(predictor, task, tested, store, folder, progress=options.progress)
     _write_csv(scores, folder / "metrics.csv")
     predictor.save(folder, make_card(record, spec, task.manifest))
@@ -246,6 +245,18 @@ def split_source(spec: RunSpec, task: Task) -> Mapping[str, str]:
     """Return case -> "train", "val" or "test" for the domain a run is trained on."""
     cases, patients = task.cases(spec.source), task.slices.patients(spec.source)
     return split_cases(cases, spec.split, spec.seed, patients=patients)
+
+
+def scored_cases(spec: RunSpec, task: Task) -> dict[str, list[str]]:
+    """Return domain -> what is scored: the held-out cases of the source, all cases of every target; refuse to score nothing."""
+    tested = {domain: task.cases(domain) for domain in task.manifest.domains}
+    tested[spec.source] = [case for case, part in split_source(spec, task).items() if part == "test"]
+    if not any(tested.values()):
+        count = len(task.cases(spec.source))
+        raise StudyError(
+            f"the {count} case(s) of {spec.source} alone leave none to test on: add another domain, or at least three patients."
+        )
+    return tested
 
 
 def _open_store(run: Run, task: Task, options: ExecutionOptions) -> EmbeddingStore | None:

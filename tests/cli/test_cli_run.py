@@ -9,6 +9,8 @@ import nbformat
 import pandas as pd
 import pytest
 from conftest import complaint
+from hypothesis import given
+from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook
 
 from desam_lite.cli import run as cli_run
@@ -126,6 +128,8 @@ def test_the_paper_profile_asks_for_weights(run, tiny_task: Place, tmp_path: Pat
     [
         ("3", 3), ("0.5", 0.5), ("1e-4", 1e-4), ("-2E3", -2e3), ("[A, B]", ["A", "B"]), ("true", True), ("", ""),
         ("bf16-mixed", "bf16-mixed"), ("'1e4'", "1e4"), ("/a=b", "/a=b"), ("[]", []), ("null", None),
+        ("010", 10), ("[010, -07]", [10, -7]), ("no", "no"), ("[NO, on]", ["NO", "on"]), ("1:30", "1:30"),
+        ("2024-01-02", "2024-01-02"), ("0x10", "0x10"), ("1.", 1.0), (".5", 0.5), ("False", False),
     ],
 )  # fmt: skip
 def test_values_are_read_as_one_would_write_them(text: str, value: Any) -> None:
@@ -141,6 +145,12 @@ def test_the_last_of_two_values_counts() -> None:
 def test_what_is_no_assignment_is_named(pair: str) -> None:
     with pytest.raises(StudyError, match=r"^-p "):
         parse_assignments([pair], "-p")
+
+
+@given(st.integers(), st.integers(0, 4))
+def test_a_whole_number_is_read_as_it_is_written_with_any_zeros_before_it(number: int, zeros: int) -> None:
+    text = f"{'-' * (number < 0)}{'0' * zeros}{abs(number)}"
+    assert parse_assignments([f"n={text}"], "-p") == {"n": number}
 
 
 # Notebooks
@@ -195,6 +205,54 @@ def test_a_wrong_parameter_or_notebook_is_one_sentence_and_leaves_the_page(
     assert (code, out) == (1, "") and sentence in complaint(err)
     assert older.read_bytes() == before
     assert [path.name for path in older.parent.iterdir()] == ["why.ipynb"]
+
+
+@pytest.mark.parametrize(
+    ("out", "sentence"),
+    [
+        ("folder", "is a folder, and a file is needed"),
+        ("why.ipynb", "is what is read"),
+        ("why.ipynb/copy.ipynb", "why.ipynb is no folder you may write to"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_the_notebook_runs(
+    out: str, sentence: str, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("desam_lite.study.workflow.notebooks.execute_notebook", _never)
+    source = notebook(tmp_path / "why.ipynb")
+    (tmp_path / "folder").mkdir()
+    code, _, err = run("execute", source, "--out", tmp_path / out)
+    assert code == 1 and re.search(sentence, complaint(err))
+
+
+def _never(*args: object, **options: object) -> None:
+    raise AssertionError("the work began")
+
+
+def test_paths_among_the_parameters_start_where_the_user_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "study" / "data_manifests").mkdir(parents=True)
+    source, here = notebook(tmp_path / "study" / "notebooks" / "why.ipynb"), tmp_path / "here"
+    (here / "scans").mkdir(parents=True)
+    (here / "mine.yaml").touch()
+    monkeypatch.chdir(here)
+    values = {"manifest": "mine.yaml", "data_root": "scans", "weights": "shipped", "workspace": "ws", "n": 1}
+    absolute = {
+        "manifest": str(here / "mine.yaml"),
+        "data_root": str(here / "scans"),
+        "workspace": str(here / "ws"),
+    }
+    assert cli_run._seen_from_here(dict(values), source) == values | absolute
+    assert cli_run._seen_from_here({"manifest": "prostate"}, source) == {"manifest": "prostate"}
+    monkeypatch.chdir(tmp_path / "study")
+    assert cli_run._seen_from_here(dict(values), source) == values
+
+
+def test_a_run_whose_workspace_is_a_file_is_refused(run, tiny_task: Place, tmp_path: Path) -> None:
+    (tmp_path / "ws").touch()
+    code, _, err = run(*words(tiny_task, tmp_path / "ws"))
+    assert code == 1 and "--workspace" in err and "is a file, and a folder is needed" in complaint(err)
 
 
 def test_pages_that_are_not_fit_are_listed_together(run, tmp_path: Path) -> None:

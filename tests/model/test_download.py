@@ -29,13 +29,15 @@ class Server:
         ranges: Whether it can begin elsewhere than at the first byte.
         delay: Seconds before it answers.
         tells_length: Whether it says how much it will send.
+        kind: Content type it gives; none when empty.
+        chunked: Whether it answers in chunks, which say where they end.
         asked: The header "Range" of every request.
     """
 
     def __init__(self) -> None:
         self.content, self.stop_after, self.ranges, self.tells_length = CONTENT, len(CONTENT), True, True
         self.requests: list[str | None] = []
-        self.delay = 0.0
+        self.delay, self.kind, self.chunked = 0.0, "", False
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
         self.url = f"http://127.0.0.1:{self._server.server_port}/mirror"
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
@@ -46,6 +48,8 @@ class Server:
 
 
 class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
     def __init__(self, owner: Server, *args: object) -> None:
         self.owner = owner
         super().__init__(*args)  # type: ignore[arg-type]
@@ -63,10 +67,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(416)
             return
         self.send_response(206 if start else 200)
+        self.send_header("Connection", "close")
         if start:
             self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
         if owner.tells_length:
             self.send_header("Content-Length", str(size - start))
+        if owner.kind:
+            self.send_header("Content-Type", owner.kind)
+        if owner.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"%x\r\n" % size + owner.content + b"\r\n0\r\n\r\n")
+            return
         self.end_headers()
         with suppress(OSError):  # the other side may have seen enough
             self.wfile.write(owner.content[start : start + owner.stop_after])
@@ -171,14 +183,35 @@ def test_content_that_is_not_the_published_one_gets_no_name_and_is_deleted(
     assert server.requests[-1] is None
 
 
-@pytest.mark.parametrize("content", [b"<html>please log in</html>", CONTENT[:-5]])
-def test_a_file_of_another_size_is_refused_before_it_comes(
-    content: bytes, server: Server, tmp_path: Path
-) -> None:
-    server.content = content
+def test_a_file_of_another_size_is_refused_before_it_comes(server: Server, tmp_path: Path) -> None:
+    server.content = content = CONTENT[:-5]
     with pytest.raises(StudyError, match=f"has {len(content)} bytes, the published file {len(CONTENT)}"):
         fetch(tmp_path, server.url)
     assert not (tmp_path / f".{NAME}.part").exists()
+
+
+@pytest.mark.parametrize("begun", [0, 10])
+@pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "application/octet-stream", ""])
+@pytest.mark.parametrize("length", ["chunked", "told", "untold"])
+def test_a_log_in_page_is_not_kept_as_the_beginning(
+    length: str, kind: str, begun: int, server: Server, tmp_path: Path
+) -> None:
+    part = tmp_path / f".{NAME}.part"
+    part.write_bytes(CONTENT[:begun])
+    server.content, server.kind, server.tells_length = b"\n<html>log in</html>" * 20, kind, length == "told"
+    server.chunked, server.ranges = length == "chunked", False
+    with pytest.raises(StudyError, match="gave a page instead of the file"):
+        fetch(tmp_path, server.url)
+    assert part.read_bytes() == CONTENT[:begun]
+    server.content, server.kind, server.tells_length, server.chunked = CONTENT, "", True, False
+    assert fetch(tmp_path, server.url).read_bytes() == CONTENT
+
+
+def test_a_whole_answer_that_is_too_short_is_no_beginning_either(server: Server, tmp_path: Path) -> None:
+    server.content, server.chunked, server.tells_length = b"no such bucket", True, False
+    with pytest.raises(StudyError, match=f"has 14 of {len(CONTENT)} bytes"):
+        fetch(tmp_path, server.url)
+    assert not (tmp_path / f".{NAME}.part").read_bytes()
 
 
 def test_a_server_that_has_less_than_is_here_already_is_refused(server: Server, tmp_path: Path) -> None:

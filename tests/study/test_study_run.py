@@ -19,7 +19,7 @@ from small_run import spec_for
 from desam_lite.data.tasks import open_task
 from desam_lite.methods.run_spec import RunSpec
 from desam_lite.study.processes import process_context
-from desam_lite.study.run import Run, execute_run, find_run
+from desam_lite.study.run import Run, execute_run, find_run, scored_cases
 from desam_lite.utils.errors import StudyError
 
 Place = tuple[Path, Path]
@@ -113,6 +113,17 @@ def test_an_unknown_source_is_refused_before_training(tiny_task: Place, tmp_path
     with pytest.raises(StudyError, match="Z"):
         execute_run(spec, tmp_path, progress=False)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_that_could_be_tested_on_nothing_is_refused_before_training(tmp_path: Path) -> None:
+    manifest, data = write_tiny_task(tmp_path, cases=2)
+    spec = spec_for((manifest, data))
+    task = open_task(manifest, data, tmp_path / "ws", progress=False)
+    assert scored_cases(spec, task) == {"A": [], "B": ["B0", "B1"]}  # its targets are enough
+    manifest.write_text(manifest.read_text().replace(", B: {title: B}", ""))
+    with pytest.raises(StudyError, match=r"the 2 case\(s\) of A alone leave none to test on"):
+        execute_run(spec, tmp_path / "ws", progress=False)
+    assert not (tmp_path / "ws" / "runs").exists()
 
 
 def test_missing_metrics_say_that_the_run_is_not_finished(tiny_task: Place, tmp_path: Path) -> None:

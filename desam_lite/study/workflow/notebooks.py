@@ -65,8 +65,16 @@ def execute_notebook(
     """
     # Imported here, for they take seconds, and the plan only reads parameters.
     import papermill
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
+
+    class OwnKernel(AsyncKernelManager):
+        """This interpreter's kernel: a "python3" on JUPYTER_PATH or in the home folder may be another's."""
+
+        kernel_spec = KernelSpec(**get_kernel_dict())
 
     source, out, values = Path(source), Path(out), dict(parameters or {})
     _check_parameters(source, values)
@@ -80,6 +88,7 @@ def execute_notebook(
                 str(copy),
                 parameters=values,
                 kernel_name="python3",
+                kernel_manager_class=OwnKernel,
                 language="python",
                 cwd=str(project_root(source)),
                 progress_bar=progress,

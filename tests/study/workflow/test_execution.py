@@ -1,6 +1,7 @@
 """Notebooks are run as jobs on tiny notebooks made here; every way to get it wrong is one sentence."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,18 @@ def test_cells_work_in_the_root_of_the_repository_and_bars_keep_their_last_state
     assert f"teach [] {tmp_path}\n" in printed(out)
     assert "100%\n" in printed(out)
     assert "99%" not in printed(out)
+
+
+def test_cells_run_in_this_interpreter_whatever_kernel_jupyter_would_take(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = tmp_path / "jupyter" / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    foreign = {"argv": ["/bin/false", "{connection_file}"], "display_name": "old", "language": "python"}
+    (kernel / "kernel.json").write_text(json.dumps(foreign))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    which = notebook(tmp_path / "which.ipynb", "import sys\nprint(sys.executable)")
+    assert sys.executable in printed(execute_notebook(which, tmp_path / "out.ipynb", progress=False))
 
 
 def test_a_failing_cell_is_one_sentence_and_leaves_the_page_as_it_was(tmp_path: Path) -> None:
