@@ -103,6 +103,7 @@ def bomb(folder: Path) -> None:
     image = nib.Nifti1Image(np.broadcast_to(np.uint8(0), (1, 1, 1)), LPS)
     image.header.set_data_shape(shape)
     image.header.set_data_dtype(np.uint16)
+    image.header["vox_offset"] = 352
     packed = gzip.compress(image.header.binaryblock + b"\0" * 4)
     (folder / IMAGE).write_bytes(packed + b"\0" * (64_000_000_000 // 1032))
 

@@ -53,11 +53,18 @@ def predict(
     Example: desam-lite predict scan.nii.gz --model results/runs/NAME --out mask.nii.gz --preview mask.png
     """
     from desam_lite.methods import load_predictor
-    from desam_lite.prediction.files import plan_jobs
+    from desam_lite.prediction.files import plan_jobs, skipped_labels
     from desam_lite.prediction.scan import choose_device, require_iou_head
 
     places = {"mask": out, "probability": probability, "scores": scores, "preview": preview}
     jobs = plan_jobs(scans, {kind: path for kind, path in places.items() if path is not None})
+    for folder in filter(Path.is_dir, scans):
+        if labels := skipped_labels(folder):
+            typer.echo(
+                f"warning: {folder}: not predicted, as labels by their names (give one by name if it is a scan): "
+                + ", ".join(labels),
+                err=True,
+            )
     left = [job for job in jobs if overwrite or not job.done]
     if kept := len(jobs) - len(left):
         typer.echo(f"{kept} of {len(jobs)} scans are done already: --overwrite makes them again")

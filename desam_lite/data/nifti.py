@@ -25,6 +25,11 @@ _PLAUSIBLE_MM = (0.05, 50.0)
 _HEADER = 540  # bytes of the longer of the two headers, NIfTI-2's
 _NIFTI_2 = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # how it begins, in either byte order: with its length
 _GZIP = b"\x1f\x8b"
+_MM = {"micron": 1e-3, "meter": 1e3}  # of the other units that a header may give
+_QUATERNION = ["quatern_b", "quatern_c", "quatern_d"]
+_PLACE = ["pixdim", "xyzt_units", "qform_code", "sform_code", "srow_x", "srow_y", "srow_z", *_QUATERNION]
+_PLACE += ["qoffset_x", "qoffset_y", "qoffset_z"]
+"""Fields of a header that tell a viewer where the voxels lie."""
 # What nibabel finds in a header is told in our sentence. While its output is suppressed it has no handler, and Python prints
 # what has none: this one does nothing.
 logging.getLogger("nibabel").addHandler(logging.NullHandler())
@@ -40,6 +45,7 @@ class Scan:
         sha256: Of the bytes of the file.
         bytes: Size of the file.
         warnings: What is odd but no fault.
+        header: nibabel's, as stored, for :func:`write_mask`.
     """
 
     data: Array
@@ -47,6 +53,7 @@ class Scan:
     sha256: str
     bytes: int
     warnings: tuple[str, ...] = ()
+    header: Any = None
 
 
 def read_image(path: Path | str) -> Scan:
@@ -106,20 +113,23 @@ def _read_scan(path: Path) -> Scan:
         raise StudyError(
             f"{path} cannot be read ({error.strerror}): check it and its permissions."
         ) from error
-    image = _parse(path, raw)
+    image, header = _parse(path, raw)
     geometry = _checked_geometry(path, image)
     data = np.asanyarray(image.dataobj).reshape(geometry.shape, order="A")
-    return Scan(data, geometry, hashlib.sha256(raw).hexdigest(), len(raw), tuple(_oddities(image, geometry)))
+    oddities = tuple(_oddities(image, header, geometry))
+    return Scan(data, geometry, hashlib.sha256(raw).hexdigest(), len(raw), oddities, header)
 
 
-def _parse(path: Path, raw: bytes) -> Any:
-    """Return nibabel's image of the bytes of a file; all its voxels are there."""
+def _parse(path: Path, raw: bytes) -> tuple[Any, Any]:
+    """Return nibabel's image of the bytes of a file, all its voxels there, and the header as stored, not as nibabel mends it."""
     packed = raw[:2] == _GZIP
     try:
         with gzip.open(io.BytesIO(raw)) if packed else io.BytesIO(raw) as file:
             begin = file.read(_HEADER)
             kind = _nifti.Nifti2Image if begin[:4] in _NIFTI_2 else _nifti.Nifti1Image
-            expected = _checked_size(path, kind.header_class, begin)
+            start = begin[: kind.header_class.template_dtype.itemsize]
+            header = kind.header_class(start, check=False)
+            expected = _checked_size(path, header)
             free = psutil.virtual_memory().available
             if packed and expected > free:  # before it is unpacked: a header may claim any size
                 raise StudyError(
@@ -132,8 +142,9 @@ def _parse(path: Path, raw: bytes) -> Any:
             raise StudyError(
                 f"{path} is truncated ({len(content)} of {expected} bytes): copy it again from its source."
             )
+        _scale_quaternion(path, header)
         with _quiet():  # what it mends in a header it also prints
-            return kind.from_bytes(content)
+            return kind.from_bytes(header.binaryblock + content[len(start) :]), header
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise StudyError(
             f"{path} is truncated or damaged ({error}): copy it again from its source."
@@ -145,20 +156,33 @@ def _parse(path: Path, raw: bytes) -> Any:
         raise StudyError(f"{path} is not a NIfTI file ({reason}): convert the scan to .nii.gz.") from error
 
 
-def _checked_size(path: Path, kind: Any, begin: bytes) -> int:
+def _checked_size(path: Path, raw: Any) -> int:
     """Return the bytes that a file has by its header, after checking what nibabel would mend or find out only later."""
-    begin = begin[: kind.template_dtype.itemsize]
-    raw = kind(begin, check=False)
     with _quiet():
-        header = kind(begin)
+        header = type(raw)(raw.binaryblock, raw.endianness)
     dtype = header.get_data_dtype()
     if dtype.kind not in "uif":
         raise StudyError(f"{path} holds {dtype} voxels, not grey levels: convert it to a scalar image.")
     # nibabel turns a spacing of 0 into 1 mm; that matters where the affine is made from it.
     if int(raw["sform_code"]) == 0 and not raw["pixdim"][1:4].all():
         raise StudyError(f"{path} has a zero voxel spacing in its header: repair it.")
-    voxels = math.prod(max(0, int(n)) for n in header.get_data_shape())
-    return int(header.get_data_offset()) + voxels * int(dtype.itemsize)
+    voxels, offset = math.prod(max(0, int(n)) for n in header.get_data_shape()), int(raw["vox_offset"])
+    if offset < raw.single_vox_offset:
+        raise StudyError(
+            f"{path} says that its voxels begin at byte {offset}, within its header: export it again from its source."
+        )
+    return offset + voxels * int(dtype.itemsize)
+
+
+def _scale_quaternion(path: Path, header: Any) -> None:
+    """Bring a quaternion that rounding made longer than 1 to length 1; nibabel stops at it."""
+    length = math.hypot(*(float(header[name]) for name in _QUATERNION))
+    if not length**2 - 1 >= abs(header.quaternion_threshold):
+        return
+    if length > 1.01 and int(header["sform_code"]) == 0 < int(header["qform_code"]):
+        raise StudyError(f"{path} has a quaternion of length {length:.3g}, no rotation: repair its header.")
+    for name in _QUATERNION:
+        header[name] = float(header[name]) / length
 
 
 def _checked_geometry(path: Path, image: Any) -> Geometry:
@@ -169,7 +193,7 @@ def _checked_geometry(path: Path, image: Any) -> Geometry:
         raise StudyError(f"{path} is {len(shape)}-D {shape}, not one 3-D volume: export one volume per file.")
     if min(shape) < 1:
         raise StudyError(f"{path} has no voxels {shape}: export it again from its source.")
-    affine = np.asarray(image.affine, dtype=np.float64)
+    affine = _in_mm(image, image.affine)
     sides = np.linalg.norm(affine[:3, :3], axis=0)
     usable = bool(np.isfinite(affine).all()) and bool((sides > 0).all())
     if not usable or abs(np.linalg.det(affine[:3, :3] / np.where(sides > 0, sides, 1))) < 1e-3:
@@ -177,19 +201,34 @@ def _checked_geometry(path: Path, image: Any) -> Geometry:
     return Geometry((shape[0], shape[1], shape[2]), affine)
 
 
-def _oddities(image: Any, geometry: Geometry) -> list[str]:
+def _in_mm(image: Any, affine: Any) -> npt.NDArray[np.float64]:
+    """Return an affine in mm that is in the unit of the header."""
+    scale = _MM.get(image.header.get_xyzt_units()[0], 1.0)
+    return np.asarray(affine, dtype=np.float64) * [[scale], [scale], [scale], [1.0]]
+
+
+def _oddities(image: Any, header: Any, geometry: Geometry) -> list[str]:
     oddities = []
+    sides = np.linalg.norm(image.affine[:3, :3], axis=0)
     codes = [int(image.header[name]) for name in ("sform_code", "qform_code")]
     if codes == [0, 0]:
         oddities.append("its header gives no orientation, so left and right, front and back are a guess")
     # A quaternion knows no shear: the two are compared as far as it can tell.
-    elif all(codes) and not same_grid(
-        geometry, Geometry(geometry.shape, np.asarray(image.get_qform(), float))
-    ):
+    elif all(codes) and not same_grid(geometry, Geometry(geometry.shape, _in_mm(image, image.get_qform()))):
         oddities.append(
             "its header gives two orientations (sform and qform) that disagree, and the sform is used: "
             "check left and right, front and back"
         )
+    elif codes[0] and not np.allclose(np.abs(header["pixdim"][1:4]), sides, rtol=0.01):
+        oddities.append(
+            "its header gives two voxel sizes (pixdim and sform) that disagree: check its spacing"
+        )
+    if (header["pixdim"][1:4] < 0).any():
+        oddities.append(
+            "its header gives a negative voxel size, which some programs take for a mirrored axis: check left and right"
+        )
+    if (unit := image.header.get_xyzt_units()[0]) in _MM:
+        oddities.append(f"its header gives lengths in {unit}s, and they are read as such: check its spacing")
     low, high = _PLAUSIBLE_MM
     if not all(low <= side <= high for side in geometry.spacing):
         sides = " x ".join(f"{side:g}" for side in geometry.spacing)
@@ -197,28 +236,40 @@ def _oddities(image: Any, geometry: Geometry) -> list[str]:
     return oddities
 
 
-def write_volume(path: Path | str, data: Array, affine: npt.NDArray[np.float64]) -> None:
+def write_volume(path: Path | str, data: Array, affine: npt.NDArray[np.float64], header: Any = None) -> None:
     """Write stored voxels as NIfTI, atomically; equal content gives equal bytes.
 
     Args:
         path: Ends in ``.nii`` or ``.nii.gz``.
         data: Three axes, as stored; a fourth may hold one volume per organ.
         affine: ``(4, 4)``, voxel indices -> mm, RAS+.
+        header: Of the scan that the voxels belong to: what it says of their place is copied, and counts in place of the affine.
     """
-    image = _nifti.Nifti1Image(data, affine)
-    image.header.set_xyzt_units("mm")
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)  # readers that look at the quaternion first find the same (rigid part)
+    if header is None:
+        image = _nifti.Nifti1Image(data, affine)
+        image.header.set_xyzt_units("mm")
+        image.set_sform(affine, code=1)
+        image.set_qform(
+            affine, code=1
+        )  # readers that look at the quaternion first find the same (rigid part)
+    else:
+        copied = type(header)()
+        copied.set_data_dtype(data.dtype)
+        for field in _PLACE:
+            copied[field] = header[field]
+        kind = _nifti.Nifti2Image if isinstance(header, _nifti.Nifti2Header) else _nifti.Nifti1Image
+        image = kind(data, None, copied)
     with atomic_path(path) as temporary:
         _nifti.save(image, temporary)
 
 
-def write_mask(path: Path | str, mask: Array, geometry: Geometry) -> None:
+def write_mask(path: Path | str, mask: Array, geometry: Geometry, header: Any = None) -> None:
     """Write organ ids as NIfTI on the grid of the scan they belong to, atomically.
 
     Args:
         path: Ends in ``.nii`` or ``.nii.gz``.
         mask: ``(Z, H, W)`` bool or uint8, in the frame of the slices.
         geometry: The scan's grid.
+        header: The scan's, where it was read: see :func:`write_volume`.
     """
-    write_volume(path, from_slices(mask.astype(np.uint8), geometry), geometry.affine)
+    write_volume(path, from_slices(mask.astype(np.uint8), geometry), geometry.affine, header)

@@ -1,6 +1,7 @@
 """Files in, files out: which scans are predicted, what is written of each and where, and what is left alone."""
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,10 @@ from desam_lite.utils.files import atomic_path
 _NIFTI = (".nii.gz", ".nii")
 _SUFFIXES = {"mask": _NIFTI, "probability": _NIFTI, "scores": (".csv",), "preview": (".png",)}
 """What can be written of a scan; the name of a file in a folder is the scan's, ``_KIND`` and the first suffix."""
+_NO_SCAN = re.compile(
+    r"(^|[_. -])(mask|probability|segmentation|seg|labels?|gt)$|^(labels?|segmentation)[_. -]?\d+$", re.I
+)
+"""How names of masks and labels look, this package's and those of common data sets, without the suffix."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ def plan_jobs(inputs: Sequence[Path], places: Mapping[str, Path]) -> list[ScanJo
     """Decide which scans are predicted and which files are made of each.
 
     Args:
-        inputs: Files, and folders of which every NIfTI file is taken but those that end in ``_mask`` or ``_probability``.
+        inputs: Files, and folders of which every NIfTI file is taken but those named as masks, labels or probabilities.
         places: "mask" and others of `ScanJob` -> a file for one scan; a folder for several, or where it is there already.
 
     Returns:
@@ -63,18 +68,27 @@ def plan_jobs(inputs: Sequence[Path], places: Mapping[str, Path]) -> list[ScanJo
 def _scans_of(given: Path) -> list[Path]:
     if not given.is_dir():
         return [given]
-    files = [path for path in sorted(given.iterdir()) if path.name.endswith(_NIFTI) and path.is_file()]
-    scans = [
-        p for p in files if not p.name.startswith(".") and not _stem(p).endswith(("_mask", "_probability"))
-    ]
+    scans = [path for path in _nifti_files(given) if not _NO_SCAN.search(_stem(path))]
     if not scans:
         raise StudyError(f"there is no scan (.nii or .nii.gz) in the folder '{given}': check the path.")
     return scans
 
 
+def _nifti_files(folder: Path) -> list[Path]:
+    names = [path for path in sorted(folder.iterdir()) if path.name.lower().endswith(_NIFTI)]
+    return [path for path in names if not path.name.startswith(".") and not path.is_dir()]
+
+
+def skipped_labels(folder: Path) -> list[str]:
+    """Return the names of files in a folder that :func:`plan_jobs` takes for labels; its own masks of scans there aside."""
+    stems = {path.name: _stem(path) for path in _nifti_files(folder)}
+    own = {f"{stem}_{kind}" for stem in stems.values() for kind in ("mask", "probability")}
+    return [name for name, stem in stems.items() if _NO_SCAN.search(stem) and stem not in own]
+
+
 def _stem(path: Path) -> str:
     """Return the name of a file without ``.nii`` or ``.nii.gz``."""
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+    return re.sub(r"(\.nii)?(\.gz)?$", "", path.name, count=1, flags=re.I)
 
 
 def _output_path(kind: str, path: Path, scan: Path, several: bool) -> Path:
@@ -138,12 +152,12 @@ def predict_files(
         assert prediction.probability is not None
         organs = [from_slices(each, prediction.geometry) for each in prediction.probability.swapaxes(0, 1)]
         stored = organs[0] if len(organs) == 1 else np.stack(organs, axis=-1)  # several are the fourth axis
-        write_volume(path, stored, prediction.geometry.affine)
+        write_volume(path, stored, prediction.geometry.affine, prediction.header)
     if path := job.outputs.get("scores"):
         with atomic_path(path) as temporary:
             scores_table(prediction, model.card).to_csv(temporary, index=False)
     if (path := job.outputs.get("preview")) and draw is not None:
         nothing = "" if prediction.labels.any() else " (no organ was found)"
         draw(path, prediction, model.card.organs, f"{job.scan.name}{nothing}\n{model.card.title}")
-    write_mask(job.outputs["mask"], prediction.labels, prediction.geometry)
+    write_mask(job.outputs["mask"], prediction.labels, prediction.geometry, prediction.header)
     return prediction

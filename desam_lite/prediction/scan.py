@@ -5,6 +5,7 @@ The way to files, for one scan or a folder of them, is `desam_lite.prediction.fi
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ import torch
 
 from desam_lite.data.embeddings import encode_on_demand
 from desam_lite.data.geometry import Geometry, to_slices
+from desam_lite.data.manifest import Intensity
 from desam_lite.data.nifti import read_image
 from desam_lite.data.slices import prepare_intensity
 from desam_lite.methods import TrainedModel
@@ -32,6 +34,7 @@ class ScanPrediction:
         iou: ``(Z, K)`` float32, predicted by the model itself; NaN for one without IoU head.
         geometry: The scan's grid, for the way back.
         warnings: What is odd about the scan.
+        header: nibabel's of the scan, for files that lie where it does.
     """
 
     images: npt.NDArray[np.uint8]
@@ -40,6 +43,7 @@ class ScanPrediction:
     iou: npt.NDArray[np.float32]
     geometry: Geometry
     warnings: tuple[str, ...]
+    header: Any = None
 
 
 def choose_device(accelerator: str) -> torch.device:
@@ -71,7 +75,7 @@ def predict_scan(
         progress: Whether to show a bar (one step per slice).
 
     Returns:
-        The organs; `desam_lite.data.nifti.write_mask` brings them to the scan's grid.
+        The organs; `desam_lite.data.nifti.write_mask` brings them to the scan's grid, with the scan's header.
 
     Raises:
         StudyError: The file is not one 3-D scan, or the model is an oracle.
@@ -100,7 +104,27 @@ def predict_scan(
         np.stack(probabilities) if probability else None,
         np.stack(iou),
         stored.geometry,
-        stored.warnings,
+        stored.warnings + _doubts_of_unit(stored.data, card.intensity),
+        stored.header,
+    )
+
+
+def _doubts_of_unit(data: npt.NDArray[np.float32], intensity: Intensity) -> tuple[str, ...]:
+    """Tell whether intensities are hardly in the unit of the window that a model was trained with.
+
+    Scans in Hounsfield units have little above a window of soft tissue; HU + 1024 has all of the body there. Other scales have a
+    small range, or the 256 values of a picture.
+    """
+    if intensity.window is None:
+        return ()
+    (low, high), (least, most) = intensity.window, (float(data.min()), float(data.max()))
+    eight_bit = low < 0 <= least and most <= 255
+    beyond = np.mean(data >= high) > 0.15 or np.mean(data <= low) > 0.99
+    if not (eight_bit or beyond or most - least < 0.05 * (high - low)):
+        return ()
+    return (
+        f"its intensities, {least:g} to {most:g}, hardly fit the window {low:g} to {high:g} that the model was trained with, "
+        "so they may be in another unit: give a CT in Hounsfield units",
     )
 
 
@@ -118,7 +142,7 @@ def require_iou_head(card: ModelCard) -> None:
 
 def volumes_ml(prediction: ScanPrediction, card: ModelCard) -> dict[str, float]:
     """Return the volume of each organ in millilitres."""
-    voxel = float(np.prod(prediction.geometry.spacing)) / 1000
+    voxel = abs(float(np.linalg.det(prediction.geometry.affine[:3, :3]))) / 1000  # also of slanted voxels
     counts = np.bincount(prediction.labels.ravel(), minlength=len(card.organs) + 1)
     return {name: float(counts[number]) * voxel for number, name in enumerate(card.organs, start=1)}
 

@@ -122,6 +122,18 @@ def test_an_odd_header_is_warned_of(run, unet: Path, tmp_path: Path) -> None:
     assert code == 0 and f"warning: {tmp_path / 's.nii'}: its header gives no orientation" in err
 
 
+def test_labels_in_a_folder_are_told_and_not_predicted(
+    run, unet: Path, tiny_task: Place, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("B0.nii.gz", "B0_segmentation.nii.gz"):
+        shutil.copy(tiny_task[1] / "B" / name, tmp_path / "in")
+    code, _, err = run("predict", tmp_path / "in", "--model", unet, "--out", tmp_path / "out")
+    assert code == 0 and names(tmp_path / "out") == ["B0_mask.nii.gz"]
+    assert f"warning: {tmp_path / 'in'}: not predicted, as labels by their names" in err
+    assert "B0_segmentation.nii.gz" in err
+
+
 WRONG: dict[str, tuple[list[str], str]] = {
     "no model": (["--model", "nowhere"], "'nowhere' holds no model.json: give the folder of a finished run"),
     "accelerator": (["--accelerator", "abacus"], "no accelerator 'abacus': use auto, cpu or gpu."),

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from saved_model import bright_model, lopsided, places, save_scan
 
-from desam_lite.prediction.files import ScanJob, plan_jobs, predict_files
+from desam_lite.prediction.files import ScanJob, plan_jobs, predict_files, skipped_labels
 from desam_lite.utils.errors import StudyError
 
 
@@ -209,3 +209,23 @@ def test_a_job_is_done_when_every_file_is_there(tmp_path: Path) -> None:
     assert not job.done
     job.outputs["preview"].touch()
     assert job.done
+
+
+def test_of_a_folder_scans_are_taken_whatever_the_case_of_their_suffix_and_labels_are_not(
+    tmp_path: Path,
+) -> None:
+    scans = ["B.NII.GZ", "Case00.nii.gz", "a.nii", "c.NII", "img0001.nii.gz", "mask_study.nii"]
+    labels = ["Case00_segmentation.nii.gz", "c-label.nii", "label0001.nii.gz", "q_SEG.NII", "z_mask.nii"]
+    own = ["B_mask.nii.gz", "a_probability.nii.gz"]
+    for name in [*scans, *labels, *own, "._a.nii", "readme.txt"]:
+        (tmp_path / name).touch()
+    (tmp_path / "folder.nii").mkdir()
+    (tmp_path / "gone.nii").symlink_to("nowhere.nii")  # taken, so that its fault is told
+    jobs = plan_jobs([tmp_path], {"mask": tmp_path / "out"})
+    assert sorted(job.scan.name for job in jobs) == sorted([*scans, "gone.nii"])
+    assert sorted(skipped_labels(tmp_path)) == sorted(labels)
+    names = {job.outputs["mask"].name for job in jobs}
+    assert {"B_mask.nii.gz", "c_mask.nii.gz"} <= names
+    assert [job.scan for job in plan_jobs([tmp_path / labels[0]], {"mask": tmp_path / "m.nii"})] == [
+        tmp_path / labels[0]
+    ]

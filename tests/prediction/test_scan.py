@@ -152,6 +152,35 @@ def test_grey_levels_are_prepared_as_the_card_says(tmp_path: Path) -> None:
     assert set(np.unique(found.images)) == {0, 128, 255}  # 20, 150 and 250 in the window 100..200
 
 
+HU = np.random.default_rng(0).choice(
+    [-1000.0, -90.0, 40.0, 60.0, 400.0], (9, 8, 7), p=[0.5, 0.1, 0.2, 0.18, 0.02]
+)
+
+
+@pytest.mark.parametrize(
+    ("values", "doubtful"),
+    [
+        (HU, False),
+        (np.clip(HU, -160, 240), False),
+        (HU + 1024, True),
+        (HU - 1024, True),
+        ((HU + 1000) / 1400, True),
+        ((HU - HU.mean()) / HU.std(), True),
+        (np.rint((HU + 1000) / 1400 * 255), True),
+    ],
+    ids=["HU", "clipped HU", "HU + 1024", "HU - 1024", "0 to 1", "z-scores", "8 bit"],
+)
+def test_a_model_of_a_window_tells_that_intensities_hardly_fit(
+    values: np.ndarray, doubtful: bool, tmp_path: Path
+) -> None:
+    model = bright_model()
+    card = ModelCard(model.card.title, model.card.organs, Intensity(window=(-125, 275)), model.card.spec)
+    scan = save_scan(tmp_path / "s.nii", values.astype(np.float32))
+    warnings = predict_scan(TrainedModel(card, Bright()), scan, progress=False).warnings
+    assert ["window -125 to 275" in each for each in warnings] == [True] * doubtful
+    assert predict_scan(model, scan, progress=False).warnings == ()  # by percentiles, any unit will do
+
+
 def test_oddities_of_the_scan_are_told(tmp_path: Path) -> None:
     image = nib.Nifti1Image(lopsided(), None)
     nib.save(image, tmp_path / "s.nii")
@@ -236,6 +265,14 @@ def test_volumes_are_in_millilitres(tmp_path: Path) -> None:
     found = predict_scan(model, save_scan(tmp_path / "s.nii", data, np.diag([0.5, 2, 4, 1])), progress=False)
     expected = {"blob": (data == 150).sum() * 0.004, "core": (data == 250).sum() * 0.004}
     assert volumes_ml(found, model.card) == pytest.approx(expected)
+
+
+def test_volumes_of_slanted_voxels_are_those_of_their_determinant(tmp_path: Path) -> None:
+    model, data = bright_model(2), lopsided()
+    affine = np.diag([-1.0, -1.0, 3.0, 1.0])
+    affine[1, 2] = 3 * np.tan(np.radians(25))
+    found = predict_scan(model, save_scan(tmp_path / "s.nii", data, affine), progress=False)
+    assert volumes_ml(found, model.card)["blob"] == pytest.approx((data == 150).sum() * 0.003)
 
 
 def test_the_device_is_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
