@@ -27,8 +27,17 @@ _NIFTI_2 = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # how it begins, in either byte o
 _GZIP = b"\x1f\x8b"
 _MM = {"micron": 1e-3, "meter": 1e3}  # of the other units that a header may give
 _QUATERNION = ["quatern_b", "quatern_c", "quatern_d"]
-_PLACE = ["pixdim", "xyzt_units", "qform_code", "sform_code", "srow_x", "srow_y", "srow_z", *_QUATERNION]
-_PLACE += ["qoffset_x", "qoffset_y", "qoffset_z"]
+_GRID_FIELDS = [
+    "pixdim",
+    "xyzt_units",
+    "qform_code",
+    "sform_code",
+    "srow_x",
+    "srow_y",
+    "srow_z",
+    *_QUATERNION,
+]
+_GRID_FIELDS += ["qoffset_x", "qoffset_y", "qoffset_z"]
 """Fields of a header that tell a viewer where the voxels lie."""
 # What nibabel finds in a header is told in our sentence. While its output is suppressed it has no handler, and Python prints
 # what has none: this one does nothing.
@@ -255,7 +264,7 @@ def write_volume(path: Path | str, data: Array, affine: npt.NDArray[np.float64],
     else:
         copied = type(header)()
         copied.set_data_dtype(data.dtype)
-        for field in _PLACE:
+        for field in _GRID_FIELDS:
             copied[field] = header[field]
         kind = _nifti.Nifti2Image if isinstance(header, _nifti.Nifti2Header) else _nifti.Nifti1Image
         image = kind(data, None, copied)
