@@ -10,7 +10,12 @@ from matplotlib.lines import Line2D
 
 from desam_lite.evaluation import statistics
 from desam_lite.methods.run_spec import SINGLE_ORGAN
-from desam_lite.study.report.sentences import direction, format_interval, out_of_domain
+from desam_lite.study.report.sentences import (
+    direction,
+    format_interval,
+    out_of_domain,
+    say_no_loss,
+)
 from desam_lite.study.report.style import UNITS, WIDTH, method_color, method_marker, styled
 
 _CELL = ["label", "source", "target", "in_domain"]
@@ -141,7 +146,7 @@ def say_modalities(
         if all(lost)
         else "Some lose on the way"
         if any(lost)
-        else "No loss beyond chance was seen"
+        else say_no_loss(away for _, _, _, away in trained)
     )
     moves = [
         f"{label} {home * factor:.0f} to {away['mean'] * factor:.0f} from {source}"

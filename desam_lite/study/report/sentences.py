@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from desam_lite.evaluation.statistics import MARGINS, METRICS, decide
@@ -72,7 +73,11 @@ def say_transfer(summary: pd.DataFrame, *, metric: str = "dice", control: str = 
         for label in learners
     ]
     verdict = (
-        "Not as well" if all(lost) else "Some methods lose" if any(lost) else "No loss beyond chance was seen"
+        "Not as well"
+        if all(lost)
+        else "Some methods lose"
+        if any(lost)
+        else say_no_loss(away[label] for label in learners)
     )
     moves = [
         f"from {home[label]['mean'] * factor:.0f} to {away[label]['mean'] * factor:.0f} for {label}"
@@ -83,6 +88,13 @@ def say_transfer(summary: pd.DataFrame, *, metric: str = "dice", control: str = 
         mean = f"{away[control]['mean'] * factor:.0f}"
         sentence += f" The average mask, drawn without looking at the scan, has {mean} there."
     return sentence
+
+
+def say_no_loss(rows: Iterable[Mapping[Any, Any]]) -> str:
+    """Return the verdict where no row of a summary has lost: none was seen, or none could be, for want of intervals."""
+    if any(np.isfinite(row["low"]) for row in rows):
+        return "No loss beyond chance was seen"
+    return "Too few seeds or cases to tell"
 
 
 def say_ablation(differences: pd.DataFrame, *, metric: str = "dice") -> str:

@@ -70,10 +70,14 @@ def test_the_answer_does_not_claim_a_loss_within_the_interval() -> None:
     assert sentences.say_transfer(summary(*KEEPER)).startswith("**No loss beyond chance was seen**")
 
 
-def test_one_seed_or_a_tie_or_a_gain_is_no_loss() -> None:
-    for low, high in ((np.nan, np.nan), (0.7, 0.9), (0.85, 0.95)):
+def test_a_tie_or_a_gain_is_no_loss_and_one_seed_cannot_tell() -> None:
+    for low, high, verdict in (
+        (np.nan, np.nan, "**Too few seeds or cases to tell**"),
+        (0.7, 0.9, "**No loss beyond chance was seen**"),
+        (0.85, 0.95, "**No loss beyond chance was seen**"),
+    ):
         away = summary(("U-Net", True, 0.8, 0.7, 0.9), ("U-Net", False, 0.8, low, high))
-        assert sentences.say_transfer(away).startswith("**No loss beyond chance was seen**")
+        assert sentences.say_transfer(away).startswith(verdict)
 
 
 def test_an_oracle_is_no_method_that_loses() -> None:
