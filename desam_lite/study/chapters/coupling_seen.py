@@ -17,6 +17,7 @@ from desam_lite.data.tasks import Task
 from desam_lite.evaluation.metrics import Mask
 from desam_lite.methods.oracle_prompts import innermost, tight_box
 from desam_lite.study.report.prompt_maps import LoadedModel, PromptKind, predict_masks, slice_embeddings
+from desam_lite.study.report.sentences import format_interval
 from desam_lite.study.report.slice_examples import Example
 from desam_lite.study.report.slice_figures import draw_contour, draw_slices
 from desam_lite.study.report.style import NO_RUNS, WIDTH, empty_figure, method_color, method_marker, styled
@@ -206,10 +207,11 @@ def say_coupling(differences: pd.DataFrame) -> str:
         else "A poor prompt spoils the mask of the decoupled decoder more"
         if less.any()
         else "The coupled decoder was not seen to depend on its prompt more than the decoupled"
+        if rows["low"].notna().any()
+        else "Too few seeds or cases to tell whether the coupled decoder depends more on its prompt"
     )
     parts = [
-        f"{row['mean'] * 100:+.0f} ({row['low'] * 100:+.0f} to {row['high'] * 100:+.0f}) for {row['first']} "
-        f"against {row['second']}"
+        f"{format_interval(row, spec='+.0f')} for {row['first']} against {row['second']}"
         for row in rows.to_dict("records")
     ]
     return (

@@ -135,6 +135,7 @@ def test_nothing_to_show_is_said(figure: Figure, alt: str) -> None:
         ((0.1, -0.2), (0.3, 0.1), "It depends on how the two were trained"),
         ((-0.1, -0.2), (0.3, 0.1), "The coupled decoder was not seen to depend"),
         ((-0.3, -0.2), (-0.1, 0.1), "A poor prompt spoils the mask of the decoupled decoder more"),
+        ((np.nan, np.nan), (np.nan, np.nan), "Too few seeds or cases to tell"),
     ],
 )
 def test_the_verdict_on_coupling_follows_the_intervals(
