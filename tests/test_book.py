@@ -78,6 +78,7 @@ def test_every_picture_is_described(html: Path, soups: dict[Path, BeautifulSoup]
 def test_figures_of_notebooks_carry_the_text_computed_for_them(
     html: Path, soups: dict[Path, BeautifulSoup]
 ) -> None:
+    described = 0
     for path in (html / "book" / "executed").glob("*.html"):
         executed = ROOT / "book" / "executed" / f"{path.stem}.ipynb"
         made = {
@@ -86,9 +87,11 @@ def test_figures_of_notebooks_carry_the_text_computed_for_them(
             for output in cell.get("outputs", [])
             if "image/png" in output.get("data", {})
         }
-        drawn = [image for image in soups[path].select("img") if "/_images/" in image["src"]]
+        drawn = [image for image in soups[path].select('img[src$=".png"]') if "/_images/" in image["src"]]
         shown = {" ".join(image["alt"].split()) for image in drawn}
-        assert made and shown == made
+        assert shown == made
+        described += bool(made)
+    assert described >= 10  # a page may draw nothing, as that with the drawings of the decoder
 
 
 def test_every_figure_is_numbered_and_has_a_caption(soups: dict[Path, BeautifulSoup]) -> None:
