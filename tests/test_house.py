@@ -63,12 +63,12 @@ def test_each_file_of_the_reading_path_builds_on_those_before_it_alone() -> None
             if not any(other == s or other.startswith(f"{s}.") for s in seen | {name})
         ]
         seen.add(name)
-    beside_the_path = {
+    too_early = {
         target
         for _, target in ahead
         if ROOT.joinpath(*target.split(".")).with_suffix(".py") in reading_path()
     }
-    assert not beside_the_path, f"imported before it is read: {sorted(beside_the_path)}"
+    assert not too_early, f"imported before it is read: {sorted(too_early)}"
 
 
 def test_the_package_stays_small() -> None:

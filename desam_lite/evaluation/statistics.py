@@ -13,7 +13,7 @@ its own degrees of freedom:
 
 ``V_seeds`` is the variance that seeds give the mean, ``V_patients`` that of patients; the interaction of a seed with a patient
 is in both, so its part ``V_both`` is taken off once. With one seed nothing is known about others: the interval is NaN and the
-verdict "cannot tell". Chosen by simulation (``benchmarks/decision_rule.py``): coverage is 95 % or more with 2, 3 and 5 seeds.
+verdict "cannot tell". Chosen by simulation (``benchmarks/decision_rule.py``): with 2 to 5 seeds it covers about 95 % or more.
 """
 
 from collections.abc import Sequence
