@@ -58,7 +58,10 @@ def device_name(device: torch.device) -> str:
 
 
 def reset_peak_memory() -> None:
-    """Start measuring the peak memory anew, where the system allows it (Linux)."""
+    """Start measuring the peak memory anew, where the system allows it (Linux).
+
+    Elsewhere, and in containers that refuse it, the peak stays that of the whole life of the process.
+    """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):
