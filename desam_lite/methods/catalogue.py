@@ -34,6 +34,7 @@ for _class, _color, _marker, _meaning in (
     ("CSDG", "#999933", "P", "slices passed through random shallow networks, two results blended"),
     ("AdvBias", "#000000", "<", "slices under the bias field that harms it most"),
     ("MaxStyle", "#332288", "h", "slices decoded in the style that harms it most"),
+    ("SLAug", "#44aa99", "X", "each class with intensities of its own, less where the loss depends on them"),
 ):
     _name = _class.lower()
     _row = Choice(_name, f"the U-Net, {_meaning} {{cite}}`{_name}`", _color, _marker)

@@ -12,6 +12,7 @@ IMPORTED_ONCE = (
     "desam_lite.methods.samed",
     "desam_lite.methods.unet",
     "desam_lite.methods.maxstyle",
+    "desam_lite.methods.slaug",
     "desam_lite.methods.csdg",
     "lightning_fabric",
     "monai.metrics.utils",

@@ -147,6 +147,7 @@ PROFILES = {
                 "csdg",
                 "advbias",
                 "maxstyle",
+                "slaug",
                 "sam_grid",
                 "sam_box",
             ),
