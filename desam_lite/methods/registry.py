@@ -21,7 +21,7 @@ from desam_lite.utils.errors import StudyError
 GROUP = "desam_lite.methods"
 """Entry points of an installed package that registers methods when it is imported."""
 
-TRAINING = ("epochs", "batch_size", "learning_rate", "clip", "precision", "train_slices")
+TRAINING = ("epochs", "patience", "batch_size", "learning_rate", "clip", "precision", "train_slices")
 """Settings of what is trained by steps."""
 ON_UNET = (*TRAINING, "unet_width", "unet_size", "augmentation")
 """Settings of what is trained on slices with the U-Net."""

@@ -236,6 +236,10 @@ def execute(run: Run, task: Task, options: ExecutionOptions) -> None:
     parameters = predictor.parameters() if isinstance(predictor, Method) else ()
     count = sum(parameter.numel() for parameter in parameters)
     costs = {"minutes": minutes, "peak_memory": provenance.peak_memory(), "trained_parameters": count}
+    if isinstance(predictor, Method):
+        history = run.history()
+        stopped = "plateau" if history["plateau"].iloc[-1] else "budget" if spec.patience else "schedule"
+        costs |= {"epochs": len(history), "stopped": stopped}
     write_json(folder / "run.json", {**record, **costs})
     write_text(folder / "done", f"{datetime.datetime.now(datetime.UTC).isoformat()}\n")
     (folder / CHECKPOINT).unlink(missing_ok=True)
@@ -281,7 +285,7 @@ def fit(
     data = {
         part: _training_data(predictor, spec, task, names, store, options) for part, names in parts.items()
     }
-    names = ("epochs", "batch_size", "learning_rate", "clip", "seed")
+    names = ("epochs", "patience", "batch_size", "learning_rate", "clip", "seed")
     settings = TrainSettings(**{name: getattr(spec, name) for name in names})
     epochs = train(predictor, data["train"], data["val"], settings, run.directory, options.fabric)
     rows = []

@@ -5,7 +5,7 @@ stopped and resumed, or shared between processes, trains on exactly the samples,
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,8 @@ CHECKPOINT = "checkpoint.pt"
 VALIDATION_EPOCH = 2**31 - 1
 """The "epoch" whose random numbers validation always uses, so that its losses can be compared."""
 DECAY = 0.9  # power of the polynomial decay of the learning rate (public DeSAM code)
+TAIL = 0.5  # epochs of that decay after a plateau, as a part of the epochs before it
+GAIN = 0.005  # a validation loss counts as lower when it is by this part
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,11 @@ class TrainSettings:
     """How long and how a model is trained; the defaults are those of the public DeSAM code.
 
     Attributes:
-        epochs: Passes over the training slices.
+        epochs: Passes over the training slices; with ``patience``, at most so many.
         batch_size: Slices per optimiser step, over all processes together.
-        learning_rate: Adam's, at the start; it falls as ``(1 - epoch / epochs) ** 0.9``.
+        learning_rate: Adam's, at the start; it falls as `learning_rate_after` says.
+        patience: Epochs without a lower validation loss after which the loss is on its plateau; None for the published schedule
+            of fixed length.
         clip: Largest norm of the gradient; 0 leaves it as it is (published).
         seed: Names every random number of the training.
     """
@@ -45,8 +49,14 @@ class TrainSettings:
     epochs: int = 50
     batch_size: int = 8
     learning_rate: float = 1e-4
+    patience: int | None = None
     clip: float = 0.0
     seed: int = 0
+
+    @property
+    def latest(self) -> int:
+        """The epoch after which the rate falls, plateau or not, so that the decay ends within the budget."""
+        return 0 if self.patience is None else int(self.epochs / (1 + TAIL))
 
 
 @dataclass
@@ -57,6 +67,40 @@ class TrainingState:
     best_loss: float = float("inf")
     best_state: dict[str, torch.Tensor] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
+
+
+def find_plateau(losses: Sequence[float], settings: TrainSettings) -> int | None:
+    """Return the epoch (from 1) at which the validation losses of the finished epochs were on their plateau.
+
+    That is the first one with ``patience`` epochs behind it of which none was lower than the best by the part `GAIN`; None if
+    there was none by `TrainSettings.latest`.
+    """
+    best, at = float("inf"), 0
+    for epoch, loss in enumerate(losses[: settings.latest], start=1):
+        if loss < best * (1 - GAIN):
+            best, at = loss, epoch
+        if epoch - at >= (settings.patience or 0):
+            return epoch
+    return None
+
+
+def learning_rate_after(losses: Sequence[float], settings: TrainSettings) -> float:
+    """Return the learning rate of the next epoch; 0 when training is over.
+
+    It falls as ``(1 - t) ** 0.9``: without ``patience`` over all epochs, as published; else it stays as it is up to the plateau
+    of the validation loss and falls over half as many epochs again. A function of the finished epochs alone: a training that
+    was interrupted goes on as if it had not been.
+
+    Args:
+        losses: Validation loss of each finished epoch.
+        settings: Rate, length and patience.
+    """
+    start, length = 0, settings.epochs
+    if settings.patience is not None:
+        start = find_plateau(losses, settings) or settings.latest
+        length = max(1, round(TAIL * start))
+    past = max(len(losses) - start, 0)
+    return settings.learning_rate * max(1 - past / length, 0.0) ** DECAY
 
 
 def train(
@@ -81,8 +125,9 @@ def train(
         fabric: Device, precision and number of processes, from `desam_lite.training.devices.make_fabric`.
 
     Yields:
-        One row per finished epoch: ``epoch`` (from 1), ``train_loss``, ``val_loss``, ``learning_rate``, ``seconds``
-        of wall time, and ``busy_seconds``: CPU time of this process, or wall time on a GPU.
+        One row per finished epoch: ``epoch`` (from 1), ``train_loss``, ``val_loss``, ``learning_rate``, ``plateau`` (1 once the
+        validation loss has been on one, else 0), ``seconds`` of wall time, and ``busy_seconds``: CPU time of this process, or
+        wall time on a GPU.
 
     Raises:
         StudyError: A loss is not finite; the message names the cases of that batch.
@@ -91,15 +136,17 @@ def train(
     module, optimizer = fabric.setup(method.module, optimizer)
     state = _load_checkpoint(folder, method, optimizer, fabric.device)
     yield from state.history
-    for epoch in range(state.epoch, settings.epochs):
-        start, cpu = time.perf_counter(), time.process_time()
-        rate = settings.learning_rate * (1 - epoch / settings.epochs) ** DECAY
+    losses = [row["val_loss"] for row in state.history]
+    while (rate := learning_rate_after(losses, settings)) > 0:
+        start, cpu, epoch = time.perf_counter(), time.process_time(), state.epoch
         for group in optimizer.param_groups:
             group["lr"] = rate
         with keep_freed_memory():
             loss = train_epoch(method, module, optimizer, training, settings, epoch, fabric)
         val_loss = validate(method, module, validation, settings, fabric)
+        losses.append(val_loss)
         row = {"epoch": float(epoch + 1), "train_loss": loss, "val_loss": val_loss, "learning_rate": rate}
+        row["plateau"] = float(find_plateau(losses, settings) is not None)
         row["seconds"] = time.perf_counter() - start
         row["busy_seconds"] = time.process_time() - cpu if fabric.device.type == "cpu" else row["seconds"]
         state.history.append(row)

@@ -29,6 +29,12 @@ def test_every_setting_a_method_uses_names_its_run() -> None:
         assert make_spec(**WHERE, method="desam", **change).settings() != plain.settings()
 
 
+def test_a_setting_that_most_runs_do_without_names_those_that_have_it() -> None:
+    plain = make_spec(**WHERE, method="unet")
+    assert "patience" not in plain.settings()
+    assert make_spec(**WHERE, method="unet", patience=5).settings() == {**plain.settings(), "patience": 5}
+
+
 def test_where_files_lie_does_not_name_a_run() -> None:
     moved = {**WHERE, "data_root": Path("/elsewhere")}
     assert make_spec(**WHERE, method="unet").settings() == make_spec(**moved, method="unet").settings()

@@ -91,6 +91,17 @@ def test_a_finished_run_is_never_repeated(finished: Run) -> None:
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
 
 
+@pytest.mark.parametrize(
+    ("settings", "stopped"),
+    [({}, "schedule"), ({"epochs": 2, "patience": 2}, "budget"), ({"epochs": 12, "patience": 1}, "plateau")],
+)
+def test_a_run_says_whether_its_training_ended_by_itself(
+    settings: dict[str, Any], stopped: str, tiny_task: Place, tmp_path: Path
+) -> None:
+    run = execute_run(spec_for(tiny_task, learning_rate=1e-7, **settings), tmp_path, progress=False)
+    assert (run.info["stopped"], run.info["epochs"]) == (stopped, len(run.history()))
+
+
 def test_history_has_one_row_per_epoch(finished: Run) -> None:
     history = finished.history()
     assert list(history["epoch"]) == [1, 2, 3]

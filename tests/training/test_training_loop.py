@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,14 @@ from torch import nn
 
 from desam_lite.data.datasets import Batch, TrainingData
 from desam_lite.training.devices import make_fabric
-from desam_lite.training.loop import CHECKPOINT, TrainSettings, sample_generator, train
+from desam_lite.training.loop import (
+    CHECKPOINT,
+    TrainSettings,
+    find_plateau,
+    learning_rate_after,
+    sample_generator,
+    train,
+)
 from desam_lite.training.method import Method
 from desam_lite.utils.errors import StudyError
 
@@ -90,6 +98,51 @@ def test_the_learning_rate_falls_as_published(tmp_path: Path) -> None:
     _, rows = run(tmp_path, epochs=5)
     expected = [0.1 * (1 - epoch / 5) ** 0.9 for epoch in range(5)]
     assert [row["learning_rate"] for row in rows] == pytest.approx(expected)
+
+
+def rates(losses: list[float], **settings: float) -> list[float]:
+    """The rate of every epoch of a training with these validation losses."""
+    chosen = TrainSettings(learning_rate=1.0, **settings)
+    return [learning_rate_after(losses[:epoch], chosen) for epoch in range(len(losses) + 1)]
+
+
+def test_the_rate_falls_after_the_plateau_and_training_ends_half_as_many_epochs_later() -> None:
+    losses = [1.0, 0.8, 0.7, 0.6999, 0.71, 0.7, *[0.6] * 6]  # 0.6999 is not lower by half a percent
+    assert find_plateau(losses, TrainSettings(epochs=50, patience=3)) == 6
+    found = rates(losses, epochs=50, patience=3)
+    assert found[:7] == [1.0] * 7  # the decay begins at the full rate
+    assert found[6:10] == pytest.approx([(1 - t / 3) ** 0.9 for t in range(4)])
+    assert set(found[9:]) == {0.0}
+
+
+def test_a_loss_that_keeps_falling_uses_its_budget_with_the_decay_in_it() -> None:
+    losses = [0.9**epoch for epoch in range(12)]
+    settings = {"epochs": 12, "patience": 2}
+    assert find_plateau(losses, TrainSettings(**settings)) is None
+    found = rates(losses, **settings)
+    assert found[:9] == [1.0] * 9 and all(a > b for a, b in pairwise(found[8:]))
+    assert found[11] > 0 == found[12]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_the_smallest_budgets_are_kept_to(epochs: int, tmp_path: Path) -> None:
+    assert len(run(tmp_path, epochs=epochs, patience=1)[1]) == epochs
+
+
+def test_a_training_with_patience_ends_by_itself_says_so_and_resumes_exactly(tmp_path: Path) -> None:
+    settings = {"epochs": 60, "patience": 2, "validation": Points(5, slope=0.9)}
+    whole, rows = run(tmp_path / "whole", **settings)
+    plateau = [row["plateau"] for row in rows]
+    first = plateau.index(1.0) + 1
+    assert first > 2 and len(rows) == first + round(first / 2) < 60
+    assert plateau == sorted(plateau)
+    for stop_after in (1, first, first + 1):
+        run(tmp_path / f"cut{stop_after}", stop_after=stop_after, **settings)
+        resumed, again = run(tmp_path / f"cut{stop_after}", **settings)
+        assert losses(again) == losses(rows)
+        assert [row["learning_rate"] for row in again] == [row["learning_rate"] for row in rows]
+        assert torch.equal(resumed.module.weight, whole.module.weight)
+    assert {row["plateau"] for row in run(tmp_path / "fixed", epochs=8)[1]} == {0.0}
 
 
 @pytest.mark.parametrize("stop_after", [1, 4])
