@@ -1,5 +1,6 @@
 """AdvBias: before every step, the bias field of each slice that changes its prediction most, and a consistency loss."""
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,7 +16,11 @@ from desam_lite.training.losses import mask_loss
 
 BIAS_CELLS, BIAS_ORDER = 2, 3  # control points half a side apart, cubic
 BIAS_MAGNITUDE = 0.3  # the field stays within 1 - 0.3 and 1 + 0.3
-ASCENT_STEP = 1.0  # of the one step of gradient ascent, on control points of norm 1
+CONTROL_RANGE = (
+    math.log(1 - BIAS_MAGNITUDE),
+    math.log(1 + BIAS_MAGNITUDE),
+)  # of control points, before and after it
+ASCENT_STEP = 1.0  # of the one step of gradient ascent, along the gradient's direction
 CONTOUR_WEIGHT = 0.5  # of the contours beside the divergence
 ADVBIAS_WEIGHT = 1.0  # of both beside the mask loss
 
@@ -40,10 +45,10 @@ def distance(reference: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     return divergence(first, second) + CONTOUR_WEIGHT * contour_distance(first, second)
 
 
-def to_unit(control: torch.Tensor) -> torch.Tensor:
-    """Return control points ``(B, c, c)`` scaled to norm 1 for each slice."""
-    norms = control.flatten(1).norm(dim=1).clamp_min(1e-12)
-    unit: torch.Tensor = control / norms[:, None, None]
+def to_unit(gradient: torch.Tensor) -> torch.Tensor:
+    """Return gradients ``(B, c, c)`` scaled to norm 1 for each slice."""
+    norms = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
+    unit: torch.Tensor = gradient / norms[:, None, None]
     return unit
 
 
@@ -64,25 +69,26 @@ class AdvBias(UNetMethod):
         "the field multiplies intensities counted from the darkest of the slice: slices here have mean 0, theirs are in 0 to 1",
         "5 x 5 control points, a whole cubic spline over 2 x 2 cells, not 4 x 4 and a spline that fades at the rim",
         "supervised slices only; the semi-supervised use of the paper has no place here",
+        "the authors' run on prostates (code of MaxStyle) takes magnitude 0.4 and adds the mask loss of biased slices",
         "the field is searched for in float32, whatever the precision of the training",
         "divergence and contours are computed on every organ's map, not over classes",
     )
 
     def draw(self, generator: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
         """Draw the control points that the search starts from."""
-        return {"control": generator.uniform(-1.0, 1.0, control_shape(BIAS_CELLS, BIAS_ORDER))}
+        return {"control": generator.uniform(*CONTROL_RANGE, control_shape(BIAS_CELLS, BIAS_ORDER))}
 
     def attack(self, images: torch.Tensor, control: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """Return control points ``(B, c, c)`` of norm 1, one step up the distance from the reference prediction.
+        """Return control points ``(B, c, c)``, one step up the distance from the reference prediction and within `CONTROL_RANGE`.
 
         The network is called directly, not through the wrapper of the training loop, and only the control points get a
         gradient: neither the gradients of the training step nor other processes are touched.
         """
-        control = to_unit(control).requires_grad_(True)
+        control = control.clone().requires_grad_(True)
         with torch.enable_grad():
             biased = self.network(apply_bias(images, bias_field(control, self.input_size)))
             (gradient,) = torch.autograd.grad(distance(reference, biased), control)
-        return to_unit(control.detach() + ASCENT_STEP * to_unit(gradient))
+        return (control.detach() + ASCENT_STEP * to_unit(gradient)).clamp(*CONTROL_RANGE)
 
     def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
         """Return the mask loss of the slices plus the distance of the prediction under the field from that without."""

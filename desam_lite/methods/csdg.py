@@ -15,7 +15,13 @@ from desam_lite.methods.splines import control_shape, spline_field
 from desam_lite.methods.unet import UNetMethod
 from desam_lite.training.losses import mask_loss
 
-GIN_CHANNELS = (1, 2, 2, 2, 1)  # of its four layers
+GIN_CHANNELS = (
+    3,
+    2,
+    2,
+    2,
+    3,
+)  # of its four layers: the slice is repeated in three channels, each gets a curve of its own
 GIN_SIZES = (1, 3)  # of kernels, drawn for every layer
 IPA_CELLS, IPA_ORDER = 4, 2  # control points a quarter of the side apart (24 of 96), quadratic
 CSDG_VIEWS = 3  # two that are blended, one that is not
@@ -33,21 +39,22 @@ def random_appearances(images: torch.Tensor, draws: dict[str, torch.Tensor]) -> 
             ``mix``: ``(B, V)``.
 
     Returns:
-        ``(B, V, S, S)``: V appearances of each slice.
+        ``(B, V, 3, S, S)``: V appearances of each slice, in three channels.
     """
     count, views = draws["mix"].shape
     size = images.shape[-1]
     layers = len(GIN_CHANNELS) - 1
-    maps = images.expand(-1, views, -1, -1).reshape(1, count * views, size, size)
+    repeated = images[:, None].expand(-1, views, GIN_CHANNELS[0], -1, -1)
+    maps = repeated.reshape(1, -1, size, size)
     for layer in range(layers):
         kernels = draws[f"kernels{layer}"].flatten(0, 2)  # (B * V * out, in, 3, 3)
         maps = functional.conv2d(
             maps, kernels, draws[f"shifts{layer}"].flatten(), padding=1, groups=count * views
         )
         maps = functional.leaky_relu(maps) if layer < layers - 1 else maps
-    share = draws["mix"][:, :, None, None]
-    mixed = share * maps.reshape(count, views, size, size) + (1 - share) * images
-    before, after = (torch.linalg.matrix_norm(m, keepdim=True) for m in (images, mixed))
+    share = draws["mix"][:, :, None, None, None]
+    mixed = share * maps.reshape(repeated.shape) + (1 - share) * repeated
+    before, after = (m.flatten(2).norm(dim=2)[..., None, None, None] for m in (repeated, mixed))
     normed: torch.Tensor = mixed * before / (after + 1e-5)
     return normed
 
@@ -62,11 +69,12 @@ def blending_maps(control: torch.Tensor, size: int) -> torch.Tensor:
 class CSDG(UNetMethod):
     """Global intensity non-linear augmentation with interventional pseudo-correlation (Ouyang et al., IEEE TMI 2023).
 
-    A slice ``(1, S, S)`` becomes three views ``(3, S, S)``: two random appearances blended by a smooth random map, both ways, and
-    a third appearance. The loss is the mask loss of the first view plus the weighted divergence of the mean of the three
-    predictions ``(3, K, S, S)`` from each of them.
+    A slice ``(1, S, S)`` becomes three views ``(3, 3, S, S)`` of three channels: two random appearances blended by a smooth
+    random map, both ways, and a third appearance. The loss is the mask loss of the first view plus the weighted divergence of
+    the mean of the three predictions ``(3, K, S, S)`` from each of them.
     """
 
+    channels = GIN_CHANNELS[-1]
     paper: ClassVar[str] = "csdg"
     defaults_from: ClassVar[str] = (
         "the paper and its public code (cheng-01037, prostate script): four layers of two channels, kernels of 1 or 3, "
@@ -94,17 +102,17 @@ class CSDG(UNetMethod):
         return drawn
 
     def views(self, batch: Batch) -> torch.Tensor:
-        """Return three views of each slice ``(B, 3, S, S)``: two appearances blended both ways, and one unblended."""
+        """Return three views of each slice, ``(B, 3, 3, S, S)``: two appearances blended both ways, and one unblended."""
         assert batch.images is not None
         first, second, third = random_appearances(batch.images, dict(batch.drawn)).unbind(dim=1)
-        blend = blending_maps(batch.drawn["control"], self.input_size)[:, 0]
+        blend = blending_maps(batch.drawn["control"], self.input_size)
         there, back = blend * first + (1 - blend) * second, (1 - blend) * first + blend * second
         return torch.stack([there, back, third], dim=1)
 
     def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
         """Return the mask loss of the first view plus the divergence of the views' mean from each of them."""
         views = self.views(batch)
-        logits = module(views.flatten(0, 1)[:, None]).unflatten(0, views.shape[:2])  # (B, 3, K, S, S)
+        logits = module(views.flatten(0, 1)).unflatten(0, views.shape[:2])  # (B, 3, K, S, S)
         probability = logits.sigmoid()
         apart = divergence(probability.mean(dim=1, keepdim=True).expand_as(probability), probability)
         return mask_loss(logits[:, 0], batch.masks) + CSDG_WEIGHT * apart

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from desam_lite.data.datasets import Batch
 from desam_lite.methods.augmentation import Augmentation
-from desam_lite.methods.mixstyle import style
+from desam_lite.methods.mixstyle import draw_partners, style
 from desam_lite.methods.unet import MAX_CHANNELS, UNetMethod, decode, encode
 from desam_lite.training.losses import mask_loss
 
@@ -30,14 +30,14 @@ def apply_style(maps: torch.Tensor, styles: Styles, layer: int) -> torch.Tensor:
     Args:
         maps: ``(B, C, h, w)``.
         styles: With L = `STYLE_LAYERS`: ``mix`` ``(B, L)``, the partner's share (0 to 1); ``scale`` and ``shift``
-            ``(B, L, >= C)``, noise in standard deviations over the batch; ``keys`` ``(B, L)``, whose order names the partners.
+            ``(B, L, >= C)``, noise in standard deviations over the batch; ``keys`` ``(B, L)``, for `draw_partners`.
         layer: Which of the layers this is.
 
     Returns:
         ``(B, C, h, w)``; the maps themselves where the share and the noise are 0.
     """
     mean, deviation = style(maps)
-    partner = styles["keys"][:, layer].argsort()
+    partner = draw_partners(styles["keys"][:, layer])
     share = styles["mix"][:, layer, None, None, None].clamp(0, 1)
     noise = [styles[name][:, layer, : maps.shape[1], None, None] for name in ("scale", "shift")]
     spread = [values.std(dim=0, keepdim=True, correction=0) for values in (deviation, mean)]
@@ -125,8 +125,9 @@ class MaxStyle(UNetMethod):
         "those of one process on several devices",
         "no noise is added to the slices that are decoded, and no geometric or contrast augmentation before it",
         "the attack climbs the shared mask loss, not cross-entropy alone, in float32 whatever the precision of training",
-        "whether a layer is changed is drawn for each slice; a slice may be its own partner; with several devices "
-        "partners are on the same one",
+        "whether a layer is changed is drawn for each slice; partners go round the batch, so that none is its own (public code: "
+        "any order but the identity); with several devices partners are on the same one",
+        "a restyled slice gets its own mean and standard deviation back, not a range of 0 to 1: slices here are standardised",
     )
 
     module: MaxStyleUNet
@@ -169,9 +170,15 @@ class MaxStyle(UNetMethod):
 
     @torch.no_grad()
     def restyled(self, images: torch.Tensor, styles: Styles) -> torch.Tensor:
-        """Return the slices decoded in these styles, ``(B, 1, S, S)``."""
-        decoded: torch.Tensor = self.module.decoder(self.module.code(images), styles)
-        return decoded
+        """Return the slices decoded in these styles, ``(B, 1, S, S)``, each with its own mean and standard deviation again.
+
+        So the search cannot win by gain and offset alone, which preparation takes out of every scan (public code).
+        """
+        decoded = self.module.decoder(self.module.code(images), styles)
+        mean, deviation = style(decoded)
+        own_mean, own_deviation = style(images)
+        restored: torch.Tensor = (decoded - mean) / deviation * own_deviation + own_mean
+        return restored
 
     def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
         """Return mask loss and reconstruction error of the slices and of the same slices in the hardest style."""

@@ -23,6 +23,16 @@ def style(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return mean, (variance + 1e-6).sqrt()
 
 
+def draw_partners(keys: torch.Tensor) -> torch.Tensor:
+    """Return for each slice the number of another of the batch, ``(B,)``: of one slice alone its own.
+
+    Args:
+        keys: ``(B,)``, random: in their order each slice takes the next, and the last the first.
+    """
+    order = keys.argsort()
+    return torch.empty_like(order).scatter_(0, order, order.roll(-1))
+
+
 def mix_styles(maps: torch.Tensor, keep: torch.Tensor, partner: torch.Tensor) -> torch.Tensor:
     """Give each slice the style ``keep`` of its own plus ``1 - keep`` of its partner's.
 
@@ -58,7 +68,7 @@ class MixStyleUNet(nn.Module):
         Args:
             images: ``(B, 1, S, S)``.
             keep: ``(B, MIXSTYLE_LEVELS)``: share of its own style that a slice keeps.
-            keys: ``(B, MIXSTYLE_LEVELS)``, random: their order names the partners.
+            keys: ``(B, MIXSTYLE_LEVELS)``, random: for `draw_partners`.
         """
         if not self.training or keep is None or keys is None:
             logits: torch.Tensor = self.unet(images)
@@ -67,7 +77,7 @@ class MixStyleUNet(nn.Module):
         def alter(level: int, maps: torch.Tensor) -> torch.Tensor:
             if level >= MIXSTYLE_LEVELS:
                 return maps
-            return mix_styles(maps, keep[:, level], keys[:, level].argsort())
+            return mix_styles(maps, keep[:, level], draw_partners(keys[:, level]))
 
         return decode(self.unet, encode(self.unet, images, alter))
 
@@ -86,7 +96,7 @@ class MixStyle(UNetMethod):
     differs: ClassVar[tuple[str, ...]] = (
         "it was published for several training domains and a ResNet with batch normalisation; here there is one domain, and the "
         "U-Net's instance normalisation has removed much of the style before it could be mixed",
-        "whether a slice is mixed is drawn for each slice, not once for a batch",
+        "whether a slice is mixed is drawn for each slice, not once for a batch, and no slice is its own partner",
         "with several devices a slice is mixed with those on its own device",
     )
 
@@ -95,7 +105,7 @@ class MixStyle(UNetMethod):
         self.module = MixStyleUNet(self.network)
 
     def draw(self, generator: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
-        """Draw mixing weights (1, no mixing, for half of them) and the order of partners."""
+        """Draw mixing weights (1, no mixing, for half of them) and the keys of partners."""
         mixed = generator.random(MIXSTYLE_LEVELS) < MIXSTYLE_PROBABILITY
         weights = generator.beta(MIXSTYLE_ALPHA, MIXSTYLE_ALPHA, MIXSTYLE_LEVELS)
         return {"keep": np.where(mixed, weights, 1.0), "keys": generator.random(MIXSTYLE_LEVELS)}

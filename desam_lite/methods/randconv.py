@@ -30,24 +30,31 @@ def random_kernel(
     return np.pad(generator.normal(0.0, 1.0 / side, (side, side)), rim)
 
 
-def random_views(images: torch.Tensor, kernels: torch.Tensor, mix: torch.Tensor) -> torch.Tensor:
-    """Convolve each slice with its kernels and mix the result with the slice.
+def convolve(images: torch.Tensor, kernels: torch.Tensor, mix: torch.Tensor) -> torch.Tensor:
+    """Convolve each slice ``(B, 1, S, S)`` with its kernel and mix the result with the slice.
 
     Args:
         images: ``(B, 1, S, S)``.
-        kernels: ``(B, V, k, k)``, k odd: V kernels per slice.
-        mix: ``(B, V)``: share of the convolved image, 0 to 1.
-
-    Returns:
-        ``(B, V, S, S)``.
+        kernels: ``(B, k, k)``, k odd.
+        mix: ``(B,)``: share of the convolved image, 0 to 1.
     """
-    (count, views, side, _), size = kernels.shape, images.shape[-1]
-    repeated = images.expand(-1, views, -1, -1).reshape(1, count * views, size, size)
-    filtered = functional.conv2d(
-        repeated, kernels.reshape(-1, 1, side, side), padding=side // 2, groups=count * views
-    )
-    share = mix[:, :, None, None]
-    return share * filtered.reshape(count, views, size, size) + (1 - share) * images
+    count, side = kernels.shape[:2]
+    filtered = functional.conv2d(images.transpose(0, 1), kernels[:, None], padding=side // 2, groups=count)
+    share = mix[:, None, None, None]
+    return share * filtered.transpose(0, 1) + (1 - share) * images
+
+
+def random_views(images: torch.Tensor, kernels: torch.Tensor, mix: torch.Tensor) -> torch.Tensor:
+    """Return V views of each slice, ``(B, V, S, S)``: the slice convolved, and the others made of that view (public code).
+
+    Args:
+        images: ``(B, 1, S, S)``.
+        kernels: ``(B, V, k, k)``.
+        mix: ``(B, V)``.
+    """
+    first = convolve(images, kernels[:, 0], mix[:, 0])
+    others = [convolve(first, kernels[:, view], mix[:, view]) for view in range(1, kernels.shape[1])]
+    return torch.cat([first, *others], dim=1)
 
 
 class RandConv(UNetMethod):

@@ -10,12 +10,15 @@ from desam_lite.methods.registry import METHODS, OF_POINTS, SETTINGS, find_metho
 from desam_lite.model.names import RANDOM_WEIGHTS, PromptMode, Variant
 from desam_lite.utils.errors import StudyError
 
-RUN_VERSION = 2
+RUN_VERSION = 3
 """Raised when the meaning of a specification changes, so that older runs are not taken for new ones."""
 RANDOM_ENCODER = "random encoder"
 """Marks the label of a method whose encoder has never been trained."""
 SINGLE_ORGAN = "one organ"
 """Marks the label of a method that is trained on one organ of several: its runs on the others have the same label."""
+
+_USUALLY_NONE = {"organs", "patience"}
+"""Settings that most runs do without; None is not part of a run's name."""
 
 _AUGMENTED = {"light": " + light aug.", "nnunet": " + nnU-Net aug."}
 _VARIANTS = {
@@ -59,7 +62,9 @@ class RunSpec(BaseModel):
         seed: Names initial weights, split, order, prompts.
         split: How the source's cases are divided.
         train_slices: Which slices are trained on.
-        epochs: Passes over the training slices.
+        epochs: Passes over the training slices; with ``patience``, at most so many.
+        patience: Epochs without a lower validation loss in the source after which the learning rate falls and training ends; None
+            for the published schedule, which has a fixed length.
         batch_size: Slices per optimiser step.
         learning_rate: Adam's, at the start.
         clip: Largest norm of the gradient; 0 leaves it as it is.
@@ -92,6 +97,7 @@ class RunSpec(BaseModel):
     split: Literal["published_90_10", "70_10_20"] = "published_90_10"
     train_slices: Literal["all", "foreground", "published"] | None = "published"
     epochs: int | None = Field(default=50, ge=1)
+    patience: int | None = Field(default=None, ge=1)
     batch_size: int | None = Field(default=8, ge=1)
     learning_rate: float | None = Field(default=1e-4, gt=0)
     clip: float | None = Field(default=0.0, ge=0)
@@ -111,7 +117,7 @@ class RunSpec(BaseModel):
 
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> Self:
-        optional = _unused_settings(dict(self)) | {"organs"}
+        optional = _unused_settings(dict(self)) | _USUALLY_NONE
         missing = [name for name, value in self if value is None and name not in optional]
         if missing:
             raise ValueError(f"method '{self.method}' needs a value for {', '.join(missing)}")
@@ -128,10 +134,10 @@ class RunSpec(BaseModel):
     def settings(self) -> dict[str, Any]:
         """Return what names the run: all fields but where the files lie; data and weights enter by their content.
 
-        Organs are named where a run has some of them only, so that all others keep the names they had.
+        Settings that most runs do without are left out there, so that these keep the names they had.
         """
-        elsewhere = {"manifest", "data_root", "weights"}
-        return self.model_dump(mode="json", exclude=elsewhere if self.organs else {*elsewhere, "organs"})
+        unused = {name for name in _USUALLY_NONE if getattr(self, name) is None}
+        return self.model_dump(mode="json", exclude={"manifest", "data_root", "weights", *unused})
 
 
 def label_of(values: Mapping[str, Any]) -> str:

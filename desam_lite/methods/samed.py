@@ -61,6 +61,7 @@ class SAMed(Method):
         "Adam, the schedule and the number of steps of all methods here; SAMed takes AdamW at 0.005 with warm-up, 200 epochs",
         "slices fill SAM's own square; SAMed works on 512 pixels with interpolated positions",
         "no augmentation; SAMed rotates and flips its slices",
+        "pixels are normalised with SAM's mean and standard deviation, as its encoder was trained; SAMed's code takes 0 and 1",
         "the best epoch is chosen on validation cases of the source, as for all methods here",
     )
     inputs = "pixels"

@@ -25,7 +25,7 @@ SLICES_AT_ONCE = 8  # at prediction; bounds the memory, changes nothing else
 Alter = Callable[[int, torch.Tensor], torch.Tensor]
 
 
-def build_unet(n_organs: int, width: int, size: int, seed: int) -> nn.Module:
+def build_unet(n_organs: int, width: int, size: int, seed: int, channels: int = 1) -> nn.Module:
     """Return MONAI's DynUNet planned as nnU-Net plans a 2-D network for slices of ``size`` pixels.
 
     One level per halving until the coarsest map is 4 to 7 pixels wide, kernels 3 x 3, instance normalisation, leaky ReLU,
@@ -36,9 +36,10 @@ def build_unet(n_organs: int, width: int, size: int, seed: int) -> nn.Module:
         width: Channels of the finest level; nnU-Net takes 32.
         size: Side of the input square, in pixels, divisible by 2 for each level but the first.
         seed: Names the initial weights.
+        channels: Of the input.
 
     Returns:
-        A module from ``(B, 1, S, S)`` to logits ``(B, n_organs, S, S)``.
+        A module from ``(B, channels, S, S)`` to logits ``(B, n_organs, S, S)``.
 
     Raises:
         StudyError: The size cannot be halved that often.
@@ -55,7 +56,7 @@ def build_unet(n_organs: int, width: int, size: int, seed: int) -> nn.Module:
         torch.manual_seed(seed)
         network: nn.Module = DynUNet(
             spatial_dims=2,
-            in_channels=1,
+            in_channels=channels,
             out_channels=n_organs,
             kernel_size=[3] * levels,
             strides=[1] + [2] * (levels - 1),
@@ -105,7 +106,10 @@ class UNetMethod(Method):
 
     Attributes:
         network: The U-Net that predicts; part of `module`, or `module` itself.
+        channels: Of its input, in all of which a slice is repeated.
     """
+
+    channels: ClassVar[int] = 1
 
     inputs = "slices"
     paper: ClassVar[str] = "nnunet"
@@ -121,7 +125,7 @@ class UNetMethod(Method):
     def __init__(self, n_organs: int, width: int, size: int, seed: int, augmentation: Augmentation = "none"):
         self.input_size = self.mask_size = size
         self.augmentation = augmentation
-        self.network = build_unet(n_organs, width, size, seed)
+        self.network = build_unet(n_organs, width, size, seed, self.channels)
         self.module = self.network
 
     @classmethod
@@ -150,7 +154,8 @@ class UNetMethod(Method):
 
     def validation_loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
         """Return Dice plus cross-entropy of the slices as they are: one rule selects the epoch of every method."""
-        return mask_loss(module(batch.images), batch.masks)
+        assert batch.images is not None
+        return mask_loss(module(batch.images.expand(-1, self.channels, -1, -1)), batch.masks)
 
     @torch.no_grad()
     def predict(self, images: Volume, embeddings: ReadEmbeddings | None) -> Iterator[SlicePrediction]:
@@ -158,6 +163,7 @@ class UNetMethod(Method):
         self.module.eval()
         size = (images.shape[1], images.shape[2])
         for chunk in torch.split(torch.from_numpy(standardise(images))[:, None], SLICES_AT_ONCE):
-            logits = self.network(fit_square(chunk.to(self.device), self.input_size))
+            fitted = fit_square(chunk.to(self.device), self.input_size)
+            logits = self.network(fitted.expand(-1, self.channels, -1, -1))
             for probability in unfit_square(logits, size).sigmoid().cpu().numpy():
                 yield SlicePrediction.from_probability(probability)

@@ -6,14 +6,17 @@ from four_slices import four_slices, streams, train_steps
 
 from desam_lite.methods.advbias import (
     ADVBIAS_WEIGHT,
+    ASCENT_STEP,
     BIAS_MAGNITUDE,
+    BIAS_ORDER,
     CONTOUR_WEIGHT,
+    CONTROL_RANGE,
     AdvBias,
     apply_bias,
     bias_field,
     distance,
-    to_unit,
 )
+from desam_lite.methods.splines import spline_field
 from desam_lite.training.losses import mask_loss
 
 
@@ -25,7 +28,7 @@ def trained() -> AdvBias:
 
 
 def test_fields_are_positive_bounded_and_smooth() -> None:
-    control = to_unit(torch.randn(20, 5, 5, generator=torch.Generator().manual_seed(0)))
+    control = torch.randn(20, 5, 5, generator=torch.Generator().manual_seed(0)).clamp(*CONTROL_RANGE)
     field = bias_field(10 * control, 64)  # far beyond what the search gives
     assert field.min() == pytest.approx(1 - BIAS_MAGNITUDE) and field.max() == pytest.approx(
         1 + BIAS_MAGNITUDE
@@ -34,6 +37,12 @@ def test_fields_are_positive_bounded_and_smooth() -> None:
     assert field.shape == (20, 1, 64, 64)
     assert (field > 0).all()
     assert field.diff(dim=2).abs().max() < 0.05 and field.diff(dim=3).abs().max() < 0.05
+
+
+def test_without_clipping_the_control_points_alone_keep_a_field_within_its_bounds() -> None:
+    for end, bound in zip(CONTROL_RANGE, (1 - BIAS_MAGNITUDE, 1 + BIAS_MAGNITUDE), strict=True):
+        field = spline_field(torch.full((1, 5, 5), end), 32, BIAS_ORDER).exp()
+        torch.testing.assert_close(field, torch.full_like(field, bound))
 
 
 def test_no_control_no_shading() -> None:
@@ -58,12 +67,11 @@ def test_the_attacking_field_raises_the_loss_of_the_network_it_attacks(trained: 
     for step in range(10):
         start = trained.prepare(batch, streams(step), augment=True).drawn["control"]
         attacked = trained.attack(batch.images, start, reference)
-        torch.testing.assert_close(attacked.flatten(1).norm(dim=1), torch.ones(4))
+        assert attacked.min() >= CONTROL_RANGE[0] and attacked.max() <= CONTROL_RANGE[1]
+        gradient_step = (attacked - start).flatten(1).norm(dim=1)
+        assert (gradient_step > 0.2).all() and (gradient_step <= ASCENT_STEP + 1e-5).all()
         with torch.no_grad():
-            logits = [
-                trained.network(apply_bias(batch.images, bias_field(c, 32)))
-                for c in (to_unit(start), attacked)
-            ]
+            logits = [trained.network(apply_bias(batch.images, bias_field(c, 32))) for c in (start, attacked)]
         before, after = (distance(reference, other).item() for other in logits)
         farther += after > before
         worse += (mask_loss(logits[1], batch.masks) - mask_loss(logits[0], batch.masks)).item()

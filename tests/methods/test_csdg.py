@@ -25,27 +25,29 @@ def prepared() -> Batch:
 def test_appearances_keep_shape_labels_and_the_frobenius_norm(prepared: Batch) -> None:
     assert prepared.images is not None
     appearances = random_appearances(prepared.images, dict(prepared.drawn))
-    assert appearances.shape == (4, CSDG_VIEWS, 32, 32)
-    before = prepared.images.square().sum((2, 3)).sqrt()
+    assert appearances.shape == (4, CSDG_VIEWS, 3, 32, 32)
+    before = (3 * prepared.images.square().sum((2, 3))).sqrt()  # of a slice in three channels
     torch.testing.assert_close(
-        appearances.square().sum((2, 3)).sqrt(), before.expand(-1, CSDG_VIEWS), rtol=1e-4, atol=0
+        appearances.square().sum((2, 3, 4)).sqrt(), before.expand(-1, CSDG_VIEWS), rtol=1e-4, atol=0
     )
+    assert not torch.equal(appearances[:, :, 0], appearances[:, :, 1])  # a curve for each channel
     assert torch.equal(prepared.masks, four_slices()[1].masks)
-    assert (appearances - prepared.images).abs().mean() > 0.05
+    assert (appearances - prepared.images[:, None]).abs().mean() > 0.05
 
 
 def test_each_look_is_the_random_network_applied_to_its_own_slice(prepared: Batch) -> None:
     assert prepared.images is not None
     appearances, drawn = random_appearances(prepared.images, dict(prepared.drawn)), prepared.drawn
     for row, view in np.ndindex(4, CSDG_VIEWS):
-        maps = prepared.images[row : row + 1]
+        slices = prepared.images[row : row + 1].expand(-1, 3, -1, -1)
+        maps = slices
         for layer in range(len(GIN_CHANNELS) - 1):
             weights, shift = drawn[f"kernels{layer}"][row, view], drawn[f"shifts{layer}"][row, view]
             maps = torch.nn.functional.conv2d(maps, weights, shift, padding=1)
             maps = torch.nn.functional.leaky_relu(maps) if layer < 3 else maps
         share = drawn["mix"][row, view]
-        mixed = (share * maps + (1 - share) * prepared.images[row])[0, 0]
-        expected = mixed / mixed.norm() * prepared.images[row].norm()
+        mixed = (share * maps + (1 - share) * slices)[0]
+        expected = mixed / mixed.norm() * slices.norm()
         torch.testing.assert_close(appearances[row, view], expected, rtol=1e-3, atol=1e-4)
 
 
@@ -53,7 +55,7 @@ def test_without_share_of_the_network_a_look_is_the_slice(prepared: Batch) -> No
     assert prepared.images is not None
     draws = {**prepared.drawn, "mix": torch.zeros(4, CSDG_VIEWS)}
     torch.testing.assert_close(
-        random_appearances(prepared.images, draws), prepared.images.expand(-1, CSDG_VIEWS, -1, -1)
+        random_appearances(prepared.images, draws), prepared.images[:, None].expand(-1, CSDG_VIEWS, 3, -1, -1)
     )
 
 
@@ -64,7 +66,7 @@ def test_kernels_are_of_one_or_three_pixels() -> None:
             rim = np.ones((3, 3), bool)
             rim[1, 1] = False
             sides.add(3 if kernel[..., rim].any() else 1)
-            assert kernel.shape == (2, 1, 3, 3) and (kernel[..., 1, 1] != 0).all()
+            assert kernel.shape == (2, 3, 3, 3) and (kernel[..., 1, 1] != 0).all()
     assert sides == {1, 3}
 
 
@@ -96,7 +98,7 @@ def test_the_loss_is_that_of_the_first_view_and_the_distance_of_the_mean_from_al
     method = CSDG(1, 4, 32, 0)
     views = method.views(prepared)
     with torch.no_grad():
-        logits = torch.stack([method.network(views[:, v : v + 1]) for v in range(CSDG_VIEWS)])
+        logits = torch.stack([method.network(views[:, v]) for v in range(CSDG_VIEWS)])
         loss = method.loss(method.module, prepared).item()
     p = logits.sigmoid().double().numpy()
     mean = p.mean(axis=0, keepdims=True)

@@ -5,7 +5,7 @@ import torch
 from four_slices import four_slices, streams, train_steps
 
 from desam_lite.methods.maxstyle import CODE_SIDE, STYLE_LAYERS, MaxStyle, Styles, apply_style
-from desam_lite.methods.mixstyle import mix_styles
+from desam_lite.methods.mixstyle import draw_partners, mix_styles
 from desam_lite.training.losses import mask_loss
 
 
@@ -43,7 +43,7 @@ def test_one_slice_alone_has_no_other_style() -> None:
 
 def test_mixing_alone_is_that_of_mixstyle() -> None:
     chosen = styles(mix=0.3)
-    expected = mix_styles(maps(), torch.full((4,), 0.7), chosen["keys"][:, 2].argsort())
+    expected = mix_styles(maps(), torch.full((4,), 0.7), draw_partners(chosen["keys"][:, 2]))
     torch.testing.assert_close(apply_style(maps(), chosen, 2), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -81,6 +81,14 @@ def test_the_search_raises_the_loss_of_the_network_it_attacks(trained: MaxStyle)
         raised += after > before
         assert after >= before - 1e-3
     assert raised >= 6
+
+
+def test_a_restyled_slice_has_its_own_mean_and_spread(trained: MaxStyle) -> None:
+    images = four_slices()[1].images
+    assert images is not None
+    restyled = trained.restyled(3 * images + 5, styles(mix=0.6, noise=2.0))
+    torch.testing.assert_close(restyled.mean((2, 3)), (3 * images + 5).mean((2, 3)), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(restyled.std((2, 3)), 3 * images.std((2, 3)), atol=1e-3, rtol=1e-3)
 
 
 def test_layers_that_are_not_drawn_keep_their_style(trained: MaxStyle) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from four_slices import four_slices, streams
 
-from desam_lite.methods.mixstyle import MIXSTYLE_LEVELS, MixStyle, mix_styles
+from desam_lite.methods.mixstyle import MIXSTYLE_LEVELS, MixStyle, draw_partners, mix_styles
 
 
 def maps(count: int = 3) -> torch.Tensor:
@@ -84,8 +84,15 @@ def test_half_of_the_slices_are_mixed_and_all_partners_are_drawn() -> None:
     keep = np.stack([d["keep"] for d in drawn])
     assert (keep == 1).mean() == pytest.approx(0.5, abs=0.06)
     assert ((keep >= 0) & (keep <= 1)).all()
-    keys = torch.from_numpy(np.stack([d["keys"] for d in drawn]))
-    partners = keys.reshape(100, 4, MIXSTYLE_LEVELS).argsort(dim=1)
-    assert all(sorted(p.tolist()) == [0, 1, 2, 3] for p in partners[..., 0])
-    assert len({tuple(p.tolist()) for p in partners[..., 0]}) > 20  # of 24
-    assert not torch.equal(partners[..., 0], partners[..., 1])
+    keys = torch.from_numpy(np.stack([d["keys"] for d in drawn])).reshape(100, 4, MIXSTYLE_LEVELS)
+    partners = torch.stack([torch.stack([draw_partners(k) for k in batch.T]) for batch in keys])
+    assert all(sorted(p.tolist()) == [0, 1, 2, 3] for p in partners[:, 0])
+    assert (partners != torch.arange(4)).all()  # never its own partner
+    assert len({tuple(p.tolist()) for p in partners[:, 0]}) == 6  # all ways round a circle
+    assert not torch.equal(partners[:, 0], partners[:, 1])
+
+
+def test_of_two_slices_each_is_the_others_partner_and_one_alone_its_own() -> None:
+    assert draw_partners(torch.tensor([0.2, 0.7])).tolist() == [1, 0]
+    assert draw_partners(torch.tensor([0.7, 0.2])).tolist() == [1, 0]
+    assert draw_partners(torch.tensor([0.7])).tolist() == [0]

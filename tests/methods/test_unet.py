@@ -161,11 +161,12 @@ def test_selection_and_prediction_see_slices_as_they_are(name: str, monkeypatch:
     method.module.eval()
     with torch.no_grad():
         loss = method.validation_loss(method.module, batch)
-        assert loss.item() == mask_loss(method.network(batch.images), batch.masks).item()
+        repeated = batch.images.expand(-1, method.channels, -1, -1)
+        assert loss.item() == mask_loss(method.network(repeated), batch.masks).item()
     first, again = (np.stack([d.probability for d in method.predict(images, None)]) for _ in range(2))
     np.testing.assert_array_equal(first, again)
     with torch.no_grad():
-        expected = method.network(batch.images).sigmoid().numpy()
+        expected = method.network(repeated).sigmoid().numpy()
     np.testing.assert_allclose(first, expected, atol=1e-6)
 
 
@@ -224,7 +225,7 @@ def test_a_specification_builds_it(name: str) -> None:
     assert type(built) is METHODS[name].load()
     assert isinstance(built, UNetMethod)
     assert (built.input_size, built.augmentation) == (32, "light")
-    assert built.network(torch.zeros(1, 1, 32, 32)).shape == (1, 2, 32, 32)
+    assert built.network(torch.zeros(1, built.channels, 32, 32)).shape == (1, 2, 32, 32)
 
 
 @pytest.mark.parametrize("profile", ["smoke", "teach", "paper"])

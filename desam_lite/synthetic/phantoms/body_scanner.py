@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from desam_lite.synthetic.phantoms.fields import Field, smooth_field
-from desam_lite.synthetic.phantoms.scanner import average_blocks, relaxation_signal, ring
+from desam_lite.synthetic.phantoms.scanner import SLICE_PROFILE, average_blocks, relaxation_signal, ring
 from desam_lite.synthetic.phantoms.tissues import ABDOMEN_TISSUES
 from desam_lite.synthetic.phantoms.trunk import IDS, AbdomenPatient
 
@@ -39,7 +39,7 @@ class BodyScanner:
         bias: Standard deviation of the logarithm of the smooth bias field.
         surface: How much the sensitivity of surface coils falls from the skin to the middle, 0 to 1.
         blur: Standard deviation of the point spread in the plane, mm.
-        thickness: Distance between slices, mm; slices average over it.
+        thickness: Distance between slices, mm; the profile of a slice is a Gaussian whose standard deviation is 0.35 of it.
         field_of_view: Side of the square slice, mm.
         coverage: Height of the scanned slab, mm.
         streak: Strength of streaks along x, as from arms and ribs, as a part of the grey scale.
@@ -102,7 +102,7 @@ def expose_body(
     factor = tissue.shape[1] // axes[1].size
     signal = _intensities(tissue, patient, scanner, finer, texture_rng)
     pixel = float(finer[0].ravel()[1] - finer[0].ravel()[0])
-    sigma = [0.35, scanner.blur / pixel, scanner.blur / pixel]
+    sigma = [SLICE_PROFILE, scanner.blur / pixel, scanner.blur / pixel]
     image = average_blocks(ndimage.gaussian_filter(signal, sigma), factor)
     field, fail = (smooth_field(axes, scale, _REACH, bias_rng) for scale in (130, 40))
     image *= np.exp(scanner.bias * field.astype(np.float64)).astype(np.float32) * _coils(scanner, axes)

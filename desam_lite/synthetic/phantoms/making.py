@@ -17,7 +17,7 @@ from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import sha256_file, write_json
 from desam_lite.utils.progress import track
 
-PHANTOM_VERSION = 4
+PHANTOM_VERSION = 5
 TASKS: dict[str, dict[str, Site]] = {"phantom_prostate": PROSTATE_SITES, "phantom_abdomen": ABDOMEN_SITES}
 
 

@@ -11,6 +11,7 @@ from scipy import ndimage
 from desam_lite.synthetic.phantoms.fields import Field, smooth_noise
 from desam_lite.synthetic.phantoms.tissues import TISSUES, Tissue
 
+SLICE_PROFILE = 0.35  # standard deviation of the slice profile, as a part of the distance between slices
 _SAMPLED = 0.55  # part of the phase-encoding lines that a strongly truncated acquisition keeps
 
 
@@ -28,11 +29,11 @@ class Scanner:
         endorectal: Weight of an endorectal coil's sensitivity, 0 to 1.
         surface: How much the sensitivity of surface coils falls from the skin to the middle, 0 to 1.
         blur: Standard deviation of the point spread in the plane, mm.
-        thickness: Distance between slices, mm; slices average over it.
+        thickness: Distance between slices, mm; the profile of a slice is a Gaussian whose standard deviation is 0.35 of it.
         field_of_view: Side of the square slice, mm.
         coverage: Height of the scanned slab, mm.
-        ghost: Strength of motion ghosts along the phase direction (x), as a part of the signal.
-        gibbs: Strength of truncation (Gibbs) ringing, 0 to 1.
+        ghost: Strength of motion ghosts along the phase direction (y), as a part of the signal.
+        gibbs: Strength of truncation (Gibbs) ringing along the phase direction (y), 0 to 1.
     """
 
     field_strength: float
@@ -87,12 +88,12 @@ def expose(
     fine = (spacing[0], spacing[1] / factor, spacing[2] / factor)
     signals = relaxation_signal(TISSUES.values(), scanner)
     signal = signals[tissue] * _texture(tissue, fine, rng)
-    sigma = [0.35 * scanner.thickness / fine[0], scanner.blur / fine[1], scanner.blur / fine[2]]
+    sigma = [SLICE_PROFILE * scanner.thickness / fine[0], scanner.blur / fine[1], scanner.blur / fine[2]]
     signal = average_blocks(ndimage.gaussian_filter(signal, sigma), factor)
     muscle = float(signals[list(TISSUES).index("muscle")])
     received = signal * _sensitivity(scanner, axes, coil) * _bias(scanner, signal.shape, spacing, rng)
     if scanner.ghost > 0:
-        received = received + scanner.ghost * np.roll(received, signal.shape[2] // 5, axis=2)
+        received = received + scanner.ghost * np.roll(received, signal.shape[1] // 5, axis=1)
     received = ring(received, scanner.gibbs)
     noise = scanner.noise * muscle * rng.standard_normal((2, *signal.shape), dtype=np.float32)
     magnitude = np.sqrt((received + noise[0]).astype(np.float64) ** 2 + noise[1] ** 2)
