@@ -26,6 +26,7 @@ from desam_lite.data.manifest import list_manifests
 from desam_lite.data.slices import CaseSlices
 from desam_lite.data.tasks import Task, open_task
 from desam_lite.evaluation import statistics as results
+from desam_lite.methods.appearance import draw_images
 from desam_lite.model.build import build_desam
 from desam_lite.model.names import RANDOM_WEIGHTS, SHIPPED_WEIGHTS
 from desam_lite.model.resize import fit_square
@@ -36,7 +37,7 @@ from desam_lite.study.run import collect_metrics
 from desam_lite.synthetic.phantoms.making import make_task
 from desam_lite.synthetic.pretraining.probe import HELD_OUT_SEED, agreement, probe, score_prompts
 from desam_lite.synthetic.pretraining.promptable_sam import PromptableSAM, fill_promptable
-from desam_lite.synthetic.pretraining.rendering import MASK_STEP, draw_images
+from desam_lite.synthetic.pretraining.rendering import MASK_STEP
 from desam_lite.synthetic.pretraining.scenes import draw_scenes, generator_at
 
 BACKBONE = "sam_tiny"
@@ -220,7 +221,9 @@ def contrasts(encode: Encoder, size: Size) -> list[Row]:
     for number in range(size.batches):
         generator = generator_at(HELD_OUT_SEED, 1000 + number, torch.device("cpu"))
         scenes = draw_scenes(4, spec.image_size, generator)
-        one, other = (encode(preprocess(draw_images(scenes, generator), spec.image_size)) for _ in range(2))
+        one, other = (
+            encode(preprocess(draw_images(scenes.labels, generator), spec.image_size)) for _ in range(2)
+        )
         for level, (a, b) in enumerate(zip(one, other, strict=True)):
             scores.setdefault(level, []).append(agreement(a, b, scenes.labels, spec.patch))
     names = ("level 1", "level 2", "level 3", "neck") if len(scores) == 4 else ("pixels",)

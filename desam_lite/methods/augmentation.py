@@ -1,4 +1,4 @@
-"""Random augmentation of training slices: nothing, intensities only, or as much as in nnU-Net.
+"""Random augmentation of training slices: nothing, intensities only, as much as in nnU-Net, or another appearance altogether.
 
 Every number is drawn from the slice's own generator, so that an interrupted training continues with the same images; MONAI and
 torch do the arithmetic. Slices are ``(1, S, S)`` float, standardised per volume; masks ``(K, S, S)`` float, 0 or 1.
@@ -14,10 +14,13 @@ import torch
 from torch.nn import functional
 
 from desam_lite.data.datasets import Batch
+from desam_lite.methods.appearance import recolour, synthesise
 
-Augmentation = Literal["none", "light", "nnunet"]
+Augmentation = Literal["none", "light", "nnunet", "random", "synthetic"]
 """Slices as they are; noise, brightness, contrast and gamma with nnU-Net's probabilities and ranges; all that nnU-Net does to a
-2-D slice by default: also rotation, scaling, blur, low resolution, gamma of the inverted image, mirroring along both axes."""
+2-D slice by default: also rotation, scaling, blur, low resolution, gamma of the inverted image, mirroring along both axes; its
+rotation, scaling and mirroring with the appearance of the slice drawn anew (`appearance.recolour`), or with an image of its
+labels alone (`appearance.synthesise`)."""
 
 Change = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
 
@@ -48,7 +51,12 @@ def _augment_slice(
     if kind == "light":
         return _apply(image, rng, _LIGHT_CHANGES), masks
     image, masks = _rotate_and_scale(image, masks, rng)
-    image = _apply(image, rng, _NNUNET_CHANGES)
+    if kind == "random":
+        image = recolour(image, rng)
+    elif kind == "synthetic":
+        image = synthesise(image, masks, rng)
+    else:
+        image = _apply(image, rng, _NNUNET_CHANGES)
     axes = [axis for axis in (-2, -1) if rng.random() < P_MIRROR]
     return image.flip(axes), masks.flip(axes)
 

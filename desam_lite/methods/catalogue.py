@@ -16,6 +16,9 @@ register(
 )
 
 _LIGHT, _NNUNET = {"augmentation": "light"}, {"augmentation": "nnunet"}
+_RANDOMISED, _SYNTHETIC = {"augmentation": "random"}, {"augmentation": "synthetic"}
+_AS_STREAM = "by what makes the images that `sam_tiny` was trained on"
+_OF_LABELS = "images of random contrast made of the source's label maps {cite}`synthseg`"
 _AUGMENTED_UNET = "the U-Net, its training slices augmented"
 register(
     "unet",
@@ -26,6 +29,8 @@ register(
         Choice("unet", "a U-Net trained from scratch on the source {cite}`unet`", "#d55e00"),
         Choice("unet_light", f"{_AUGMENTED_UNET} in intensity only", "#d55e00", "^", _LIGHT),
         Choice("unet_aug", f"{_AUGMENTED_UNET} as nnU-Net does {{cite}}`nnunet`", "#d55e00", "v", _NNUNET),
+        Choice("unet_random", f"{_AUGMENTED_UNET} {_AS_STREAM}: a control", "#d55e00", "s", _RANDOMISED),
+        Choice("unet_synth", f"the U-Net on {_OF_LABELS}: a control", "#d55e00", "D", _SYNTHETIC),
     ],
 )
 for _class, _color, _marker, _meaning in (

@@ -20,7 +20,12 @@ SINGLE_ORGAN = "one organ"
 _USUALLY_NONE = {"organs", "patience"}
 """Settings that most runs do without; None is not part of a run's name."""
 
-_AUGMENTED = {"light": " + light aug.", "nnunet": " + nnU-Net aug."}
+_AUGMENTED = {
+    "light": " + light aug.",
+    "nnunet": " + nnU-Net aug.",
+    "random": " + random contrast",
+    "synthetic": " on synthetic slices",
+}
 _VARIANTS = {
     "desam": "{}",
     "no_iou_head": "{} without IoU head",
@@ -57,7 +62,8 @@ class RunSpec(BaseModel):
         lora_rank: Rank of SAMed's changes of the encoder.
         unet_width: Channels of the U-Net's finest level.
         unet_size: Side of the U-Net's input square, in pixels.
-        augmentation: What its training slices go through at random: nothing, "light" (intensities only) or as much as in nnU-Net.
+        augmentation: What its training slices go through at random: nothing, "light" (intensities only), as much as in nnU-Net,
+            or its geometry with "random" appearances of the slice or "synthetic" images of its labels.
         organs: Names of the organs that are trained, predicted and scored, as if the task had no others; None for all of them.
         seed: Names initial weights, split, order, prompts.
         split: How the source's cases are divided.
@@ -91,7 +97,7 @@ class RunSpec(BaseModel):
     lora_rank: int | None = Field(default=4, ge=1)
     unet_width: int | None = Field(default=32, ge=1)
     unet_size: int | None = Field(default=256, ge=16)
-    augmentation: Literal["none", "light", "nnunet"] | None = "none"
+    augmentation: Literal["none", "light", "nnunet", "random", "synthetic"] | None = "none"
     organs: tuple[str, ...] | None = Field(default=None, min_length=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
     split: Literal["published_90_10", "70_10_20"] = "published_90_10"

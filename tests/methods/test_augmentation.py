@@ -16,7 +16,7 @@ def test_none_is_the_batch_itself() -> None:
     assert augment_batch(batch, streams(0), "none") is batch
 
 
-@pytest.mark.parametrize("kind", ["light", "nnunet"])
+@pytest.mark.parametrize("kind", ["light", "nnunet", "random", "synthetic"])
 def test_a_slice_is_changed_by_its_own_generator_alone(kind: str) -> None:
     _, batch = four_slices(organs=2)
     whole = augment_batch(batch, streams(3), kind)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from desam_lite.data.slices import CaseSlices
 from desam_lite.evaluation.metrics import Mask
+from desam_lite.methods.appearance import draw_images
 from desam_lite.model.resize import fit_square
 from desam_lite.model.sam import preprocess
 from desam_lite.study.report.slice_examples import largest_slice
@@ -20,7 +21,7 @@ from desam_lite.study.report.style import WIDTH, styled
 from desam_lite.study.report.tables import Table
 from desam_lite.synthetic.pretraining.probe import HELD_OUT_SEED, click_by_click, iou, predict_box
 from desam_lite.synthetic.pretraining.promptable_sam import INSIDE, PromptableSAM
-from desam_lite.synthetic.pretraining.rendering import MASK_STEP, draw_images, pick_objects
+from desam_lite.synthetic.pretraining.rendering import MASK_STEP, pick_objects
 from desam_lite.synthetic.pretraining.scenes import draw_scenes, generator_at
 
 MEASURES = {
@@ -66,7 +67,7 @@ def held_out_scenes(count: int, size: int, *, contrasts: int = 1) -> list[Scene]
     generator = generator_at(HELD_OUT_SEED, 0, torch.device("cpu"))
     scenes = draw_scenes(count, size, generator)
     masks = pick_objects(scenes, 1, MASK_STEP, generator)[:, 0]
-    images = [draw_images(scenes, generator) for _ in range(contrasts)]
+    images = [draw_images(scenes.labels, generator) for _ in range(contrasts)]
     return [
         Scene(f"synthetic scene {i + 1}", images[k][i], masks[i])
         for i in range(count)

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
+from desam_lite.methods.appearance import LABELS, chance, draw_images
 from desam_lite.model.prompts import ImageEmbeddings
 from desam_lite.model.sam import get_backbone, preprocess
 from desam_lite.model.weights import find_weights
@@ -29,8 +30,8 @@ from desam_lite.synthetic.pretraining.probe import probe
 from desam_lite.synthetic.pretraining.promptable_sam import PromptableSAM, fill_promptable
 from desam_lite.synthetic.pretraining.prompts import first_prompts, further_clicks
 from desam_lite.synthetic.pretraining.recipe import Recipe
-from desam_lite.synthetic.pretraining.rendering import MASK_STEP, draw_images, pick_objects
-from desam_lite.synthetic.pretraining.scenes import FIRST_SHAPE, LABELS, chance, draw_scenes, generator_at
+from desam_lite.synthetic.pretraining.rendering import MASK_STEP, pick_objects
+from desam_lite.synthetic.pretraining.scenes import FIRST_SHAPE, draw_scenes, generator_at
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import atomic_path, sha256_file, write_json
 from desam_lite.utils.provenance import code_version, device_name, library_versions
@@ -115,7 +116,7 @@ class Pretraining:
     def _losses(self, count: int, size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         recipe = self.recipe
         scenes = draw_scenes(count, size, generator)
-        images = torch.cat([draw_images(scenes, generator) for _ in range(2)])
+        images = torch.cat([draw_images(scenes.labels, generator) for _ in range(2)])
         masks = pick_objects(scenes, recipe.objects, MASK_STEP, generator).repeat(2, 1, 1, 1)
         embeddings = self.model.encode_image(preprocess(images, size))
         losses = self._prediction_losses(embeddings.neck, masks, generator)

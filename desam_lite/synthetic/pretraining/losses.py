@@ -7,7 +7,7 @@ not. The losses on features are this study's addition: one scene under two contr
 import torch
 from torch.nn import functional
 
-from desam_lite.synthetic.pretraining.scenes import region_borders
+from desam_lite.methods.appearance import region_borders
 
 _AREA_BOUNDS = (
     0.1,

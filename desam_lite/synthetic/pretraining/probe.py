@@ -5,11 +5,12 @@ from typing import NamedTuple
 
 import torch
 
+from desam_lite.methods.appearance import draw_images
 from desam_lite.model.sam import preprocess
 from desam_lite.synthetic.pretraining.losses import normalise_features, token_regions
 from desam_lite.synthetic.pretraining.promptable_sam import BOTTOM_RIGHT, TOP_LEFT, PromptableSAM
 from desam_lite.synthetic.pretraining.prompts import boxes_around, first_prompts, further_clicks
-from desam_lite.synthetic.pretraining.rendering import MASK_STEP, draw_images, pick_objects
+from desam_lite.synthetic.pretraining.rendering import MASK_STEP, pick_objects
 from desam_lite.synthetic.pretraining.scenes import draw_scenes, generator_at
 
 HELD_OUT_SEED = 1 << 40
@@ -43,7 +44,7 @@ def probe(
         drawn = draw_scenes(scenes, size, generator)
         masks = pick_objects(drawn, objects, MASK_STEP, generator)
         first, second = (
-            model.encode_image(preprocess(draw_images(drawn, generator), size)).neck for _ in range(2)
+            model.encode_image(preprocess(draw_images(drawn.labels, generator), size)).neck for _ in range(2)
         )
         scores = score_prompts(model, first, masks, MASK_STEP, generator, clicks)
         scores["contrast"] = agreement(first, second, drawn.labels, model.spec.patch)

@@ -6,8 +6,8 @@ As SAM was trained (Kirillov et al., ICCV 2023, appendix A), but with the furthe
 
 import torch
 
+from desam_lite.methods.appearance import uniform
 from desam_lite.synthetic.pretraining.promptable_sam import BOTTOM_RIGHT, INSIDE, NO_POINT, OUTSIDE, TOP_LEFT
-from desam_lite.synthetic.pretraining.scenes import uniform
 
 _BOX_NOISE = 0.1  # SAM's training: standard deviation of 10 % of the side of the box
 _EVERYWHERE = (

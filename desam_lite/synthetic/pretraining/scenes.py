@@ -3,7 +3,8 @@
 Regions of many kinds are drawn at random: cells and patches of smooth noise, layers, warped ellipsoids and tubes that nest and
 overlap, rings, bodies before an empty background. Nothing here knows anatomy, reads a file or shares code with the phantoms, so
 that no training has shown the model what it is later tested on.
-`desam_lite.synthetic.pretraining.rendering` gives the maps intensities.
+`desam_lite.methods.appearance` gives the maps intensities, anew for every image, so that one map drawn twice is one scene under
+two contrasts.
 
 Everything is drawn in batches on the device of the generator, and batch n of a seed is always the same (`generator_at`).
 """
@@ -11,12 +12,12 @@ Everything is drawn in batches on the device of the generator, and batch n of a 
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional
 
-AIR, SKIN, FIRST_BASE, FIRST_SHAPE = 0, 1, 2, 32
-SHAPES = 12
+from desam_lite.methods.appearance import AIR, LABELS, chance, interpolate_noise, uniform
+
+SKIN, FIRST_BASE, FIRST_SHAPE = 1, 2, 32
+SHAPES = LABELS - FIRST_SHAPE
 """Shapes that may be painted on one map."""
-LABELS = FIRST_SHAPE + SHAPES
 _CELLS = FIRST_SHAPE - FIRST_BASE
 # Odd 64-bit constants whose products spread every bit: splitmix64's (Steele et al., OOPSLA 2014) and degski's hash.
 _GOLDEN_GAMMA, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -48,31 +49,6 @@ def generator_at(seed: int, position: int, device: torch.device) -> torch.Genera
     mixed = (seed * _GOLDEN_GAMMA + position * _MIX_1 + _MIX_2) % (1 << 64)
     mixed = ((mixed ^ (mixed >> 31)) * _DEGSKI) % (1 << 64)
     return torch.Generator(device).manual_seed(mixed >> 1)
-
-
-def uniform(generator: torch.Generator, *shape: int, low: float = 0.0, high: float = 1.0) -> torch.Tensor:
-    """Return random numbers between two bounds."""
-    return low + (high - low) * torch.rand(shape, generator=generator, device=generator.device)
-
-
-def chance(generator: torch.Generator, share: float, *shape: int) -> torch.Tensor:
-    """Return truths of which this share is true on average."""
-    return uniform(generator, *shape) < share
-
-
-def interpolate_noise(
-    generator: torch.Generator, count: int, fields: int, size: int, cells: int
-) -> torch.Tensor:
-    """Return noise that varies over ``1 / cells`` of the image: ``(count, fields, size, size)``, variance about 1/2."""
-    coarse = torch.randn(count, fields, cells + 1, cells + 1, generator=generator, device=generator.device)
-    return functional.interpolate(coarse, (size, size), mode="bicubic", align_corners=True)
-
-
-def region_borders(labels: torch.Tensor) -> torch.Tensor:
-    """Return where the pixel to the right or below is of another region: ``(B, S, S)`` bool."""
-    across = functional.pad(labels[:, :, 1:] != labels[:, :, :-1], (0, 1))
-    down = functional.pad(labels[:, 1:] != labels[:, :-1], (0, 0, 0, 1))
-    return across | down
 
 
 def draw_scenes(count: int, size: int, generator: torch.Generator) -> Scenes:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from desam_lite.synthetic.pretraining.rendering import draw_images, flood, pick_objects
+from desam_lite.methods.appearance import draw_images
+from desam_lite.synthetic.pretraining.rendering import flood, pick_objects
 from desam_lite.synthetic.pretraining.scenes import (
     AIR,
     FIRST_SHAPE,
@@ -30,7 +31,7 @@ def drawn() -> tuple[Scenes, torch.Tensor, torch.Tensor]:
     """24 scenes of 64 pixels, each under two contrasts."""
     generator = generator_at(3, 0, CPU)
     scenes = draw_scenes(24, 64, generator)
-    return scenes, draw_images(scenes, generator), draw_images(scenes, generator)
+    return scenes, draw_images(scenes.labels, generator), draw_images(scenes.labels, generator)
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
@@ -57,7 +58,7 @@ def test_the_stream_opens_no_file(name: str) -> None:
 def test_a_position_of_a_seed_is_always_the_same() -> None:
     def at(seed: int, position: int) -> torch.Tensor:
         generator = generator_at(seed, position, CPU)
-        return draw_images(draw_scenes(2, 32, generator), generator)
+        return draw_images(draw_scenes(2, 32, generator).labels, generator)
 
     assert torch.equal(at(1, 7), at(1, 7))
     assert not torch.equal(at(1, 7), at(1, 8))
@@ -68,7 +69,7 @@ def test_the_stream_is_the_one_that_finished_weights_have_seen() -> None:
     """Its numbers as they were first drawn; a processor may round a border's pixel to the other side."""
     generator = generator_at(3, 5, CPU)
     scenes = draw_scenes(3, 64, generator)
-    images = draw_images(scenes, generator)
+    images = draw_images(scenes.labels, generator)
     masks = pick_objects(scenes, 4, 2, generator)
     values = [float(t.float().mean()) for t in (scenes.labels, scenes.shapes, images, masks)]
     assert values == pytest.approx(PINNED_MEANS, rel=1e-3)
