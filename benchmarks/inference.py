@@ -21,7 +21,7 @@ from desam_lite.model.prompts import ImageEmbeddings, Prompts
 from desam_lite.model.resize import unfit_square
 
 SIZE = (384, 384)  # of the slice, in pixels
-USUAL = GridSettings(iou_threshold=-1e9, stability_threshold=0)
+USUAL = GridSettings(iou_threshold=-1e9, selection="iou")
 WORST = GridSettings(iou_threshold=-1e9, stability_threshold=2)  # a stability is at most 1
 AT_ONCE = {"cpu": 1, "cuda": 64}  # points of a pass of the exhaustive way; 64 are segment-anything's on a GPU
 BASELINE = (
@@ -145,7 +145,7 @@ def _draw_every(
             best_score, best = score.item(), logits[place]
     probability = best.sigmoid().cpu().numpy()
     side = max(SIZE) / 256  # minimal areas are given on a slice of this side
-    mask = remove_small(probability[0] > 0.5, USUAL.min_area * side * side)
+    mask, _ = remove_small(probability[0] > 0.5, USUAL.min_area * side * side)
     return Prediction(probability, mask[None], np.array([best_score], np.float32))
 
 

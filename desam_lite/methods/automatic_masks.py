@@ -13,14 +13,12 @@ from segment_anything.utils.amg import batched_mask_to_box, calculate_stability_
 from torchvision.ops import nms
 
 from desam_lite.model.fast_iou import predict_iou
-from desam_lite.model.predictor import GridSettings, point_grid, single_points
+from desam_lite.model.predictor import OVERLAP, GridSettings, point_grid, single_points
 from desam_lite.model.prompts import Decoded, ImageEmbeddings, Prompts, prompts_at_once
 from desam_lite.model.resize import scaled_size, unfit_square
 from desam_lite.model.sam import SAM_MASKS
 from desam_lite.model.sam_decoder import SAM
 
-OVERLAP = 0.7
-"""Boxes that overlap more are of the same thing: the mask with the higher predicted IoU stays."""
 _SCORE_OFFSET = 1.0  # of the logits, as there
 _DECODED_AT_ONCE = 16
 

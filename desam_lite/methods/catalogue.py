@@ -108,6 +108,6 @@ register(
     "samed",
     f"{_HERE}.samed:SAMed",
     "SAMed",
-    uses=(*TRAINING, *ENCODER, "lora_rank"),
+    uses=(*TRAINING, *ENCODER, "mask_loss", "lora_rank"),
     choices=[Choice("samed", _SAMED, "#a66f00", "p")],
 )

@@ -16,7 +16,7 @@ from desam_lite.data.datasets import Batch
 from desam_lite.data.embeddings import AT_ONCE, ReadEmbeddings
 from desam_lite.methods.oracle_prompts import oracle_prompts, tight_box
 from desam_lite.methods.run_spec import RunSpec
-from desam_lite.model.names import OracleMode, PromptMode
+from desam_lite.model.names import MaskLoss, OracleMode, PromptMode
 from desam_lite.model.predictor import GridSettings, predict_prompted, predict_slice
 from desam_lite.model.prompted_sam import PromptedSAM
 from desam_lite.model.prompts import ImageEmbeddings, Prompts
@@ -34,6 +34,7 @@ def grid_settings(spec: RunSpec) -> GridSettings:
         points_per_side=spec.points_per_side or 1,
         iou_threshold=spec.iou_threshold or 0.0,
         stability_threshold=spec.stability_threshold or 0.0,
+        selection=spec.selection or "published",
         min_area=spec.min_area or 0,
     )
 
@@ -75,6 +76,7 @@ class PromptedMethod(Method):
         mode: Which prompt is used, for training and for prediction.
         grid: The point grid and its thresholds at prediction.
         iou_loss: The loss of the IoU head; the default is that of the public code.
+        mask_loss: The loss of the masks, by which the epoch is selected too; likewise.
     """
 
     inputs = "embeddings"
@@ -85,19 +87,20 @@ class PromptedMethod(Method):
         mode: PromptMode,
         grid: GridSettings,
         iou_loss: IoULoss | None = None,
+        mask_loss: MaskLoss = "dice",
     ):
         self.model, self.mode, self.grid = model, mode, grid
         self.encoder = model
-        self.iou_loss = iou_loss or IoULoss()
+        self.iou_loss, self.mask_loss = iou_loss or IoULoss(), mask_loss
         self.module = _Decoder(model)
         self.input_size, self.mask_size = model.image_size, 4 * model.embedding_size
 
     @classmethod
     def with_prompts(cls, model: PromptedSAM, spec: RunSpec) -> Self:
-        """Build it on a model, with the prompts, thresholds and IoU loss of a specification."""
+        """Build it on a model, with the prompts, thresholds and losses of a specification."""
         assert spec.prompt_mode is not None
         iou_loss = IoULoss(spec.iou_loss or "l1", spec.iou_weight or 1.0)
-        return cls(model, spec.prompt_mode, grid_settings(spec), iou_loss)
+        return cls(model, spec.prompt_mode, grid_settings(spec), iou_loss, spec.mask_loss or "dice")
 
     @property
     def oracle(self) -> bool:  # type: ignore[override]
@@ -126,14 +129,14 @@ class PromptedMethod(Method):
     def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
         """Return the mask loss plus, for points, the loss of the IoU head."""
         logits, iou = self._decode(module, batch)
-        loss = mask_loss(logits, batch.masks)
+        loss = mask_loss(logits, batch.masks, self.mask_loss)
         if iou is not None and batch.iou_targets is not None:
             loss = loss + self.iou_loss(iou, batch.iou_targets)
         return loss
 
     def validation_loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
         """Return the mask loss alone, by which the public code selects the epoch."""
-        return mask_loss(self._decode(module, batch)[0], batch.masks)
+        return mask_loss(self._decode(module, batch)[0], batch.masks, self.mask_loss)
 
     def _decode(self, module: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
         embeddings, prompts = batch.embeddings, batch.prompts

@@ -30,11 +30,11 @@ ENCODER = ("backbone", "weights")
 _GRID = ("points_per_side", "iou_threshold", "stability_threshold")
 PROMPTED = (*ENCODER, "prompt_mode", "embedding_format", *_GRID)
 """Settings of what is prompted, on stored embeddings."""
-DECODER = (*TRAINING, *PROMPTED, "iou_loss", "iou_weight", "min_area")
+DECODER = (*TRAINING, *PROMPTED, "mask_loss", "iou_loss", "iou_weight", "selection", "min_area")
 """Settings of what is trained on stored embeddings and prompted."""
 SETTINGS = frozenset((*DECODER, *ON_UNET, "variant", "lora_rank"))
 """All settings of a specification that only some methods use."""
-OF_POINTS = ("iou_loss", "iou_weight", *_GRID)
+OF_POINTS = ("iou_loss", "iou_weight", "selection", *_GRID)
 """Settings of prompts by points: other prompts use none of them."""
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from desam_lite.methods.registry import METHODS, OF_POINTS, SETTINGS, find_method
-from desam_lite.model.names import RANDOM_WEIGHTS, PromptMode, Variant
+from desam_lite.model.names import RANDOM_WEIGHTS, MaskLoss, PromptMode, Selection, Variant
 from desam_lite.utils.errors import StudyError
 
 RUN_VERSION = 3
@@ -17,8 +17,8 @@ RANDOM_ENCODER = "random encoder"
 SINGLE_ORGAN = "one organ"
 """Marks the label of a method that is trained on one organ of several: its runs on the others have the same label."""
 
-_USUALLY_NONE = {"organs", "patience"}
-"""Settings that most runs do without; None is not part of a run's name."""
+_USUALLY_NONE = {"organs", "patience", "mask_loss", "selection"}
+"""Settings that many runs do without; None is not part of a run's name."""
 
 _AUGMENTED = {
     "light": " + light aug.",
@@ -53,11 +53,16 @@ class RunSpec(BaseModel):
         weights: Its weights: a checkpoint file, "shipped" for those of `sam_tiny` that come with this package, or "random" for
             seeded random ones.
         embedding_format: Number format of the stored embeddings.
+        mask_loss: What the masks of a decoder on SAM's encoder are trained with, and its epoch selected by: Dice alone, or Dice
+            plus cross-entropy.
         iou_loss: Distance of a point's predicted IoU from its target (1 in the organ, 0 outside): L1 or squared.
         iou_weight: Weight of that distance beside the mask loss.
         points_per_side: Points along each side of the prediction grid.
         iou_threshold: Smallest predicted IoU of a point that is kept.
-        stability_threshold: Smallest stability score (IoU of the mask at logits +1 and -1) of a mask that is kept.
+        stability_threshold: Smallest stability score (IoU of the mask at logits +1 and -1) of a mask that is kept; 0 keeps
+            all, as the public DeSAM code does.
+        selection: Which mask of the grid is kept: by "iou" that of the highest predicted IoU that is not empty; as "published"
+            the first that needs no clean-up (`desam_lite.model.predictor`).
         min_area: Holes and islands smaller than this are removed, in pixels of a 256 x 256 slice.
         lora_rank: Rank of SAMed's changes of the encoder.
         unet_width: Channels of the U-Net's finest level.
@@ -88,11 +93,13 @@ class RunSpec(BaseModel):
     backbone: str | None = "sam_tiny"
     weights: str | None = RANDOM_WEIGHTS
     embedding_format: Literal["float16", "bfloat16", "float32", "float8"] | None = "float16"
+    mask_loss: MaskLoss | None = "dice"
     iou_loss: Literal["l1", "mse"] | None = "l1"
     iou_weight: float | None = Field(default=1.0, gt=0)
     points_per_side: int | None = Field(default=9, ge=1)
     iou_threshold: float | None = Field(default=0.5, ge=0, le=1)
-    stability_threshold: float | None = Field(default=0.6, ge=0, le=1)
+    stability_threshold: float | None = Field(default=0.0, ge=0, le=1)
+    selection: Selection | None = "published"
     min_area: int | None = Field(default=1000, ge=0)
     lora_rank: int | None = Field(default=4, ge=1)
     unet_width: int | None = Field(default=32, ge=1)
@@ -140,7 +147,7 @@ class RunSpec(BaseModel):
     def settings(self) -> dict[str, Any]:
         """Return what names the run: all fields but where the files lie; data and weights enter by their content.
 
-        Settings that most runs do without are left out there, so that these keep the names they had.
+        Settings that many runs do without are left out there, so that these keep the names they had.
         """
         unused = {name for name in _USUALLY_NONE if getattr(self, name) is None}
         return self.model_dump(mode="json", exclude={"manifest", "data_root", "weights", *unused})

@@ -13,6 +13,7 @@ from desam_lite.data.slices import CaseSlices
 from desam_lite.methods.frozen_encoder import build_sam, load_frozen
 from desam_lite.methods.lora import add_lora, encode_for_training
 from desam_lite.methods.run_spec import RunSpec
+from desam_lite.model.names import MaskLoss
 from desam_lite.model.resize import unfit_square
 from desam_lite.model.sam import encode_levels, preprocess
 from desam_lite.model.sam_decoder import SAM
@@ -49,6 +50,7 @@ class SAMed(Method):
         model: SAM as its checkpoint has it; changed in place.
         rank: Of the changes.
         seed: Names their initial values.
+        mask_loss: The loss of the masks.
     """
 
     paper: ClassVar[str] = "samed"
@@ -56,7 +58,7 @@ class SAMed(Method):
         "the paper for rank and places of the changes; the loop of all methods for the rest"
     )
     differs: ClassVar[tuple[str, ...]] = (
-        "the loss is that of all methods here, one map per organ; SAMed's is a soft maximum over organs and background with "
+        "the loss is that of all decoders here, one map per organ; SAMed's is a soft maximum over organs and background with "
         "0.8 Dice and 0.2 cross-entropy",
         "Adam, the schedule and the number of steps of all methods here; SAMed takes AdamW at 0.005 with warm-up, 200 epochs",
         "slices fill SAM's own square; SAMed works on 512 pixels with interpolated positions",
@@ -66,8 +68,8 @@ class SAMed(Method):
     )
     inputs = "pixels"
 
-    def __init__(self, model: SAM, rank: int, seed: int):
-        self.model = model
+    def __init__(self, model: SAM, rank: int, seed: int, mask_loss: MaskLoss = "dice"):
+        self.model, self.mask_loss = model, mask_loss
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             add_lora(model.image_encoder, rank)
@@ -79,12 +81,12 @@ class SAMed(Method):
     @classmethod
     def build(cls, spec: RunSpec, n_organs: int, cases: Sequence[CaseSlices]) -> Self:
         """Build it for a run: SAM, its decoder and the changes seeded by the run's seed."""
-        assert spec.lora_rank is not None
-        return cls(build_sam(spec, n_organs, seed=spec.seed), spec.lora_rank, spec.seed)
+        assert spec.lora_rank is not None and spec.mask_loss is not None
+        return cls(build_sam(spec, n_organs, seed=spec.seed), spec.lora_rank, spec.seed, spec.mask_loss)
 
     def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
-        """Return Dice plus cross-entropy, the loss all methods share."""
-        return mask_loss(module(batch.images), batch.masks)
+        """Return the mask loss, that of all decoders."""
+        return mask_loss(module(batch.images), batch.masks, self.mask_loss)
 
     @torch.no_grad()
     def predict(self, images: Volume, embeddings: ReadEmbeddings | None) -> Iterator[SlicePrediction]:

@@ -12,4 +12,8 @@ AutomaticMode = Literal["points", "box"]
 OracleMode = Literal["point_oracle", "box_oracle"]
 """Prompts from the reference: the innermost point of an organ, or its tight box."""
 PromptMode = Literal[AutomaticMode, OracleMode]
+MaskLoss = Literal["dice", "dice_ce"]
+"""What the masks of a decoder are trained with."""
+Selection = Literal["published", "iou"]
+"""Which mask of a grid of points is kept."""
 Variant = Literal["desam", "no_iou_head", "no_fusion", "pdmm_only"]

@@ -3,6 +3,9 @@
 The context of PDMM does not depend on the prompt, and the score of a point needs PRIM only. So all points are scored first, and
 masks are then decoded in descending score until one is good enough: the same mask as decoding all of them and choosing, for
 a fraction of the work.
+
+Good enough is by "iou" the first mask that is not empty; as "published" the first whose box overlaps no better one's and that
+needs no clean-up, as an empty one needs none, or else the very best: what the public DeSAM code writes first into its files.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,12 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import ndimage
+from segment_anything.utils.amg import batched_mask_to_box
+from torchvision.ops import box_iou
 
-from desam_lite.model.names import AutomaticMode
+from desam_lite.model.names import AutomaticMode, Selection
 from desam_lite.model.prompted_sam import PromptedSAM
 from desam_lite.model.prompts import ImageEmbeddings, Prompts
 from desam_lite.model.resize import scaled_size, unfit_square
 
+OVERLAP = 0.7
+"""Masks whose boxes overlap more are of the same thing: the one with the higher predicted IoU stays (segment-anything)."""
 _AREA_SIDE = 256  # minimal areas are given in pixels of a slice of this side, as in the public code
 _STABILITY_OFFSET = 1.0  # of the logits, as in segment-anything's automatic mask generator
 _LARGEST_LOGIT = 60  # beyond, a probability is 0 or 1 in float32 anyway
@@ -31,14 +38,17 @@ class GridSettings:
     Attributes:
         points_per_side: n of the n x n grid.
         iou_threshold: Points with a predicted IoU not above it are dropped.
-        stability_threshold: Masks with a stability score below it are dropped.
+        stability_threshold: Masks with a stability score below it are dropped; 0 keeps all. The public code computes the score
+            and drops none.
+        selection: Which of the masks that are left is kept (see above).
         min_area: Smaller holes are filled and smaller islands removed, in pixels of a 256 x 256 slice.
         batch: Points scored at once; bounds the memory, changes nothing else. None: what suits the device.
     """
 
     points_per_side: int = 9
     iou_threshold: float = 0.5
-    stability_threshold: float = 0.6
+    stability_threshold: float = 0.0
+    selection: Selection = "published"
     min_area: int = 1000
     batch: int | None = None
 
@@ -151,29 +161,37 @@ class _SlicePredictor:
         out = self.model.decode(self.embeddings, prompt, context=self.context)
         logits = _on_slice(self.model, out.mask_logits, self.size)[0]  # (K, H, W)
         iou = np.full(len(logits), np.nan) if out.iou is None else out.iou[0].cpu().numpy()
-        return [self._organ(*values) for values in zip(logits, iou, strict=True)]
+        return [self._organ(*values)[0] for values in zip(logits, iou, strict=True)]
 
     def from_best_points(self, points: torch.Tensor) -> list[_Organ]:
-        """Score all points ``(N, 2)``, then decode in descending score, for each organ until a mask is stable."""
+        """Score all points ``(N, 2)``, then decode in descending score, for each organ until a mask is good enough."""
         prompts = single_points(points)
         scores = self.model.score_prompts(self.embeddings, prompts, batch=self.settings.batch).cpu()  # (N, K)
         return [self._best(points, scores[:, k], k) for k in range(self.model.n_classes)]
 
     def _best(self, points: torch.Tensor, scores: torch.Tensor, k: int) -> _Organ:
+        published = self.settings.selection == "published"
+        best, boxes = self.nothing, torch.zeros(0, 4)
         # A stable sort: of points with equal scores the first of the grid wins.
         ranked = torch.sort(scores, descending=True, stable=True).indices
         for place in ranked[scores[ranked] > self.settings.iou_threshold]:
             prompt = single_points(points[place][None])
             out = self.model.decode(self.embeddings, prompt, context=self.context)
             logits = _on_slice(self.model, out.mask_logits[:, k : k + 1], self.size)[0, 0]  # (H, W)
-            if _stability(logits) >= self.settings.stability_threshold:
-                organ = self._organ(logits, float(scores[place]))
-                if organ[1].any():
-                    return organ
-        return self.nothing
+            box = batched_mask_to_box(torch.from_numpy(logits > 0)[None]).float()
+            repeated = published and bool((box_iou(boxes, box) > OVERLAP).any())
+            if repeated or _stability(logits) < self.settings.stability_threshold:
+                continue
+            organ, changed = self._organ(logits, float(scores[place]))
+            if (published and not changed) or (not published and organ[1].any()):
+                return organ
+            best = organ if published and not len(boxes) else best
+            boxes = torch.cat([boxes, box])
+        return best
 
-    def _organ(self, logits: npt.NDArray[np.float32], iou: float) -> _Organ:
-        return sigmoid(logits), _clean(logits > 0, self.settings), np.float32(iou)
+    def _organ(self, logits: npt.NDArray[np.float32], iou: float) -> tuple[_Organ, bool]:
+        mask, changed = _clean(logits > 0, self.settings)
+        return (sigmoid(logits), mask, np.float32(iou)), changed
 
 
 @torch.no_grad()
@@ -182,7 +200,7 @@ def masks_of(
 ) -> npt.NDArray[np.bool_]:
     """Turn mask logits ``(B, K, 4h, 4w)`` into masks ``(B, K, H, W)`` of the slice, cleaned as those of a prediction."""
     maps = _on_slice(model, logits, original_size)
-    return np.stack([[_clean(mask, settings) for mask in organs > 0] for organs in maps])
+    return np.stack([[_clean(mask, settings)[0] for mask in organs > 0] for organs in maps])
 
 
 def _on_slice(model: PromptedSAM, logits: torch.Tensor, size: tuple[int, int]) -> npt.NDArray[np.float32]:
@@ -207,20 +225,25 @@ def _stability(logits: npt.NDArray[np.float32]) -> float:
     return float(inner / max(outer, 1))
 
 
-def _clean(mask: npt.NDArray[np.bool_], settings: GridSettings) -> npt.NDArray[np.bool_]:
+def _clean(mask: npt.NDArray[np.bool_], settings: GridSettings) -> tuple[npt.NDArray[np.bool_], bool]:
     scale = max(mask.shape) / _AREA_SIDE
     return remove_small(mask, settings.min_area * scale * scale)
 
 
-def remove_small(mask: npt.NDArray[np.bool_], min_area: float) -> npt.NDArray[np.bool_]:
-    """Fill holes and remove islands of ``(H, W)`` smaller than ``min_area`` pixels; the largest island always stays."""
+def remove_small(mask: npt.NDArray[np.bool_], min_area: float) -> tuple[npt.NDArray[np.bool_], bool]:
+    """Fill holes and remove islands of ``(H, W)`` smaller than ``min_area`` pixels; the largest island always stays.
+
+    Returns:
+        The mask, and whether there was anything as small, be it the largest island.
+    """
     if min_area <= 0 or not mask.any():
-        return mask
-    filled = mask | _small(~mask, min_area)
-    islands, count = ndimage.label(filled, _NEIGHBOURS)
+        return mask, False
+    holes = _small(~mask, min_area)
+    islands, count = ndimage.label(mask | holes, _NEIGHBOURS)
     sizes = np.bincount(islands.ravel(), minlength=count + 1)[1:]
     kept = sizes >= min(min_area, sizes.max())
-    return np.asarray(np.concatenate([[False], kept])[islands])
+    cleaned = np.asarray(np.concatenate([[False], kept])[islands])
+    return cleaned, bool(holes.any() or sizes.min() < min_area)
 
 
 def _small(mask: npt.NDArray[np.bool_], min_area: float) -> npt.NDArray[np.bool_]:

@@ -6,15 +6,21 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
+from desam_lite.model.names import MaskLoss
+
 _SMOOTH = 1e-5  # keeps the Dice of an empty mask defined (public DeSAM code)
 
 
-def mask_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Return Dice plus cross-entropy of each organ's own map: sigmoid, squared denominator (public DeSAM code).
+def mask_loss(logits: torch.Tensor, masks: torch.Tensor, kind: MaskLoss = "dice_ce") -> torch.Tensor:
+    """Return the Dice loss of each organ's own map (sigmoid, squared denominator), alone or with cross-entropy.
+
+    The public DeSAM code writes MONAI's ``DiceCELoss(sigmoid=True, squared_pred=True)``. In the release that it pins (1.1.0) the
+    cross-entropy of a single map is a softmax over one channel, so identically 0: what it computes is Dice alone.
 
     Args:
         logits: ``(B, K, h, w)``.
         masks: ``(B, K, h, w)`` float, 0 or 1.
+        kind: "dice" (published), or "dice_ce", as nnU-Net's.
 
     Returns:
         A scalar: the mean over slices and organs.
@@ -23,6 +29,8 @@ def mask_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     overlap = (probability * masks).sum((2, 3))  # (B, K)
     sizes = probability.square().sum((2, 3)) + masks.square().sum((2, 3))
     dice = 1 - (2 * overlap + _SMOOTH) / (sizes + _SMOOTH)
+    if kind == "dice":
+        return dice.mean()
     return dice.mean() + functional.binary_cross_entropy_with_logits(logits, masks)
 
 

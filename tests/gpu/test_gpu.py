@@ -146,7 +146,7 @@ def test_points_are_scored_as_on_the_processor_and_as_by_the_decoder() -> None:
 def test_a_slice_gets_the_mask_of_the_processor(mode: AutomaticMode) -> None:
     reference, model = both()
     embeddings = reference.encode(draw_pixels(reference, 1))
-    settings = GridSettings(iou_threshold=-1e9, stability_threshold=0)
+    settings = GridSettings(iou_threshold=-1e9, selection="iou")
     expected = predict_slice(reference, embeddings, mode, SIZE, settings)
     prediction = predict_slice(model, embeddings.to(device=DEVICE), mode, SIZE, settings)
     assert np.abs(prediction.probability - expected.probability).max() < 1e-3

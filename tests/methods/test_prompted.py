@@ -154,7 +154,7 @@ def test_the_loss_of_points_is_mask_and_iou_and_selection_looks_at_the_mask(
     method, batch = method_and_batch("points", task, store)
     assert batch.embeddings is not None and batch.prompts is not None and batch.iou_targets is not None
     out = method.model.decode(batch.embeddings, batch.prompts)
-    mask = mask_loss(out.mask_logits, batch.masks)
+    mask = mask_loss(out.mask_logits, batch.masks, "dice")
     head = (out.iou - batch.iou_targets).abs().mean()
     assert method.validation_loss(method.module, batch).item() == pytest.approx(mask.item(), rel=1e-5)
     assert method.loss(method.module, batch).item() == pytest.approx((mask + head).item(), rel=1e-5)

@@ -25,6 +25,8 @@ def test_every_setting_a_method_uses_names_its_run() -> None:
         {"prompt_mode": "box"},
         {"variant": "no_fusion"},
         {"epochs": 2},
+        {"mask_loss": "dice_ce"},
+        {"selection": "iou"},
     ):
         assert make_spec(**WHERE, method="desam", **change).settings() != plain.settings()
 
@@ -43,12 +45,9 @@ def test_where_files_lie_does_not_name_a_run() -> None:
 def test_defaults_are_those_of_the_public_code() -> None:
     spec = make_spec(**WHERE, method="desam")
     assert (spec.epochs, spec.batch_size, spec.learning_rate) == (50, 8, 1e-4)
-    assert (spec.points_per_side, spec.iou_threshold, spec.stability_threshold, spec.min_area) == (
-        9,
-        0.5,
-        0.6,
-        1000,
-    )
+    grid = (spec.points_per_side, spec.iou_threshold, spec.stability_threshold, spec.min_area)
+    assert grid == (9, 0.5, 0.0, 1000)
+    assert (spec.mask_loss, spec.selection) == ("dice", "published")
 
 
 def test_labels_are_the_names_of_tables() -> None:

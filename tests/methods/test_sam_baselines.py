@@ -375,4 +375,4 @@ def test_pixels_and_masks_of_training_are_those_of_the_stored_embeddings(
     assert pixels.images.shape == (2, 3, MICRO.image_size, MICRO.image_size)
     assert torch.allclose(samed.model.encode(pixels.images).neck, maps.embeddings.neck, atol=1e-5)
     loss = samed.loss(samed.module, pixels)
-    assert loss == mask_loss(samed.module(pixels.images), pixels.masks)
+    assert loss == mask_loss(samed.module(pixels.images), pixels.masks, "dice")

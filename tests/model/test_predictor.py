@@ -1,4 +1,4 @@
-"""Prediction keeps the best stable prompt, draws as few masks as it can, and comes back on the grid of the slice."""
+"""Prediction keeps the best prompt, draws as few masks as it can, and comes back on the grid of the slice."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,17 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import ndimage
+from segment_anything.utils.amg import batched_mask_to_box
 from small_model import random_embeddings, use_micro
 from torch.nn import functional
+from torchvision.ops import nms
 
 from desam_lite.model.build import build_desam
 from desam_lite.model.desam import DeSAM
-from desam_lite.model.names import Variant
+from desam_lite.model.names import Selection, Variant
 from desam_lite.model.predictor import GridSettings, Prediction, point_grid, predict_slice, remove_small
 from desam_lite.model.prompts import Decoded, ImageEmbeddings, Prompts
 from desam_lite.training.method import combine_organs
 
-ANYTHING = GridSettings(points_per_side=3, iou_threshold=-9, stability_threshold=0, min_area=0)
+HIGHEST = GridSettings(selection="iou", min_area=0)
+ANYTHING = replace(HIGHEST, points_per_side=3, iou_threshold=-9)
 SIDE = 64  # of the model's square in these tests
 
 
@@ -78,12 +81,12 @@ def test_the_best_scored_point_is_drawn_and_no_other() -> None:
 def test_an_unstable_mask_gives_way_to_the_next() -> None:
     # All of the best map lies between -1 and +1: it is there above -1 and gone above +1.
     drawer = Drawer({1: 0.9, 2: 0.7}, {1: square(20, 0.5), 2: square(10)})
-    assert predict_with(drawer, GridSettings(min_area=0)).mask[0].sum() == 100
+    assert predict_with(drawer, GridSettings(min_area=0, stability_threshold=0.6)).mask[0].sum() == 100
     assert drawer.drawn == [1, 2]
-    patient = predict_with(
-        Drawer(drawer.scores, drawer.maps), GridSettings(min_area=0, stability_threshold=0)
-    )
-    assert patient.mask[0].sum() == 400
+    usual = predict_with(
+        Drawer(drawer.scores, drawer.maps), GridSettings(min_area=0)
+    )  # no filter, as published
+    assert usual.mask[0].sum() == 400
 
 
 def test_stability_is_the_share_of_the_outer_mask_that_the_inner_one_has() -> None:
@@ -107,8 +110,97 @@ def test_nothing_above_the_threshold_is_an_empty_mask() -> None:
 
 def test_a_point_that_draws_nothing_gives_way_to_the_next() -> None:
     drawer = Drawer({1: 0.9, 2: 0.7}, {1: square(0), 2: square(10)})
-    prediction = predict_with(drawer, replace(ANYTHING, iou_threshold=0.5))
+    prediction = predict_with(drawer, replace(HIGHEST, iou_threshold=0.5))
     assert prediction.mask[0].sum() == 100
+    drawer = Drawer(drawer.scores, drawer.maps)
+    published = predict_with(drawer, GridSettings(iou_threshold=0.5))  # an empty mask needs no clean-up
+    assert not published.mask.any() and published.iou.tolist() == pytest.approx([0.9])
+
+
+def block(left: int, size: int, *, hole: bool = False, crumb: int = -1) -> torch.Tensor:
+    """Logits of a square whose left edge is at a column, with a hole, or with an island of one pixel in another column."""
+    logits = torch.full((SIDE, SIDE), -9.0)
+    logits[4 : 4 + size, left : left + size] = 9.0
+    if hole:
+        logits[6, left + 2] = -9.0
+    if crumb >= 0:
+        logits[40, crumb] = 9.0
+    return logits
+
+
+PUBLISHED = GridSettings(min_area=160)  # 10 pixels of these slices
+
+
+@pytest.mark.parametrize(
+    ("maps", "kept"),
+    [
+        ([block(0, 10), block(30, 12)], 0),  # both clean: the better
+        ([block(0, 10, hole=True), block(30, 12)], 1),  # a hole: the next that has none
+        ([block(0, 10, crumb=9), block(30, 12)], 1),  # an island
+        ([block(0, 3), block(30, 12)], 1),  # the only island, too small: it stays, but counts as cleaned
+        ([block(0, 10, hole=True), block(30, 12, hole=True)], 0),  # none is clean: the better
+        ([block(0, 10, hole=True), block(0, 10)], 0),  # of the same box as a better mask: dropped before
+        ([block(0, 10, hole=True), block(0, 10), block(30, 12)], 2),
+        ([block(0, 10, hole=True), block(0, 0)], 1),  # an empty mask is clean
+        ([block(0, 0), block(30, 12)], 0),
+    ],
+)
+def test_as_published_the_first_mask_that_needs_no_clean_up_is_kept(
+    maps: list[torch.Tensor], kept: int
+) -> None:
+    scores = {x: 0.9 - 0.1 * x for x in range(len(maps))}
+    prediction = predict_with(Drawer(scores, dict(enumerate(maps))), PUBLISHED)
+    assert prediction.iou[0] == pytest.approx(scores[kept])
+    cleaned = remove_small(maps[kept].numpy() > 0, 10)[0]
+    assert np.array_equal(prediction.mask[0], cleaned)
+
+
+def list_as_published(
+    maps: torch.Tensor, scores: torch.Tensor, area: float
+) -> tuple[torch.Tensor, list[np.ndarray]]:
+    """The public code's list after both suppressions, everything decoded: the places, and the cleaned masks, in its order."""
+    ranked = torch.sort(scores, descending=True, stable=True).indices
+    masks = maps[ranked] > 0
+    kept = nms(batched_mask_to_box(masks).float(), scores[ranked], 0.7)
+    ranked, masks = ranked[kept], masks[kept]
+    cleaned = [remove_small(mask.numpy(), area)[0] for mask in masks]
+    changed = [
+        any(part.sum() < area for part in (*parts(mask.numpy()), *parts(~mask.numpy()))) for mask in masks
+    ]
+    clean = torch.tensor([0.0 if change else 1.0 for change in changed])
+    order = nms(batched_mask_to_box(torch.from_numpy(np.stack(cleaned))).float(), clean, 0.7)
+    return ranked[order], [cleaned[place] for place in order]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_decoding_as_few_as_needed_gives_the_first_mask_of_the_public_list(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(2, 9))
+    maps = torch.full((count, SIDE, SIDE), -9.0)
+    for each in maps:
+        for _ in range(rng.integers(0, 4)):
+            top, left = rng.integers(0, 3, 2) * 8 + rng.integers(0, 3, 2)
+            height, width = rng.integers(1, 20, 2)
+            each[top : top + height, left : left + width] = 9.0 if rng.random() < 0.8 else -9.0
+    scores = torch.from_numpy(rng.permutation(count).astype(np.float32)) / 10 + 0.05
+    drawer = Drawer({x: float(s) for x, s in enumerate(scores)}, dict(enumerate(maps)))
+    prediction = predict_with(drawer, replace(PUBLISHED, iou_threshold=0.0))
+    order, masks = list_as_published(maps, scores, 10)
+    assert prediction.iou[0] == pytest.approx(float(scores[order[0]]))
+    assert np.array_equal(prediction.mask[0], masks[0])
+
+
+@pytest.mark.parametrize("selection", ["published", "iou"])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_fast_and_the_plain_way_keep_the_same_mask(seed: int, selection: Selection) -> None:
+    embeddings = random_embeddings(seed=seed)
+    grid = GridSettings(points_per_side=4, iou_threshold=-9, selection=selection, min_area=2000)
+    fast, plain = varied_model(seed, 2), varied_model(seed, 2)
+    plain.fast = False
+    one, other = (predict_slice(model, embeddings, "points", EXACT_SIZE, grid) for model in (fast, plain))
+    np.testing.assert_allclose(one.iou, other.iou, atol=ROUNDING)
+    np.testing.assert_allclose(one.probability, other.probability, atol=LOGITS / 4)
+    assert np.array_equal(one.mask, other.mask)
 
 
 def test_of_equal_scores_the_first_point_wins() -> None:
@@ -172,7 +264,7 @@ def test_decoding_as_few_as_needed_gives_what_decoding_every_mask_gives(
         logits = torch.nn.functional.interpolate(square[..., :height, :width], size, mode="bilinear")
         stability = (logits > 1).sum((2, 3)) / (logits > -1).sum((2, 3))  # (16, K)
         limits = {"iou_threshold": between(out.iou), "stability_threshold": between(stability)}
-        lazy = GridSettings(points_per_side=4, min_area=0, batch=5, **limits)
+        lazy = replace(HIGHEST, points_per_side=4, batch=5, **limits)
         prediction = predict_slice(model, embeddings, "points", size, lazy)
         for organ in range(n_classes):
             fits = (out.iou[:, organ] > lazy.iou_threshold) & (
@@ -293,7 +385,8 @@ def parts(mask: np.ndarray) -> list[np.ndarray]:
 def test_small_holes_are_filled_and_of_small_islands_only_the_largest_stays(
     mask: np.ndarray, area: float
 ) -> None:
-    cleaned = remove_small(mask, area)
+    cleaned, changed = remove_small(mask, area)
+    assert changed == any(part.sum() < area for part in (*(parts(~mask) if mask.any() else []), *parts(mask)))
     holes = [hole for hole in parts(~mask) if hole.sum() < area] if mask.any() else []
     filled = np.any([mask, *holes], axis=0)
     islands, left = parts(filled), parts(cleaned)
@@ -308,8 +401,8 @@ def test_small_holes_are_filled_and_of_small_islands_only_the_largest_stays(
 @settings(max_examples=50, deadline=None)
 @given(MASKS)
 def test_a_smallest_area_of_zero_or_one_changes_nothing(mask: np.ndarray) -> None:
-    assert np.array_equal(remove_small(mask, 0), mask)
-    assert np.array_equal(remove_small(mask, 1), mask)
+    assert np.array_equal(remove_small(mask, 0)[0], mask)
+    assert np.array_equal(remove_small(mask, 1)[0], mask)
 
 
 EXACT_SIZE = (26, 40)
@@ -382,11 +475,11 @@ def test_the_mask_is_that_of_the_best_of_all_points_drawn_alone(
     points = point_grid(side, 32, round(32 * EXACT_SIZE[0] / EXACT_SIZE[1]))
     logits, scores = drawn_alone(model, embeddings, points)
     steady = stability(logits)
-    grid = GridSettings(
+    grid = replace(
+        HIGHEST,
         points_per_side=side,
         iou_threshold=quantile(scores, scores_cut),
         stability_threshold=quantile(steady, stability_cut),
-        min_area=0,
         batch=1 + seed % 7,
     )
     prediction = predict_slice(model, embeddings, "points", EXACT_SIZE, grid)
@@ -420,7 +513,7 @@ def test_where_all_points_are_judged_alike_the_first_that_passes_is_drawn(seed: 
     steady = stability(logits)
     limit = min(quantile(steady, 0.6), float(steady.max()) - 1e-3)  # at least one passes
     first = int((steady[:, 0] >= limit).float().argmax())
-    grid = GridSettings(iou_threshold=-9, stability_threshold=limit, min_area=0, batch=batch)
+    grid = replace(HIGHEST, iou_threshold=-9, stability_threshold=limit, batch=batch)
     prediction = predict_slice(model, embeddings, "points", EXACT_SIZE, grid, points=points)
     np.testing.assert_allclose(prediction.probability[0], logits[first, 0].sigmoid().numpy(), atol=LOGITS / 4)
 
@@ -430,7 +523,7 @@ def test_a_point_asked_twice_changes_nothing(seed: int) -> None:
     model, embeddings = varied_model(seed), random_embeddings(seed=seed)
     points = point_grid(4, 32, 20)
     order = torch.randperm(48, generator=torch.Generator().manual_seed(seed))
-    grid = GridSettings(iou_threshold=-9, stability_threshold=0, min_area=0, batch=5)
+    grid = replace(HIGHEST, iou_threshold=-9, batch=5)
     once = predict_slice(model, embeddings, "points", EXACT_SIZE, grid, points=points)
     often = predict_slice(model, embeddings, "points", EXACT_SIZE, grid, points=points.repeat(3, 1)[order])
     np.testing.assert_allclose(often.probability, once.probability, atol=LOGITS / 4)

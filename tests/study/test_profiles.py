@@ -80,7 +80,16 @@ def test_the_paper_profile_is_the_published_recipe() -> None:
     assert (spec.split, spec.train_slices) == ("published_90_10", "published")
     assert (spec.iou_loss, spec.iou_weight) == ("l1", 1.0)
     grid = (spec.points_per_side, spec.iou_threshold, spec.stability_threshold, spec.min_area)
-    assert grid == (9, 0.5, 0.6, 1000)
+    assert grid == (9, 0.5, 0.0, 1000)
+    assert (spec.mask_loss, spec.selection) == ("dice", "published")
+    assert plan("paper", methods=["sam_grid"], weights="sam_vit_h.pth")[0].stability_threshold == 0.95
+
+
+@pytest.mark.parametrize("name", ["smoke", "teach"])
+def test_all_decoders_of_a_small_profile_have_one_loss_and_one_way_to_choose(name: str) -> None:
+    specs = plan(name, methods=list(METHOD_CHOICES))
+    assert len({spec.mask_loss for spec in specs} - {None}) == 1
+    assert len({spec.selection for spec in specs} - {None}) == 1
 
 
 def test_the_paper_profile_asks_for_weights_where_there_is_an_encoder() -> None:

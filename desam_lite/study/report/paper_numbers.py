@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import pandas as pd
 
 from desam_lite.evaluation.statistics import Rule, summarise
-from desam_lite.study.report.sentences import out_of_domain
+from desam_lite.study.report.sentences import list_departures, out_of_domain
 from desam_lite.study.report.style import UNITS
 
 if TYPE_CHECKING:
@@ -80,15 +80,20 @@ def compare_with_paper(
 
 
 def why_not_comparable(task: "Task", specs: "Sequence[RunSpec]", label: str, protocol: str) -> str:
-    """Return the first reason why our average of a method may not be set beside the paper's; "" if there is none."""
+    """Return the first reason why our average of a method may not be set beside the paper's; "" if there is none.
+
+    Every setting that changes DeSAM's masks must be the published one (`RunSpec`); what only rounds numbers need not be.
+    """
     own = [spec for spec in specs if spec.label == label]
     domains = task.manifest.domains
     trained = {spec.source for spec in own} & set(domains)
+    departures = list_departures(own)
     reasons = {
         "the scans are synthetic": task.manifest.synthetic,
         "the encoder is not SAM's ViT-H": any(spec.backbone not in (None, "vit_h") for spec in own),
         "another protocol": protocol != "published",
         f"trained at {len(trained)} of {len(domains)} hospitals": len(trained) < len(domains),
         "another split": any(spec.split != "published_90_10" for spec in own),
+        f"other settings ({', '.join(departures)})": bool(departures),
     }
     return next((reason for reason, holds in reasons.items() if holds), "")

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from desam_lite.evaluation.statistics import MARGINS, METRICS, decide
+from desam_lite.methods.registry import DECODER
 from desam_lite.methods.run_spec import RANDOM_ENCODER, RunSpec
 from desam_lite.model.names import RANDOM_WEIGHTS, SHIPPED_WEIGHTS
 from desam_lite.study.report.style import UNITS, is_oracle
@@ -16,11 +17,8 @@ if TYPE_CHECKING:
     from desam_lite.data.tasks import Task
     from desam_lite.study.run import Run
 
-_PUBLISHED = (
-    *("split", "train_slices", "epochs", "batch_size", "learning_rate", "clip", "iou_loss", "iou_weight"),
-    *("points_per_side", "iou_threshold", "stability_threshold", "min_area"),
-)
-"""Settings whose defaults in `RunSpec` are those of the public code."""
+_CHOSEN = {"backbone", "weights", "prompt_mode", "embedding_format", "precision"}
+"""Settings that a method's name or a page's caveat states, or that only round numbers."""
 
 
 def count(number: float, noun: str) -> str:
@@ -174,15 +172,21 @@ def say_caveats(
 
 def say_settings(specs: "Sequence[RunSpec]") -> str:
     """Return in which settings DeSAM departs from the public code, whose settings are the defaults of `RunSpec`."""
+    changes = list_departures(specs)
+    if not changes:
+        return "DeSAM is trained and run with the settings of the public code."
+    return f"DeSAM departs from the settings of the public code in {list_words(changes)}."
+
+
+def list_departures(specs: "Sequence[RunSpec]") -> list[str]:
+    """Return the settings in which runs of DeSAM are not as published, as in "`epochs` 12 instead of 50"."""
     desam = [spec for spec in specs if spec.method == "desam"]
     changes = []
-    for name in _PUBLISHED:
+    for name in ("split", *(name for name in DECODER if name not in _CHOSEN)):
         default = RunSpec.model_fields[name].default
         values = dict.fromkeys(
             str(getattr(spec, name)) for spec in desam if getattr(spec, name) not in (None, default)
         )
         if values:
             changes.append(f"`{name}` {' or '.join(values)} instead of {default}")
-    if not changes:
-        return "DeSAM is trained and run with the settings of the public code."
-    return f"DeSAM departs from the settings of the public code in {list_words(changes)}."
+    return changes

@@ -53,6 +53,21 @@ def test_a_number_is_comparable_only_where_everything_is_the_papers() -> None:
         ("prostate", {}, "whole_volume", "another protocol"),
         ("prostate", {"sources": ["A", "B"]}, "published", "trained at 2 of 6 hospitals"),
         ("prostate", {"split": "70_10_20"}, "published", "another split"),
+        *(
+            (
+                "prostate",
+                {name: value},
+                "published",
+                f"other settings (`{name}` {value} instead of {default})",
+            )
+            for name, value, default in (
+                ("mask_loss", "dice_ce", "dice"),
+                ("selection", "iou", "published"),
+                ("stability_threshold", 0.6, 0.0),
+                ("train_slices", "all", "published"),
+                ("min_area", 0, 1000),
+            )
+        ),
     ],
 )
 def test_what_differs_is_said(name: str, settings: dict[str, object], protocol: str, reason: str) -> None:
