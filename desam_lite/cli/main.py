@@ -15,7 +15,7 @@ from desam_lite.cli.data import data_app
 from desam_lite.cli.predict import predict
 from desam_lite.cli.pretrain import pretrain
 from desam_lite.cli.reproduce import reproduce
-from desam_lite.cli.run import check_book, execute_command, run
+from desam_lite.cli.run import check_book, execute_command, run, score
 from desam_lite.cli.weights import weights_app
 from desam_lite.utils.errors import StudyError
 
@@ -34,7 +34,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 app.command("execute")(execute_command)
-for command in (run, predict, reproduce, pretrain, check_book, verify_results, student):
+for command in (run, score, predict, reproduce, pretrain, check_book, verify_results, student):
     app.command()(command)
 
 

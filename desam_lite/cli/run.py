@@ -1,8 +1,8 @@
-"""``desam-lite run``, ``execute`` and ``check-book``: one run, one notebook, and whether the book's pages are right."""
+"""``desam-lite run``, ``score``, ``execute`` and ``check-book``: one run, masks of another tool, one notebook, all pages."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
@@ -15,8 +15,14 @@ from desam_lite.cli.options import (
     parse_assignments,
     require_writable,
 )
-from desam_lite.methods.registry import METHOD_CHOICES
+from desam_lite.methods.registry import MASKS_OF, METHOD_CHOICES
 from desam_lite.utils.errors import StudyError
+
+if TYPE_CHECKING:
+    from desam_lite.study.run import Run
+
+SeedOption = Annotated[int, typer.Option(min=0, help="Names every random draw.")]
+ProfileOption = Annotated[str, typer.Option(help="Settings to start from: smoke, teach or paper.")]
 
 SettingOption = Annotated[
     list[str] | None,
@@ -36,8 +42,8 @@ def run(
             help=f"What is trained, explained in book/notation.md: {', '.join(METHOD_CHOICES)}; or one of an installed package."
         ),
     ] = "desam_p",
-    seed: Annotated[int, typer.Option(min=0, help="Names every random draw.")] = 0,
-    profile: Annotated[str, typer.Option(help="Settings to start from: smoke, teach or paper.")] = "teach",
+    seed: SeedOption = 0,
+    profile: ProfileOption = "teach",
     settings: SettingOption = None,
     workspace: WorkspaceOption = Path("results"),
     accelerator: AcceleratorOption = "auto",
@@ -72,9 +78,57 @@ def run(
         specs[0], workspace, accelerator=accelerator, devices=devices, placement=chosen_placement
     )
     if done.finished:  # of several processes only the first has the results
-        typer.echo(f"{done.spec.label} trained on {source}, seed {seed}: {done.directory}")
-        dice = done.metrics().groupby(["protocol", "organ", "target"])["dice"].agg(["mean", "std", "count"])
-        typer.echo(dice.to_string(float_format="{:.3f}".format))
+        _print_dice(done)
+
+
+def _print_dice(run: "Run") -> None:
+    spec = run.spec
+    typer.echo(f"{spec.label} trained on {spec.source}, seed {spec.seed}: {run.directory}")
+    dice = run.metrics().groupby(["protocol", "organ", "target"])["dice"].agg(["mean", "std", "count"])
+    typer.echo(dice.to_string(float_format="{:.3f}".format))
+
+
+def score(
+    masks: Annotated[
+        Path, typer.Argument(help="Folder with a NIfTI mask for each tested case, as DOMAIN_CASE.nii.gz.")
+    ],
+    manifest: Annotated[str, typer.Option(help="The task's manifest, by name or path.")],
+    source: Annotated[str, typer.Option(help="Domain that the tool was trained on.")],
+    label: Annotated[str, typer.Option(help="What tables and figures call it, for instance 'nnU-Net v2'.")],
+    data: DataOption = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the split it was trained on; numbers several trainings.")
+    ] = 0,
+    profile: ProfileOption = "teach",
+    resample: Annotated[
+        bool,
+        typer.Option("--resample", help="Bring masks on other grids to their scans' by nearest neighbour."),
+    ] = False,
+    workspace: WorkspaceOption = Path("results"),
+) -> None:
+    """Score masks of any other tool: they become a run like all others, under both protocols.
+
+    Tested are all cases of the targets and those of the source that the split of the profile holds out. Organs are 1, 2, ... in
+    the order of the manifest. Whatever is wrong with the masks is one listing, and then nothing is scored. Notebooks show the run
+    where their parameter `methods` has "masks:LABEL".
+
+    Example: desam-lite score predictions --manifest phantom_prostate --source A --label "nnU-Net v2"
+    """
+    from desam_lite.data.manifest import find_manifest, load_manifest
+    from desam_lite.study.profiles import get_profile, plan_domain_splits
+    from desam_lite.study.tool_masks import score_masks
+
+    require_writable(workspace, "--workspace", folder=True)
+    path, method = find_manifest(manifest), f"{MASKS_OF}{label}"
+    root = data if data is not None else Path("data") / load_manifest(path).name
+    (spec,) = plan_domain_splits(
+        get_profile(profile), path, root, sources=[source], methods=[method], seeds=[seed]
+    )
+    done, notes = score_masks(masks, spec, workspace, resample=resample)
+    for note in notes:
+        typer.echo(note)
+    _print_dice(done)
+    typer.echo(f'in a notebook: -p \'methods=["unet", "{method}"]\'')
 
 
 def _check_settings(settings: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from desam_lite.utils.errors import StudyError
 
@@ -95,6 +96,31 @@ def to_slices(data: Array, geometry: Geometry) -> Array:
     """
     change = _axes.ornt_transform(_orientation(geometry.affine), _axes.axcodes2ornt(_SLICES_FRAME))
     return np.ascontiguousarray(_axes.apply_orientation(data, change).transpose(2, 1, 0))
+
+
+def in_slices_axes(geometry: Geometry) -> Geometry:
+    """Return the grid of a volume with its axes turned as :func:`to_slices` turns them, before it reverses their order."""
+    change = _axes.ornt_transform(_orientation(geometry.affine), _axes.axcodes2ornt(_SLICES_FRAME))
+    affine = geometry.affine @ _axes.inv_ornt_aff(change, geometry.shape)
+    z, y, x = geometry.slices_shape
+    return Geometry((x, y, z), affine)
+
+
+def resample_nearest(data: Array, geometry: Geometry, target: Geometry) -> Array:
+    """Bring ids from one grid to another by nearest neighbour; what lies outside of the first becomes 0.
+
+    Args:
+        data: ``geometry.shape``, integers.
+        geometry: Its grid.
+        target: The grid to bring it to.
+
+    Returns:
+        ``target.shape``, of the type of ``data``.
+    """
+    to_voxels = np.linalg.inv(geometry.affine) @ target.affine
+    matrix, offset = to_voxels[:3, :3], to_voxels[:3, 3]
+    shape = target.shape
+    return ndimage.affine_transform(data, matrix, offset, shape, order=0, mode="grid-constant")
 
 
 def from_slices(slices: Array, geometry: Geometry) -> Array:

@@ -111,3 +111,5 @@ register(
     uses=(*TRAINING, *ENCODER, "mask_loss", "lora_rank"),
     choices=[Choice("samed", _SAMED, "#a66f00", "p")],
 )
+
+register("masks", f"{_HERE}.masks:ToolMasks", "masks of another tool", uses=("tool",), choices=[])

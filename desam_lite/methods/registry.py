@@ -32,10 +32,12 @@ PROMPTED = (*ENCODER, "prompt_mode", "embedding_format", *_GRID)
 """Settings of what is prompted, on stored embeddings."""
 DECODER = (*TRAINING, *PROMPTED, "mask_loss", "iou_loss", "iou_weight", "selection", "min_area")
 """Settings of what is trained on stored embeddings and prompted."""
-SETTINGS = frozenset((*DECODER, *ON_UNET, "variant", "lora_rank"))
+SETTINGS = frozenset((*DECODER, *ON_UNET, "variant", "lora_rank", "tool"))
 """All settings of a specification that only some methods use."""
 OF_POINTS = ("iou_loss", "iou_weight", "selection", *_GRID)
 """Settings of prompts by points: other prompts use none of them."""
+MASKS_OF = "masks:"
+"""Begins the name by which scored masks of another tool are chosen; their label follows."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,13 @@ def export_registration(name: str) -> dict[str, Any]:
 
 def _choices_of(method: str) -> list[Choice]:
     return [CHOICES[name] for name, fixed in METHOD_CHOICES.items() if fixed["method"] == method]
+
+
+def choice_settings(name: str) -> dict[str, str] | None:
+    """Return what a name by which runs are chosen sets in a specification; None if there is no such name."""
+    if name.startswith(MASKS_OF):
+        return {"method": "masks", "tool": name.removeprefix(MASKS_OF)}
+    return METHOD_CHOICES.get(name)
 
 
 def find_method(name: str | None) -> MethodEntry | None:

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from desam_lite.methods.registry import METHODS, OF_POINTS, SETTINGS, find_method
+from desam_lite.methods.registry import METHOD_CHOICES, METHODS, OF_POINTS, SETTINGS, find_method
 from desam_lite.model.names import RANDOM_WEIGHTS, MaskLoss, PromptMode, Selection, Variant
 from desam_lite.utils.errors import StudyError
 
@@ -17,7 +17,7 @@ RANDOM_ENCODER = "random encoder"
 SINGLE_ORGAN = "one organ"
 """Marks the label of a method that is trained on one organ of several: its runs on the others have the same label."""
 
-_USUALLY_NONE = {"organs", "patience", "mask_loss", "selection"}
+_USUALLY_NONE = {"organs", "patience", "mask_loss", "selection", "tool"}
 """Settings that many runs do without; None is not part of a run's name."""
 
 _AUGMENTED = {
@@ -69,6 +69,7 @@ class RunSpec(BaseModel):
         unet_size: Side of the U-Net's input square, in pixels.
         augmentation: What its training slices go through at random: nothing, "light" (intensities only), as much as in nnU-Net,
             or its geometry with "random" appearances of the slice or "synthetic" images of its labels.
+        tool: Name in tables of the tool whose masks are scored; None for a method of this package.
         organs: Names of the organs that are trained, predicted and scored, as if the task had no others; None for all of them.
         seed: Names initial weights, split, order, prompts.
         split: How the source's cases are divided.
@@ -105,6 +106,7 @@ class RunSpec(BaseModel):
     unet_width: int | None = Field(default=32, ge=1)
     unet_size: int | None = Field(default=256, ge=16)
     augmentation: Literal["none", "light", "nnunet", "random", "synthetic"] | None = "none"
+    tool: str | None = Field(default=None, pattern=r"^\w[\w .+()/-]{0,59}$")
     organs: tuple[str, ...] | None = Field(default=None, min_length=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
     split: Literal["published_90_10", "70_10_20"] = "published_90_10"
@@ -130,13 +132,15 @@ class RunSpec(BaseModel):
 
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> Self:
-        optional = _unused_settings(dict(self)) | _USUALLY_NONE
+        optional = _unused_settings(dict(self)) | _USUALLY_NONE - {"tool"}
         missing = [name for name, value in self if value is None and name not in optional]
         if missing:
             raise ValueError(f"method '{self.method}' needs a value for {', '.join(missing)}")
         labels = METHODS[self.method].labels
         if isinstance(labels, Mapping) and self.prompt_mode not in labels:
             raise ValueError(f"method '{self.method}' takes prompt_mode {', '.join(labels)}")
+        if self.tool in map(label_of, METHOD_CHOICES.values()):
+            raise ValueError(f"'{self.tool}' is the name of a method of this study: give another label")
         return self
 
     @property
@@ -157,6 +161,7 @@ def label_of(values: Mapping[str, Any]) -> str:
     """Return the name in tables and figures of a method with some settings; those that are not given have their defaults."""
     labels = METHODS[values["method"]].labels
     name = labels if isinstance(labels, str) else labels[values.get("prompt_mode") or "points"]
+    name = values.get("tool") or name
     name += _AUGMENTED.get(values.get("augmentation") or "", "")
     name = _VARIANTS[values.get("variant") or "desam"].format(name)
     organs = values.get("organs")

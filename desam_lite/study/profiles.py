@@ -7,7 +7,13 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from desam_lite.data.manifest import load_manifest
-from desam_lite.methods.registry import METHOD_CHOICES, METHODS, load_installed
+from desam_lite.methods.registry import (
+    MASKS_OF,
+    METHOD_CHOICES,
+    METHODS,
+    choice_settings,
+    load_installed,
+)
 from desam_lite.methods.run_spec import RunSpec, make_spec
 from desam_lite.model.names import RANDOM_WEIGHTS, SHIPPED_WEIGHTS
 from desam_lite.utils.errors import StudyError
@@ -186,7 +192,7 @@ def plan_domain_splits(
         manifest: The task's manifest file.
         data_root: Folder with its data.
         sources: Domains to train on; empty for the profile's.
-        methods: Names of `METHOD_CHOICES`; empty for the profile's.
+        methods: Names of `METHOD_CHOICES`, or ``masks:LABEL`` for the scored masks of another tool; empty for the profile's.
         seeds: Empty for the profile's.
         **settings: Fields of `RunSpec` to set for every run, over the profile's but not over what makes a method what it is.
 
@@ -201,10 +207,11 @@ def plan_domain_splits(
     chosen = list(sources) or domains[: profile.sources]
     _check_names("domain", chosen, domains, f"the manifest {manifest}")
     names = list(methods) or list(profile.methods)
-    if any(name not in METHOD_CHOICES for name in names):
+    if not all(map(choice_settings, names)):
         load_installed()
-    _check_names("method", names, list(METHOD_CHOICES), "this experiment")
-    encoder = any(_needs_weights(METHOD_CHOICES[name]) for name in names)
+    fixed = {name: choice for name in names if (choice := choice_settings(name))}
+    _check_names("method", names, [*METHOD_CHOICES, f"{MASKS_OF}LABEL", *fixed], "this experiment")
+    encoder = any(map(_needs_weights, fixed.values()))
     if profile.needs_weights and encoder and "weights" not in settings:
         raise StudyError(
             f"profile {profile.name} needs SAM's own weights: pass weights=PATH of its checkpoint, "
@@ -216,7 +223,7 @@ def plan_domain_splits(
             data_root=Path(data_root),
             source=source,
             seed=seed,
-            **{**profile.settings(METHOD_CHOICES[name]["method"]), **settings, **METHOD_CHOICES[name]},
+            **{**profile.settings(fixed[name]["method"]), **settings, **fixed[name]},
         )
         for source in chosen
         for name in names

@@ -35,11 +35,15 @@ from desam_lite.training.loop import CHECKPOINT, TrainSettings, train
 from desam_lite.training.method import Method, Predictor
 from desam_lite.utils import provenance
 from desam_lite.utils.errors import StudyError
-from desam_lite.utils.files import atomic_path, digest, write_json, write_text
+from desam_lite.utils.files import atomic_path, digest, sha256_file, write_json, write_text
 from desam_lite.utils.progress import track
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+MASKS = "masks.csv"
+"""File in the directory of a run of another tool's masks: which file is of which case, by content."""
 
 
 @dataclass(frozen=True)
@@ -224,13 +228,13 @@ def execute(run: Run, task: Task, options: ExecutionOptions) -> None:
     write_json(folder / "run.json", record)
     task = task.only(spec.organs)  # from here on it has no other organs
     split = split_source(spec, task)
-    _write_csv(pd.DataFrame(split.items(), columns=["case", "part"]), folder / "split.csv")
+    write_csv(pd.DataFrame(split.items(), columns=["case", "part"]), folder / "split.csv")
     store = _open_store(run, task, options)
     predictor = fit(run, task, split, store, options)
     trained = time.perf_counter()
     tested = scored_cases(spec, task)
     scores = score_domains(predictor, task, tested, store, folder, progress=options.progress)
-    _write_csv(scores, folder / "metrics.csv")
+    write_csv(scores, folder / "metrics.csv")
     predictor.save(folder, make_card(record, spec, task.manifest))
     minutes = {"training": (trained - start) / 60, "scoring": (time.perf_counter() - trained) / 60}
     parameters = predictor.parameters() if isinstance(predictor, Method) else ()
@@ -292,7 +296,7 @@ def fit(
     title = f"training {spec.label} on {source}"
     for row in track(epochs, title, total=spec.epochs, enabled=options.progress):
         rows.append(row)
-        _write_csv(pd.DataFrame(rows), run.directory / "history.csv")
+        write_csv(pd.DataFrame(rows), run.directory / "history.csv")
     return predictor
 
 
@@ -319,6 +323,7 @@ def _training_data(
 def describe_run(run: Run, task: Task, fabric: "Fabric") -> dict[str, Any]:
     """Return what ``run.json`` says before the run has cost anything."""
     files = {"manifest": str(run.spec.manifest), "data_root": str(run.spec.data_root)}
+    masks = run.directory / MASKS
     return {
         "run": run.name,
         "task": task.manifest.name,
@@ -326,6 +331,7 @@ def describe_run(run: Run, task: Task, fabric: "Fabric") -> dict[str, Any]:
         "method_module": METHODS[run.spec.method].module,
         "identity": identify(run.spec, task),
         "files": {**files, "weights": run.spec.weights},
+        **({"masks": sha256_file(masks)} if masks.is_file() else {}),
         "code": provenance.code_version(),
         "libraries": provenance.library_versions(),
         "device": provenance.device_name(fabric.device),
@@ -333,6 +339,7 @@ def describe_run(run: Run, task: Task, fabric: "Fabric") -> dict[str, Any]:
     }
 
 
-def _write_csv(frame: pd.DataFrame, path: Path) -> None:
+def write_csv(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table, atomically."""
     with atomic_path(path) as temporary:
         frame.to_csv(temporary, index=False)

@@ -61,7 +61,7 @@ class Predictor(ABC):
     """Anything that segments the organs of a scan, trained or not.
 
     Attributes:
-        paper: Key in ``book/references.bib`` of what it implements; empty for what is of this study.
+        paper: Key in ``book/references.bib`` of what it implements; empty for what is of this study, "unknown" if nobody can say.
         defaults_from: Where the values of its settings come from.
         differs: What is not as in the paper or its public code, a sentence each.
         oracle: Whether its prompts are made from the reference it is scored against: no competitor. It then predicts by

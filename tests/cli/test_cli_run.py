@@ -1,4 +1,4 @@
-"""``desam-lite run``, ``execute`` and ``check-book`` as a shell sees them."""
+"""``desam-lite run``, ``score``, ``execute`` and ``check-book`` as a shell sees them."""
 
 import re
 import shutil
@@ -48,6 +48,29 @@ def test_a_run_prints_the_dice_of_every_target_and_is_not_repeated(
     assert again[:2] == (0, out)
     assert "training" not in again[2]
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+
+
+def test_masks_of_another_tool_are_scored_or_refused_in_one_listing(
+    run, tiny_task: Place, tmp_path: Path
+) -> None:
+    masks, workspace = tmp_path / "masks", tmp_path / "ws"
+    for domain in "AB":  # the references themselves
+        for path in (tiny_task[1] / domain).glob("*_segmentation.nii.gz"):
+            masks.mkdir(exist_ok=True)
+            shutil.copy(path, masks / f"{domain}_{path.name}")
+    call = ["score", masks, "--manifest", tiny_task[0], "--data", tiny_task[1], "--workspace", workspace]
+    call += ["--source", "A", "--label", "an expert", "--profile", "smoke"]
+    code, out, err = run(*call)
+    assert (code, out) == (1, "") and "nothing was scored, 3 fault(s) of the masks:" in err
+    assert err.count(", a case for training on A: take it out.") == 3
+    for line in err.splitlines():
+        if line.endswith("take it out."):
+            Path(line.partition(" is of ")[0]).unlink()
+    code, out, _ = run(*call)
+    (directory,) = (workspace / "runs").iterdir()
+    assert code == 0 and out.startswith(f"an expert trained on A, seed 0: {directory}\n")
+    assert [line.split()[-3] for line in out.splitlines()[5:7]] == ["1.000"] * 2  # whole_volume
+    assert out.endswith("""in a notebook: -p 'methods=["unet", "masks:an expert"]'\n""")
 
 
 def test_the_help_names_every_method() -> None:
@@ -274,7 +297,7 @@ def test_a_book_without_notebooks_is_not_fit(run, tmp_path: Path) -> None:
     assert code == 1 and "there is no notebook in" in complaint(err)
 
 
-@pytest.mark.parametrize("command", ["run", "execute", "check-book"])
+@pytest.mark.parametrize("command", ["run", "score", "execute", "check-book"])
 def test_help_shows_an_example(command: str, run) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0 and f"Example: desam-lite {command}" in " ".join(out.split())

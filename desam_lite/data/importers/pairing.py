@@ -41,6 +41,12 @@ def case_stem(path: Path) -> str:
     return SUFFIX.sub("", path.name)
 
 
+def label_stem(path: Path, *, whole: bool = False) -> str:
+    """Return a label file's name without its suffix and, unless the whole is asked for, without the word that says it is one."""
+    named = None if whole else _LABEL_NAME.fullmatch(case_stem(path))
+    return (named and named["case"]) or case_stem(path)
+
+
 def safe_name(name: str) -> str:
     """Return a name that a manifest and any disk take; letters of any script stay, in their composed form."""
     return re.sub(r"[^\w.+-]+", "-", unicodedata.normalize("NFC", name)).strip("-.") or "unnamed"
