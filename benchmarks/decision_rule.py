@@ -12,6 +12,7 @@ import numpy as np
 from common import Options, read_options, write_result
 
 from desam_lite.evaluation.statistics import Cube, decide, seed_aware_interval
+from desam_lite.study.chapters.real_difference import Spreads, simulate_study
 
 SPREADS = [(3, 8, 5), (0, 8, 5), (6, 4, 5), (3, 3, 3), (1, 3, 5), (1.5, 8, 5)]
 EFFECT = 6.0
@@ -23,10 +24,8 @@ NOTE = (
 
 
 def simulate(rng: np.random.Generator, seeds: int, spreads: tuple[float, ...], effect: float = 0.0) -> Cube:
-    of_seed, of_patient, rest = (spread / 100 for spread in spreads)
-    values = effect / 100 + rng.normal(0, rest, (1, 5, seeds, 10))
-    values += rng.normal(0, of_seed, (1, 1, seeds, 1)) + rng.normal(0, of_patient, (1, 5, 1, 10))
-    return Cube(values, np.full(5, 10), np.ones((1, seeds), bool))
+    in_dice = Spreads(*(spread / 100 for spread in spreads))
+    return simulate_study(rng, in_dice, seeds=seeds, patients=10, effect=effect / 100)
 
 
 def bootstrap_covers(rng: np.random.Generator, cube: Cube, draws: int = 400) -> bool:

@@ -23,7 +23,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.stats import t as student_t
-from scipy.stats import wilcoxon
 
 from desam_lite.utils.errors import StudyError
 
@@ -59,10 +58,7 @@ COLUMNS = ["label", "source", "target", "in_domain", "seed", "case", "metric", "
 """The columns of the frame that `scores` returns and every other function here takes."""
 
 _ESTIMATES = ["mean", "low", "high", "seed_sd", "case_sd", "sources", "targets", "seeds", "cases"]
-_DIFFERENCES = [
-    *("first", "second", "in_domain", "mean", "low", "high", "verdict"),
-    *("seeds", "won", "cases", "p", "p_holm"),
-]
+_DIFFERENCES = ["first", "second", "in_domain", "mean", "low", "high", "verdict", "seeds", "won", "cases"]
 
 
 def scores(
@@ -170,10 +166,8 @@ def compare(
 ) -> pd.DataFrame:
     """Compare pairs of methods case by case: the same source, seed and case scored by both.
 
-    The mean and its interval are those of `summarise`, taken over the differences, and the verdict is that of `decide`. The p
-    value decides nothing: it is Wilcoxon's signed-rank test on one number per case (the mean difference over its sources and
-    seeds) and is conditional on the trained models, so other seeds are outside of it; ``p_holm`` corrects it for the number of
-    comparisons in the table (Holm).
+    The mean and its interval are those of `summarise`, taken over the differences, and the verdict is that of `decide`. There
+    is no p value: the usual one takes the trained models as fixed, so other seeds are outside of it.
 
     Args:
         scores: As `scores` returns them.
@@ -183,28 +177,67 @@ def compare(
 
     Returns:
         One row per pair, in and out of domain: the labels ``first`` and ``second``, ``mean``, ``low``, ``high``, the ``verdict``
-        on the first, the number of ``seeds``, the share of cases ``won`` by the first, the number of ``cases``, ``p``,
-        ``p_holm``. Pairs without common cases give NaN and "cannot tell".
+        on the first, the number of ``seeds``, the share of cases ``won`` by the first, and the number of ``cases``. Pairs
+        without common cases give NaN and "cannot tell".
 
     Raises:
         StudyError: There is no such averaging rule.
     """
     _check_rule(rule)
-    metric = str(scores["metric"].iloc[0]) if len(scores) else "dice"
-    margin = MARGINS.get(metric, MARGINS["dice"]) if margin is None else margin
     rows = []
     for first, second in pairs:
         both = paired_differences(scores, first, second)
         for in_domain in (True, False):
             group = both[both["in_domain"] == in_domain]
             estimate = _estimate(group, rule)
-            verdict = decide(
-                estimate["low"], estimate["high"], margin, more_is_better=METRICS.get(metric, True)
-            )
+            verdict = _verdict(Interval(*(estimate[name] for name in Interval._fields)), scores, margin)
             pair = {"first": first, "second": second, "in_domain": in_domain, "verdict": verdict}
-            rows.append({**pair, **estimate, **_sign_test(group)})
-    table = pd.DataFrame(rows, columns=[name for name in _DIFFERENCES if name != "p_holm"])
-    return table.assign(p_holm=holm(table["p"].to_numpy(float)))
+            rows.append({**pair, **estimate, "won": _share_won(group)})
+    return pd.DataFrame(rows, columns=_DIFFERENCES)
+
+
+def domain_losses(
+    scores: pd.DataFrame,
+    by: Sequence[str] = ("label",),
+    *,
+    rule: Rule = "sources",
+    margin: float | None = None,
+) -> pd.DataFrame:
+    """Compare each group's average out of domain with its own in domain: the same seeds, other patients.
+
+    Args:
+        scores: As `scores` returns them.
+        by: Columns that make the groups.
+        rule: How sources and targets are averaged (`RULES`), in and out of domain alike.
+        margin: As in `compare`.
+
+    Returns:
+        One row per group that has scores of both: ``mean`` out of domain minus in domain, ``low``, ``high``, and the ``verdict``
+        on out of domain.
+    """
+    rows = []
+    for names, group in scores.dropna(subset="value").groupby(list(by), sort=False):
+        inside = group["in_domain"].astype(bool)
+        if inside.all() or not inside.any():
+            continue
+        cube = cube_of(group)
+        home = np.zeros(cube.values.shape[:2], bool)
+        home[tuple(pd.factorize(group[name], sort=True)[0][inside] for name in ("source", "target"))] = True
+        away, at_home = (
+            _cell_weights(cube._replace(values=np.where(kept[:, :, None, None], cube.values, np.nan)), rule)
+            for kept in (~home, home)
+        )
+        interval = seed_aware_interval(cube, away - at_home)
+        verdict = _verdict(interval, scores, margin)
+        rows.append({**dict(zip(by, names, strict=True)), **interval._asdict(), "verdict": verdict})
+    return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "verdict"])
+
+
+def _verdict(interval: "Interval", scores: pd.DataFrame, margin: float | None) -> Verdict:
+    """Return the verdict on a difference of these scores; a margin of None is that of their metric (`MARGINS`)."""
+    metric = str(scores["metric"].iloc[0]) if len(scores) else "dice"
+    margin = MARGINS.get(metric, MARGINS["dice"]) if margin is None else margin
+    return decide(interval.low, interval.high, margin, more_is_better=METRICS.get(metric, True))
 
 
 def decide(low: float, high: float, margin: float, *, more_is_better: bool = True) -> Verdict:
@@ -356,14 +389,14 @@ class Interval(NamedTuple):
     high: float
 
 
-def seed_aware_interval(cube: Cube, rule: Rule) -> Interval:
+def seed_aware_interval(cube: Cube, rule: Rule | Floats) -> Interval:
     """Return the average by a rule and the interval in which it would lie with other seeds and other patients.
 
     Args:
         cube: Scores of one method, or differences of two.
-        rule: How sources and targets are averaged (`RULES`); they are fixed.
+        rule: How sources and targets are averaged (`RULES`), which are fixed; or the weights ``(S, T)``, of either sign.
     """
-    weights = _cell_weights(cube, rule)  # (S, T)
+    weights = _cell_weights(cube, rule) if isinstance(rule, str) else rule
     by_run = _weighted_mean(cube.values, 1.0, axis=3)  # (S, T, R)
     by_case = _weighted_mean(cube.values, 1.0, axis=2)  # (S, T, C)
     mean = float(np.nansum(weights * _weighted_mean(by_run, 1.0, axis=2)))
@@ -380,7 +413,7 @@ def seed_aware_interval(cube: Cube, rule: Rule) -> Interval:
         return Interval(mean, np.nan, np.nan)
     of_both = sum(
         weights[s, t] ** 2 * _interaction_variance(cube.values[s, t][cube.seeds[s], : cube.cases[t]])
-        for s, t in np.argwhere(weights > 0)
+        for s, t in np.argwhere(weights)
     )
     t_seeds, t_patients = _quantile(of_seeds[1]), _quantile(of_patients[1])
     both = t_seeds**2 * max(of_seeds[0] - of_both, 0.0) + t_patients**2 * of_patients[0]
@@ -470,22 +503,9 @@ def _deviation(values: Floats) -> float:
     return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
 
 
-def _sign_test(differences: pd.DataFrame) -> dict[str, float]:
+def _share_won(differences: pd.DataFrame) -> float:
     per_case = _per_case(differences.dropna(subset="value"))
-    won = float((per_case > 0).mean()) if len(per_case) else float("nan")
-    p = float(wilcoxon(per_case).pvalue) if np.any(per_case != 0) else float("nan")
-    return {"won": won, "p": p}
-
-
-def holm(p: Floats) -> Floats:
-    """Return Holm's correction of p values ``(N,)``; NaN stay NaN and do not count."""
-    corrected = np.full_like(p, np.nan)
-    order = [int(place) for place in np.argsort(p) if np.isfinite(p[place])]
-    largest = 0.0
-    for rank, place in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * p[place]))
-        corrected[place] = largest
-    return corrected
+    return float((per_case > 0).mean()) if len(per_case) else float("nan")
 
 
 def _check_rule(rule: str) -> None:

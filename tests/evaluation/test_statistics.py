@@ -329,22 +329,52 @@ def test_comparison_pairs_by_source_seed_and_case() -> None:
     assert np.isnan(table.loc[True, "mean"])
 
 
-def test_p_value_uses_one_number_per_case_and_holm_corrects_it() -> None:
-    def method(label: str, gain: float) -> list[tuple[str, str, str, int, str, float]]:
-        return [(label, "A", "B", seed, str(c), c / 20 + gain) for seed in range(5) for c in range(8)]
+def test_a_loss_out_of_domain_is_a_difference_to_the_own_average_in_domain() -> None:
+    def method(
+        label: str, home: float, away: float, seeds: int
+    ) -> list[tuple[str, str, str, int, str, float]]:
+        rng = np.random.default_rng(0)
+        means = {"A": home, "B": away, "C": away - 0.1}
+        return [
+            (label, "A", target, seed, f"{target}{case}", mean + rng.normal(0, 0.005))
+            for target, mean in means.items()
+            for seed in range(seeds)
+            for case in range(8)
+        ]
 
-    frame = rows(*method("U-Net", 0), *method("DeSAM-B", 0.1), *method("DeSAM-P", 0.2), *method("Same", 0))
-    pairs = [("DeSAM-B", "U-Net"), ("DeSAM-P", "U-Net"), ("Same", "U-Net")]
-    table = results.compare(frame, pairs)
-    out = table[~table["in_domain"]]
-    assert out["p"].tolist()[:2] == pytest.approx([2 / 2**8] * 2)  # eight cases of one sign, not forty
-    assert out["p_holm"].tolist()[:2] == pytest.approx([4 / 2**8] * 2)
-    assert np.isnan(out["p"].iloc[2])
+    frame = rows(
+        *method("U-Net", 0.9, 0.6, 3), *method("DeSAM-B", 0.7, 0.75, 3), *method("Prior", 0.5, 0.3, 1)
+    )
+    frame["in_domain"] = frame["source"] == frame["target"]
+    table = results.domain_losses(frame).set_index("label")
+    assert table["mean"].to_dict() == pytest.approx(
+        {"U-Net": -0.35, "DeSAM-B": 0.0, "Prior": -0.25}, abs=0.03
+    )
+    assert table["verdict"].to_dict() == {"U-Net": "worse", "DeSAM-B": "equivalent", "Prior": "cannot tell"}
+    summary = results.summarise(frame).set_index(["label", "in_domain"])["mean"]
+    for label in table.index:
+        assert table.loc[label, "mean"] == pytest.approx(summary[label, False] - summary[label, True])
+    assert results.domain_losses(frame[frame["target"] == "A"]).empty
 
 
-def test_holm_never_orders_p_values_anew() -> None:
-    corrected = results.holm(np.array([0.04, np.nan, 0.01, 0.03]))
-    np.testing.assert_allclose(corrected, [0.06, np.nan, 0.03, 0.06])
+def test_a_loss_is_as_uncertain_as_both_its_sides() -> None:
+    rng = np.random.default_rng(2)
+    held = 0
+    for _ in range(200):
+        seeds, patients = rng.normal(0, 0.03, 3), rng.normal(0, 0.08, (3, 10))
+        values = seeds[:, None, None] * [[1.0], [0.5], [0.5]] + patients + rng.normal(0, 0.05, (3, 3, 10))
+        frame = rows(
+            *[
+                ("U-Net", "A", target, seed, f"{target}{case}", values[seed, t, case])
+                for seed in range(3)
+                for t, target in enumerate("ABC")
+                for case in range(10)
+            ]
+        )
+        frame["in_domain"] = frame["source"] == frame["target"]
+        loss = results.domain_losses(frame).iloc[0]
+        held += loss["low"] <= 0 <= loss["high"]
+    assert held / 200 >= 0.93
 
 
 def test_cases_are_picked_by_rule() -> None:

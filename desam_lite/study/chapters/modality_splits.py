@@ -3,7 +3,6 @@
 import textwrap
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -11,10 +10,9 @@ from matplotlib.lines import Line2D
 from desam_lite.evaluation import statistics
 from desam_lite.methods.run_spec import SINGLE_ORGAN
 from desam_lite.study.report.sentences import (
-    direction,
     format_interval,
     out_of_domain,
-    say_no_loss,
+    say_losses,
 )
 from desam_lite.study.report.style import UNITS, WIDTH, method_color, method_marker, styled
 
@@ -56,7 +54,7 @@ def organ_table(
 def per_organ_models(
     metrics: pd.DataFrame, organs: Sequence[str], *, metric: str = "dice", protocol: str = "whole_volume"
 ) -> pd.DataFrame:
-    """Compare a model for each organ with one for all (first minus second), organ by organ; p is corrected over all rows."""
+    """Compare a model for each organ with one for all (first minus second), organ by organ."""
     labels = [label for label in metrics["label"].unique() if str(label).endswith(f", {SINGLE_ORGAN}")]
     tables = []
     for label in labels:
@@ -66,11 +64,10 @@ def per_organ_models(
             tables.append(statistics.compare(scores, [pair]).assign(organ=organ))
     if not tables:
         return pd.DataFrame(
-            columns=["organ", "first", "second", "in_domain", "mean", "low", "high", "p_holm"]
+            columns=["organ", "first", "second", "in_domain", "mean", "low", "high", "verdict"]
         )
     table = pd.concat(tables, ignore_index=True)
-    corrected = table.assign(p_holm=statistics.holm(table["p"].to_numpy(float)))
-    return corrected[["organ", *(name for name in corrected if name != "organ")]]
+    return table[["organ", *(name for name in table if name != "organ")]]
 
 
 def draw_organs(cells: pd.DataFrame, *, metric: str = "dice") -> Figure:
@@ -120,12 +117,17 @@ def draw_organs_alt(cells: pd.DataFrame, *, metric: str = "dice") -> str:
 
 
 def say_modalities(
-    summary: pd.DataFrame, single: pd.DataFrame, *, metric: str = "dice", control: str = "Prior"
+    summary: pd.DataFrame,
+    losses: pd.DataFrame,
+    single: pd.DataFrame,
+    *,
+    metric: str = "dice",
+    control: str = "Prior",
 ) -> str:
     """Say whether a model trained on one modality works on the other, and whether one model per organ helps.
 
-    ``summary`` is of `statistics.summarise` by label, source and in_domain, ``single`` of `per_organ_models`; the control is not
-    trained, and named last.
+    ``summary`` is of `statistics.summarise` by label, source and in_domain, ``losses`` of `statistics.domain_losses` by label and
+    source, ``single`` of `per_organ_models`; the control is not trained, and named last.
     """
     title, factor = UNITS[metric]
     rows = {(str(r["label"]), str(r["source"]), bool(r["in_domain"])): r for r in summary.to_dict("records")}
@@ -137,17 +139,7 @@ def say_modalities(
     trained = [entry for entry in both if entry[0] != control]
     if not trained:
         return "There is no answer yet: no trained method has been scored on both modalities."
-    lost = [
-        direction({end: away[end] - home for end in ("low", "high")}, metric) < 0
-        for _, _, home, away in trained
-    ]
-    verdict = (
-        "Not as well"
-        if all(lost)
-        else "Some lose on the way"
-        if any(lost)
-        else say_no_loss(away for _, _, _, away in trained)
-    )
+    verdict = say_losses(losses[losses["label"].isin({label for label, *_ in trained})]["verdict"])
     moves = [
         f"{label} {home * factor:.0f} to {away['mean'] * factor:.0f} from {source}"
         for label, source, home, away in trained
@@ -155,7 +147,7 @@ def say_modalities(
     priors = [
         f"{away['mean'] * factor:.0f} from {source}" for label, source, _, away in both if label == control
     ]
-    average = f" The average mask has {', '.join(priors)}." if priors else ""
+    average = f" The prior scores {', '.join(priors)}." if priors else ""
     return (
         f"**{verdict}**: mean {title} goes, from the modality of the training to the other, {', '.join(moves)}.{average}"
         f" {_say_single(out_of_domain(single), metric)}"
@@ -165,9 +157,10 @@ def say_modalities(
 def _say_single(away: pd.DataFrame, metric: str) -> str:
     if away.empty:
         return ""
-    directions = np.array([direction(row, metric) for row in away.to_dict("records")])
+    words = list(away["verdict"])
+    better, worse = (sum(word.startswith(start) for word in words) for start in ("better", "worse"))
     return (
         f"A model for each organ instead of one for all changes the mean out of domain by "
-        f"{away['mean'].mean() * UNITS[metric][1]:+.1f}: better beyond chance on {(directions > 0).sum()} of {len(away)} organs, "
-        f"worse on {(directions < 0).sum()}."
+        f"{away['mean'].mean() * UNITS[metric][1]:+.1f}: better on {better} of {len(away)} organs, worse on {worse}, "
+        f"cannot tell on {words.count('cannot tell')}."
     )

@@ -14,11 +14,13 @@ import torch
 from desam_lite.data.slices import CaseSlices, select_slices
 from desam_lite.data.tasks import Task
 from desam_lite.evaluation.metrics import Protocol, score_case
+from desam_lite.evaluation.statistics import MARGINS, decide
 from desam_lite.methods.prompted import PromptedMethod
 from desam_lite.model.predictor import predict_slice
 from desam_lite.model.prompts import ImageEmbeddings
 from desam_lite.study.report.cache import cached_table
 from desam_lite.study.report.prompt_maps import LoadedModel, slice_embeddings, spread_rows
+from desam_lite.study.report.sentences import list_words
 from desam_lite.training.method import combine_organs
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.progress import track
@@ -123,7 +125,7 @@ def _scored_rows(labels: npt.NDArray[np.uint8], protocol: Protocol) -> list[int]
 
 
 def say_points(enough: pd.DataFrame, seconds: pd.DataFrame, *, label: str) -> str:
-    """Say how many points are enough for a method: the fewest whose interval of the difference to the best holds zero.
+    """Say how many points are enough for a method: the fewest that the decision rule calls not worse than the best by the margin.
 
     ``enough`` has label, points, value (mean), best (grid), and mean, low, high of the difference to it; ``seconds`` has label,
     points, and seconds per slice.
@@ -138,14 +140,26 @@ def say_points(enough: pd.DataFrame, seconds: pd.DataFrame, *, label: str) -> st
             f"**One seed cannot tell** how many points are enough for {label}: mean Dice out of domain goes from {few} "
             f"to {many}."
         )
-    close = rows[(rows["points"] == rows["best"]) | (rows["high"] >= 0)]
+    words = [
+        "equivalent" if row["points"] == row["best"] else decide(row["low"], row["high"], MARGINS["dice"])
+        for row in rows.to_dict("records")
+    ]
+    close = rows[[word not in ("cannot tell", "worse") for word in words]]
+    unsure = rows[[word == "cannot tell" for word in words]]
     least, best = close.sort_values("points").iloc[0], rows[rows["points"] == rows["best"]].iloc[0]
+    fewer = unsure[unsure["points"] < least["points"]]["points"]
+    doubt = (
+        f" Whether {list_words([f'{n:.0f}' for n in sorted(fewer)])} would do cannot be told."
+        if len(fewer)
+        else ""
+    )
     cost = seconds[seconds["label"] == label].set_index("points")["seconds"]
     n, most = int(least["points"]), int(rows["points"].max())
     return (
         f"**{n} {'point is' if n == 1 else 'points are'} enough** for {label} on these cases: out of domain mean Dice is "
-        f"{least['value'] * 100:.0f} with {n}, and {best['value'] * 100:.0f} with the best grid tried ({best['points']:.0f}); a "
-        f"difference like this may be chance. A slice takes {cost[n]:.2f} s with {n} and {cost[most]:.2f} s with {most}."
+        f"{least['value'] * 100:.0f} with {n}, and {best['value'] * 100:.0f} with the best grid tried ({best['points']:.0f}), at "
+        f"most {MARGINS['dice'] * 100:.0f} points of Dice apart.{doubt} A slice takes {cost[n]:.2f} s with {n} and "
+        f"{cost[most]:.2f} s with {most}."
     )
 
 

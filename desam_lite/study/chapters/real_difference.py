@@ -1,4 +1,4 @@
-"""How much a difference between two methods is worth: with fewer seeds, fewer cases, or another test.
+"""How much a difference between two methods is worth: with fewer seeds, fewer cases, or a test that forgets the seeds.
 
 Everything starts from the scores that `statistics.scores` returns. Methods are compared out of domain, case by case, and a case
 counts once however many sources and seeds have scored it.
@@ -6,27 +6,26 @@ counts once however many sources and seeds have scored it.
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from scipy.stats import permutation_test, ttest_1samp, wilcoxon
+from scipy.stats import wilcoxon
 
 from desam_lite.evaluation import statistics
-from desam_lite.evaluation.statistics import Floats
+from desam_lite.evaluation.statistics import Cube, Floats
 from desam_lite.study.report.sentences import count
 from desam_lite.study.report.style import UNITS, WIDTH, add_legend, styled
 from desam_lite.utils.errors import StudyError
 
-TestName = Literal["wilcoxon", "permutation", "t"]
-TESTS: tuple[TestName, ...] = ("wilcoxon", "permutation", "t")
 SIGNIFICANT = 0.05
 """Below this a p value is called significant here, as almost everywhere."""
+RATES = {"p": "p below 0.05, models taken as fixed", "rule": "the decision rule"}
+"""Two ways to call a difference, as the legend names them."""
 
-_SIGN_PATTERNS = 19_999  # drawn for the permutation test; with 14 patients or fewer, all patterns are tried
 _SAME, _OTHER = "#0072b2", "#d55e00"
 
 
@@ -58,31 +57,114 @@ def per_patient(differences: pd.DataFrame) -> Floats:
     return differences.groupby(["target", "case"])["value"].mean().to_numpy(float)
 
 
-def p_value(values: Floats, test: TestName) -> float:
-    """Return the two-sided p value of one difference per patient; NaN where there is none (one value, or all of them zero).
+def verdicts(
+    scores: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, margin: float | None = None
+) -> pd.DataFrame:
+    """Compare each pair out of domain by the decision rule, with the p values that decide nothing.
 
-    >>> round(p_value(np.array([1.0, 2.0, 3.0]), "permutation"), 2)
-    0.25
+    Returns:
+        Rows of `statistics.compare`, with ``p`` (Wilcoxon's signed-rank test on one number per patient, conditional on the
+        trained models) and ``p_holm`` (corrected for the number of pairs).
     """
-    if len(values) < 2 or not np.any(values):
-        return float("nan")
-    if test == "permutation":  # were the methods alike, each difference could as well be its opposite
-        flips: Any = {"permutation_type": "samples", "n_resamples": _SIGN_PATTERNS, "rng": 0}
-        return float(permutation_test((values,), np.mean, vectorized=True, **flips).pvalue)
-    result: Any = wilcoxon(values) if test == "wilcoxon" else ttest_1samp(values, 0.0)
-    return float(result.pvalue)
+    table = statistics.compare(scores, pairs, margin=margin)
+    table = table[~table["in_domain"].astype(bool)].drop(columns="in_domain").reset_index(drop=True)
+    p = np.array([wilcoxon_p(per_patient(differences_away(scores, *pair))) for pair in pairs])
+    return table.assign(p=p, p_holm=holm(p))
 
 
-def significance(scores: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """Return ``cases``, ``mean`` and the p of each of `TESTS` for each pair out of domain; ``<test>_holm``: corrected."""
-    rows = []
-    for first, second in pairs:
-        values = per_patient(differences_away(scores, first, second))
-        row = {"first": first, "second": second, "cases": len(values), "mean": values.mean()}
-        rows.append(row | {name: p_value(values, name) for name in TESTS})
-    table = pd.DataFrame(rows, columns=["first", "second", "cases", "mean", *TESTS])
-    corrected = {f"{name}_holm": statistics.holm(table[name].to_numpy(float)) for name in TESTS}
-    return table.assign(**corrected)
+def wilcoxon_p(values: Floats) -> float:
+    """Return Wilcoxon's two-sided p of one difference per patient; NaN where there is none (one value, or only zeros)."""
+    return float(wilcoxon(values).pvalue) if len(values) > 1 and np.any(values) else float("nan")
+
+
+def holm(p: Floats) -> Floats:
+    """Return Holm's correction of p values ``(N,)``; NaN stay NaN and do not count.
+
+    >>> holm(np.array([0.01, 0.04, np.nan, 0.03]))
+    array([0.03, 0.06,  nan, 0.06])
+    """
+    corrected = np.full_like(p, np.nan)
+    order = [int(place) for place in np.argsort(p) if np.isfinite(p[place])]
+    largest = 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p[place]))
+        corrected[place] = largest
+    return corrected
+
+
+class Spreads(NamedTuple):
+    """Standard deviations of the difference of two methods, in units of the metric.
+
+    Attributes:
+        seed: Over seeds, the same for all patients of a source.
+        patient: Over patients of a target, the same for all seeds.
+        rest: Of what is left: a seed and a patient together.
+    """
+
+    seed: float
+    patient: float
+    rest: float
+
+
+ASSUMED = Spreads(0.03, 0.08, 0.05)
+"""Spreads of Dice that are taken where the runs have a single seed (of the first row of ``benchmarks/decision_rule.py``)."""
+
+
+def estimate_spreads(differences: pd.DataFrame) -> Spreads | None:
+    """Estimate the spreads by the mean squares of a two-way analysis of variance in each source, averaged over sources.
+
+    Only patients whom every seed of the source has scored enter.
+
+    Returns:
+        None where a source has a single seed, or all targets a single patient: then they cannot be told apart.
+    """
+    squares = []
+    for _, own in differences.groupby("source"):
+        grid = own.pivot_table(index="seed", columns=["target", "case"], values="value").dropna(axis=1)
+        seeds, patients = grid.shape
+        sites = grid.columns.get_level_values("target")
+        free = patients - sites.nunique()
+        if seeds < 2 or free < 1:
+            return None
+        of_patient = grid.mean()
+        residual = grid.sub(of_patient).sub(grid.mean(axis=1) - of_patient.mean(), axis=0)
+        rest = float((residual**2).to_numpy().sum()) / ((seeds - 1) * (patients - 1))
+        between = (
+            float(((of_patient - of_patient.groupby(level="target").transform("mean")) ** 2).sum())
+            * seeds
+            / free
+        )
+        squares.append(((grid.mean(axis=1).var(ddof=1) - rest / patients), (between - rest) / seeds, rest))
+    return Spreads(*(float(np.sqrt(max(value, 0.0))) for value in np.mean(squares, axis=0)))
+
+
+def simulate_study(
+    rng: np.random.Generator,
+    spreads: Spreads,
+    *,
+    seeds: int,
+    patients: int,
+    sites: int = 5,
+    effect: float = 0.0,
+) -> Cube:
+    """Return the differences of one study whose truth is stated: ``effect`` is what endless seeds and patients would give.
+
+    Args:
+        rng: Random stream.
+        spreads: Of the difference.
+        seeds: Of the one source; each shifts all patients alike.
+        patients: Of each site.
+        sites: Tested hospitals.
+        effect: True difference, in units of the metric.
+
+    Returns:
+        Values ``(1, sites, seeds, patients)``.
+    """
+    values = effect + rng.normal(0, spreads.rest, (1, sites, seeds, patients))
+    values += rng.normal(0, spreads.seed, (1, 1, seeds, 1)) + rng.normal(
+        0, spreads.patient, (1, sites, 1, patients)
+    )
+    return Cube(values, np.full(sites, patients), np.ones((1, seeds), bool))
 
 
 def small_studies(
@@ -157,32 +239,50 @@ def unmask(names: tuple[str, str], *, seed: int = 0) -> Mapping[str, str]:
 
 
 def say_difference(table: pd.DataFrame, flipped: pd.DataFrame, *, metric: str = "dice") -> str:
-    """Say which differences are more than chance, and which winner one seed would have missed most often.
+    """Say how many comparisons the rule decides, and which winner one seed would have missed most often.
 
-    ``table`` is of `significance`, ``flipped`` of `flips` with one seed, for the same pairs.
+    ``table`` is of `verdicts`, ``flipped`` of `flips` with one seed, for the same pairs.
     """
     _, factor = UNITS[metric]
     if table.empty:
         return "There is no answer yet: no two methods have been scored on the same cases out of domain."
-    sure = int((table["wilcoxon_holm"] < SIGNIFICANT).sum())
-    verdict = (
-        "Every difference is more than chance"
-        if sure == len(table)
-        else "Some differences are more than chance"
-        if sure
-        else "No difference was seen to be more than chance"
-    )
+    decided = int((table["verdict"] != "cannot tell").sum())
+    if table["seeds"].min() < 2:
+        told = "**One seed cannot tell**: without a second, nothing shows how much other seeds would differ."
+    else:
+        told = (
+            f"**{decided or 'None'} of {count(len(table), 'comparison')} out of domain {'are' if decided > 1 else 'is'} "
+            "decided**, with seeds and patients as chance and hospitals fixed."
+        )
     worst = flipped.iloc[int(flipped["half_cases"].to_numpy().argmax())]
     pair = f"{worst['first']} against {worst['second']} ({worst['mean'] * factor:+.1f})"
     return (
-        f"**{verdict}**: of {len(table)} comparisons out of domain, {sure} have a corrected p below {SIGNIFICANT:.2f}. "
-        f"The least certain winner is that of {pair}: with one seed and half of the patients, "
+        f"{told} The least certain winner is that of {pair}: with one seed and half of the patients, "
         f"{worst['half_cases']:.0%} of the studies would have named the other."
     )
 
 
+def say_spreads(spreads: Spreads | None, names: tuple[str, str], *, metric: str = "dice") -> str:
+    """Say which spreads the simulated studies have, and of which pair; None: those of `ASSUMED`."""
+    _, factor = UNITS[metric]
+    source = (
+        f"{names[0]} minus {names[1]}" if spreads else "assumed, for with one seed they cannot be estimated"
+    )
+    seed, patient, rest = (f"{value * factor:.1f}" for value in spreads or ASSUMED)
+    return f"{source}: standard deviation {seed} over seeds, {patient} over patients, {rest} of the rest"
+
+
+def say_alarms(none: pd.DataFrame) -> str:
+    """Say how often a difference is called where there is none; rows of the rates with no effect."""
+    parts = [
+        f"{row['p']:.0%} and {row['rule']:.0%} with {count(int(row['seeds']), 'seed')}"
+        for row in none.to_dict("records")
+    ]
+    return f"False alarms of the p value and of the rule: {', '.join(parts)}."
+
+
 def draw_widths(widths: pd.DataFrame, *, metric: str = "dice") -> Figure:
-    """Draw how wide the interval of a difference is with more cases per target, a line per number of seeds."""
+    """Draw how wide the interval of a difference is with more patients per target, a line per number of seeds."""
     title, factor = UNITS[metric]
     by_seeds = widths.pivot(index="cases", columns="seeds", values="width") * factor
     shades = mpl.colormaps["viridis"](np.linspace(0.75, 0.1, by_seeds.shape[1]))
@@ -195,7 +295,7 @@ def draw_widths(widths: pd.DataFrame, *, metric: str = "dice") -> Figure:
         ax.set_xticks(by_seeds.index, [str(size) for size in by_seeds.index])
         ax.minorticks_off()
         ax.set_ylim(bottom=0)
-        ax.set(xlabel="cases per target", ylabel=f"width of the 95 % interval\n{title}")
+        ax.set(xlabel="patients per target", ylabel=f"width of the 95 % interval\n{title}")
         ax.grid(axis="y")
         figure.legend(loc="outside upper center", ncols=min(5, by_seeds.shape[1]))
     return figure
@@ -205,7 +305,7 @@ def draw_widths_alt(widths: pd.DataFrame, *, metric: str = "dice") -> str:
     """Say what `draw_widths` shows: the widest and the narrowest interval."""
     title, factor = UNITS[metric]
     ends = [
-        f"{row['width'] * factor:.1f} with {count(row['seeds'], 'seed')} and {count(row['cases'], 'case')} per target"
+        f"{row['width'] * factor:.1f} with {count(row['seeds'], 'seed')} and {count(row['cases'], 'patient')} per target"
         for row in (widths.iloc[0], widths.iloc[-1])
     ]
     return f"Width of the 95 % interval of a difference in {title}: {' to '.join(ends)}."
@@ -258,29 +358,46 @@ def draw_studies_alt(
     return f"Differences in {title} reported by small studies, a row per comparison: {'; '.join(parts)}."
 
 
-def draw_power(powers: Mapping[str, pd.DataFrame]) -> Figure:
-    """Draw how often studies call a difference significant (``power``), a line per comparison; dashed: ``false_alarms``."""
-    shades = mpl.colormaps["viridis"](np.linspace(0.05, 0.8, len(powers)))
+def draw_rates(rates: pd.DataFrame, *, metric: str = "dice") -> Figure:
+    """Draw how often a p value and the decision rule call a difference, by its true size: a panel per number of seeds.
+
+    ``rates`` has ``seeds``, ``effect`` (in the unit of the axis), and the shares ``p`` and ``rule``.
+    """
+    groups = list(rates.groupby("seeds"))
     with styled():
-        figure = Figure((WIDTH, 3.4 + 0.25 * len(powers)), layout="constrained")
-        ax = figure.subplots()
-        for (name, frame), color in zip(powers.items(), shades, strict=True):
-            patients, power, alarms = (frame[column] for column in ("patients", "power", "false_alarms"))
-            ax.plot(patients, power * 100, "o-", color=color, ms=5, lw=1.8, label=name)
-            ax.plot(patients, alarms * 100, "o--", color=color, ms=3, lw=1, mfc="white")
-        ax.axhline(SIGNIFICANT * 100, color="#666666", lw=1, ls=":")
-        ax.set(ylim=(0, 102), xlabel="patients", ylabel="studies that call it significant (%)")
-        ax.grid(axis="y")
-        figure.legend(loc="outside upper left")
+        figure = Figure((WIDTH, 3.2), layout="constrained")
+        axes = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+        for ax, (seeds, frame) in zip(axes, groups, strict=True):
+            for name, color, marker in (("p", _OTHER, "s"), ("rule", _SAME, "o")):
+                ax.plot(
+                    frame["effect"],
+                    frame[name] * 100,
+                    f"{marker}-",
+                    color=color,
+                    ms=5,
+                    lw=1.8,
+                    label=RATES[name],
+                )
+            ax.axhline(SIGNIFICANT * 100, color="#666666", lw=1, ls=":")
+            ax.set(
+                ylim=(0, 102),
+                title=count(int(str(seeds)), "seed"),
+                xlabel=f"true difference\n{UNITS[metric][0]}",
+            )
+            ax.grid(axis="y")
+        axes[0].set_ylabel("studies that call it (%)")
+        add_legend(figure, axes[0].get_lines()[:2])
     return figure
 
 
-def draw_power_alt(powers: Mapping[str, pd.DataFrame]) -> str:
-    """Say what `draw_power` shows: power at the smallest and the largest size, and the false alarms."""
+def draw_rates_alt(rates: pd.DataFrame) -> str:
+    """Say what `draw_rates` shows: false alarms without a difference, and what is found of the largest."""
     parts = [
-        f"{' '.join(name.split())} {frame['power'].iloc[0]:.0%} with {frame['patients'].iloc[0]:.0f} patients, "
-        f"{frame['power'].iloc[-1]:.0%} with {frame['patients'].iloc[-1]:.0f}, "
-        f"false alarms at most {frame['false_alarms'].max():.0%}"
-        for name, frame in powers.items()
+        f"{count(int(str(seeds)), 'seed')}: "
+        + ", ".join(
+            f"{RATES[name]} {frame[name].iloc[0]:.0%} and {frame[name].iloc[-1]:.0%}" for name in RATES
+        )
+        for seeds, frame in rates.groupby("seeds")
     ]
-    return f"Share of studies that call a difference significant: {'; '.join(parts)}."
+    ends = f"{rates['effect'].iloc[0]:g} and {rates['effect'].iloc[-1]:g}"
+    return f"Share of simulated studies that call a true difference of {ends}: {'; '.join(parts)}."

@@ -277,11 +277,12 @@ def say_dials(lost: pd.DataFrame, source: str, target: str, *, control: str = "P
         for rows in (trained[trained["dial"] == worst], trained[trained["dial"] == ALL_DIALS])
     )
     name = worst.replace("_", " ")
-    beyond_chance = bool((trained[trained["dial"] == worst]["high"] < 0).any())
-    verdict = (
-        f"**The {name}**"
-        if beyond_chance
-        else f"**No single dial was seen to hurt beyond chance**; the {name} costs most"
-    )
+    highs = trained[trained["dial"] == worst]["high"]
+    if (highs < 0).any():
+        verdict = f"**The {name}**"
+    elif highs.isna().all():
+        verdict = f"**Too few seeds or patients to tell**; the {name} costs most here"
+    else:
+        verdict = f"**No single dial was shown to hurt**; the {name} costs most"
     every = f"; with all dials turned it is {together}" if together else ""
     return f"{verdict}: turned from {source} to {target} on the same patients, Dice (%) changes by {each}{every}."

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from desam_lite.study.report.sentences import count, format_interval
-from desam_lite.study.report.tables import Table, format_p
+from desam_lite.study.report.tables import Table
 
 
 def read_benchmarks(folder: Path | str, name: str) -> pd.DataFrame:
@@ -24,9 +24,12 @@ def read_benchmarks(folder: Path | str, name: str) -> pd.DataFrame:
 
 def method_rows(record: Mapping[str, Any], task: str, against: str = "DeSAM-B") -> pd.DataFrame:
     """Return all methods of ``methods-DEVICE.json`` on a task as texts in percent, the best out of domain first."""
-    columns = ["method", "in domain", "out of domain", f"minus {against}", "p (Holm)"]
+    columns = ["method", "in domain", "out of domain", f"minus {against}", "verdict"]
+    # A record without verdicts is older than the decision rule: its intervals are another rule's.
+    older = not all("verdict" in row for row in record["differences"])
+    hidden = dict.fromkeys(("low", "high"), float("nan")) if older else {}
     averages, differences = (
-        [{"mean": row["dice"], **row} for row in record[part] if row["task"] == task]
+        [{"mean": row["dice"], **row, **hidden} for row in record[part] if row["task"] == task]
         for part in ("averages", "differences")
     )
     home = {row["label"]: format_interval(row) for row in averages if row["in_domain"]}
@@ -34,7 +37,7 @@ def method_rows(record: Mapping[str, Any], task: str, against: str = "DeSAM-B") 
     rows = []
     for away in sorted((row for row in averages if not row["in_domain"]), key=lambda row: -row["mean"]):
         label, pair = away["label"], pairs.get(away["label"])
-        compared = [format_interval(pair, spec="+.1f"), format_p(pair["p_holm"])] if pair else ["", ""]
+        compared = [format_interval(pair, spec="+.1f"), pair.get("verdict", "")] if pair else ["", ""]
         rows.append([label, home.get(label, ""), format_interval(away), *compared])
     return pd.DataFrame(rows, columns=columns)
 
@@ -45,9 +48,8 @@ def say_methods(record: Mapping[str, Any], task: str) -> str:
     sources = " or ".join(dict.fromkeys(row["source"] for row in record["rows"] if row["task"] == task))
     return (
         f"Trained at {sources}: Dice (%) by the published protocol, {count(len(settings['seeds']), 'seed')}, "
-        f"{count(settings['runs'], 'run')} of which {len(settings['failed'])} failed; 95 % interval over seeds and cases; "
-        "differences out of domain, case by case; p: Wilcoxon's test with one number per patient, corrected for all pairs "
-        "of the task"
+        f"{count(settings['runs'], 'run')} of which {len(settings['failed'])} failed; 95 % interval over seeds and cases, "
+        "empty in a record older than the decision rule; differences out of domain, case by case"
     )
 
 

@@ -206,13 +206,14 @@ def say_best(summary: pd.DataFrame, differences: pd.DataFrame, *, metric: str = 
     if rows.empty:
         return f"**{best}**, here: its mean {title} out of domain is {reached}; no other was scored on the same cases."
     verdicts = {str(row["second"]): str(row["verdict"]) for row in rows.to_dict("records")}
-    close = [label for label, verdict in verdicts.items() if verdict in ("cannot tell", "equivalent")]
-    ahead = [label for label, verdict in verdicts.items() if verdict.startswith("worse")]
-    others = (
-        f"; of {count(len(rows), 'other')}, {list_words(close)} cannot be told apart from it" if close else ""
-    )
-    others += f"; on the cases of both, {list_words(ahead)} did better than it" if ahead else ""
-    others = others or ", and each of the others is behind it beyond chance"
+    groups = {
+        kind: list_words([label for label, verdict in verdicts.items() if verdict.startswith(kind)])
+        for kind in ("cannot tell", "equivalent", "worse")
+    }
+    others = f"; it cannot be told from {groups['cannot tell']}" if groups["cannot tell"] else ""
+    others += f"; equivalent to it: {groups['equivalent']}" if groups["equivalent"] else ""
+    others += f"; on the cases of both, {groups['worse']} did better than it" if groups["worse"] else ""
+    others = others or f", better than each of {count(len(rows), 'other')}"
     return f"**{best}**, here: its mean {title} out of domain is {reached}{others}."
 
 

@@ -4,10 +4,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
-from desam_lite.evaluation.statistics import MARGINS, METRICS, decide
 from desam_lite.methods.registry import DECODER
 from desam_lite.methods.run_spec import RANDOM_ENCODER, RunSpec
 from desam_lite.model.names import RANDOM_WEIGHTS, SHIPPED_WEIGHTS
@@ -42,21 +40,17 @@ def format_interval(row: Mapping[Any, Any], factor: float = 100.0, spec: str = "
     return mean if pd.isna(row["low"]) else f"{mean} ({low} to {high})"
 
 
-def direction(row: Mapping[Any, Any], metric: str = "dice") -> int:
-    """Return the verdict of `decide` on ``low`` and ``high`` as a sign: 1 for better, -1 for worse, 0 for neither."""
-    verdict = decide(row["low"], row["high"], MARGINS[metric], more_is_better=METRICS[metric])
-    return verdict.startswith("better") - verdict.startswith("worse")
-
-
 def out_of_domain(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of a summary, or of differences, that are out of domain and hold a number."""
     return frame[~frame["in_domain"].astype(bool)].dropna(subset="mean") if len(frame) else frame
 
 
-def say_transfer(summary: pd.DataFrame, *, metric: str = "dice", control: str = "Prior") -> str:
+def say_transfer(
+    summary: pd.DataFrame, losses: pd.DataFrame, *, metric: str = "dice", control: str = "Prior"
+) -> str:
     """Answer whether what was trained at one hospital works at the next, of a summary by label and in_domain.
 
-    A method is worse out of domain if the interval there minus its mean in domain is. The control, not trained, comes last.
+    ``losses`` is of `statistics.domain_losses`. The control, not trained, comes last.
     """
     title, factor = UNITS[metric]
     scored = summary.dropna(subset="mean").to_dict("records")
@@ -66,17 +60,7 @@ def say_transfer(summary: pd.DataFrame, *, metric: str = "dice", control: str = 
     learners = [label for label in home if label in away and label != control and not is_oracle(label)]
     if not learners:
         return "There is no answer yet: no trained method has been scored both in and out of domain."
-    lost = [
-        direction({end: away[label][end] - home[label]["mean"] for end in ("low", "high")}, metric) < 0
-        for label in learners
-    ]
-    verdict = (
-        "Not as well"
-        if all(lost)
-        else "Some methods lose"
-        if any(lost)
-        else say_no_loss(away[label] for label in learners)
-    )
+    verdict = say_losses(losses[losses["label"].isin(learners)]["verdict"])
     moves = [
         f"from {home[label]['mean'] * factor:.0f} to {away[label]['mean'] * factor:.0f} for {label}"
         for label in learners
@@ -84,15 +68,21 @@ def say_transfer(summary: pd.DataFrame, *, metric: str = "dice", control: str = 
     sentence = f"**{verdict}**: from the hospital of its training to the others, mean {title} goes {', '.join(moves)}."
     if control in away:
         mean = f"{away[control]['mean'] * factor:.0f}"
-        sentence += f" The average mask, drawn without looking at the scan, has {mean} there."
+        sentence += (
+            f" The prior, an average mask drawn without looking at the scan, scores {mean} out of domain."
+        )
     return sentence
 
 
-def say_no_loss(rows: Iterable[Mapping[Any, Any]]) -> str:
-    """Return the verdict where no row of a summary has lost: none was seen, or none could be, for want of intervals."""
-    if any(np.isfinite(row["low"]) for row in rows):
-        return "No loss beyond chance was seen"
-    return "Too few seeds or cases to tell"
+def say_losses(verdicts: Iterable[str]) -> str:
+    """Sum up the verdicts on scores out of domain against those in domain in a few words."""
+    words = list(verdicts)
+    lost = [word.startswith("worse") for word in words]
+    if all(lost):
+        return "Not as well"
+    if any(lost):
+        return "Some methods lose"
+    return "Too little to tell" if set(words) == {"cannot tell"} else "No loss was shown"
 
 
 def say_ablation(differences: pd.DataFrame, *, metric: str = "dice") -> str:
@@ -103,11 +93,13 @@ def say_ablation(differences: pd.DataFrame, *, metric: str = "dice") -> str:
         return "There is no answer yet: no two decoders have been scored on the same cases out of domain."
     better, worse = ([row["verdict"].startswith(word) for row in rows] for word in ("better", "worse"))
     verdict = (
-        "Every part that was taken away was missed"
+        "Removing any part made it worse"
         if all(better)
         else "Some parts make a difference"
         if any(better + worse)
-        else "No part was seen to make a difference beyond chance"
+        else "Too little to tell"
+        if {row["verdict"] for row in rows} == {"cannot tell"}
+        else "No part was shown to make a difference"
     )
     each = [f"{row['first']} against {row['second']} {format_interval(row, factor, '+.1f')}" for row in rows]
     return f"**{verdict}**: out of domain, the difference in {title} is {', '.join(each)}."

@@ -24,7 +24,8 @@ _HEADINGS = {
     "in_domain": "domain",
     "seed_sd": "SD seeds",
     "case_sd": "SD cases",
-    "p_holm": "p (Holm)",
+    "p": "p (these models)",
+    "p_holm": "p (these models, Holm)",
 }
 # Cells whose text the book may break into lines, sentences and names of several words; numbers stay whole.
 _BROKEN = {"long": re.compile(r"<td>([^<]{31,})</td>"), "name": re.compile(r"<td>([A-Za-z][^<]{15,29})</td>")}

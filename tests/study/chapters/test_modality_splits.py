@@ -128,15 +128,15 @@ def test_the_answer_follows_the_numbers() -> None:
     rows = [("U-Net", "CT", True, 0.8, 0.7, 0.9), ("U-Net", "CT", False, 0.3, 0.2, 0.4)]
     summary = pd.DataFrame(rows, columns=["label", "source", "in_domain", "mean", "low", "high"])
     single = pd.DataFrame(
-        {"in_domain": [False, False], "mean": [0.1, 0.2], "low": [0.05, -0.1], "high": [0.2, 0.4]}
+        {"in_domain": [False, False], "mean": [0.1, 0.2], "verdict": ["better", "cannot tell"]}
     )
-    said = modality_splits.say_modalities(summary, single)
+    losses = pd.DataFrame({"label": ["U-Net", "Prior"], "source": "CT", "verdict": ["worse", "equivalent"]})
+    said = modality_splits.say_modalities(summary, losses, single)
     assert said.startswith("**Not as well**") and "U-Net 80 to 30 from CT" in said
-    assert "by +15.0: better beyond chance on 1 of 2 organs, worse on 0" in said
-    assert "No loss beyond chance" in modality_splits.say_modalities(
-        summary.assign(high=0.95), single.iloc[:0]
-    )
-    assert "no answer yet" in modality_splits.say_modalities(summary.iloc[:1], single)
+    assert "by +15.0: better on 1 of 2 organs, worse on 0, cannot tell on 1." in said
+    kept = losses.assign(verdict="equivalent")
+    assert "No loss was shown" in modality_splits.say_modalities(summary, kept, single.iloc[:0])
+    assert "no answer yet" in modality_splits.say_modalities(summary.iloc[:1], losses, single)
 
 
 def test_an_abdomen_gets_a_model_for_each_organ_and_a_prostate_does_not() -> None:

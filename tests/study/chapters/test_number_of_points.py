@@ -89,9 +89,9 @@ def test_enough_is_said_by_paired_differences_to_the_best_grid() -> None:
     assert table.loc[9, "high"] == pytest.approx(0)
 
 
-def test_enough_points_are_the_fewest_that_are_not_worse_beyond_chance() -> None:
-    columns = {"value": [0.3, 0.58, 0.6], "best": 81, "mean": [-0.3, -0.02, 0], "low": [-0.4, -0.1, 0]}
-    table = pd.DataFrame({"label": "DeSAM-P", "points": [1, 9, 81], **columns, "high": [-0.2, 0.05, 0]})
+def test_enough_points_are_the_fewest_that_the_rule_calls_not_worse() -> None:
+    columns = {"value": [0.3, 0.58, 0.6], "best": 81, "mean": [-0.3, -0.02, 0], "low": [-0.4, -0.019, 0]}
+    table = pd.DataFrame({"label": "DeSAM-P", "points": [1, 9, 81], **columns, "high": [-0.2, 0.005, 0]})
     cost = pd.DataFrame({"label": "DeSAM-P", "points": [1, 9, 81], "seconds": [0.05, 0.06, 0.2]})
     said = number_of_points.say_points(table, cost, label="DeSAM-P")
     assert (
@@ -99,6 +99,8 @@ def test_enough_points_are_the_fewest_that_are_not_worse_beyond_chance() -> None
         and "58 with 9, and 60 with the best grid tried (81)" in said
     )
     assert "no answer yet" in number_of_points.say_points(table, cost, label="other")
+    unsure = number_of_points.say_points(table.assign(low=[-0.4, -0.1, 0]), cost, label="DeSAM-P")
+    assert unsure.startswith("**81 points are enough**") and "Whether 9 would do cannot be told" in unsure
 
 
 def test_one_seed_does_not_say_how_many_points_are_enough() -> None:

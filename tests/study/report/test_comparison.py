@@ -106,9 +106,9 @@ def test_the_answer_names_who_cannot_be_told_apart() -> None:
     ahead = compare(SCORED, [("CSDG", other) for other in ("Prior", "U-Net", "SAM point (oracle)")])
     said = comparison.say_best(summary, ahead)
     assert said.startswith("**CSDG**, here: its mean Dice (%) out of domain is 65.8 (")
-    assert said.endswith("of 2 others, U-Net cannot be told apart from it.")
+    assert said.endswith("; it cannot be told from U-Net.")
     alone = comparison.say_best(summary, ahead[ahead["second"] == "Prior"])
-    assert alone.endswith("and each of the others is behind it beyond chance.")
+    assert alone.endswith(", better than each of 1 other.")
     assert comparison.say_best(pd.DataFrame(), ahead).startswith("There is no answer yet")
 
 
@@ -148,7 +148,7 @@ def test_the_best_may_lose_on_the_cases_of_both_and_may_be_alone() -> None:
     )
     assert comparison.say_best(summary, ahead[:0]).endswith("; no other was scored on the same cases.")
     close = comparison.say_best(summary, ahead[ahead["second"] == "U-Net"])
-    assert close.endswith("; of 1 other, U-Net cannot be told apart from it.")
+    assert close.endswith("; it cannot be told from U-Net.")
 
 
 def test_both_tables_stand_side_by_side() -> None:

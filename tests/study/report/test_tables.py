@@ -67,7 +67,7 @@ def test_tables_show_percent_words_and_no_row_numbers() -> None:
     )
     table = tables.score_table(frame, caption="Dice & more")
     assert table.frame.iloc[0].tolist() == ["U-Net", "in", "90.0", "88.0", "92.0", "<0.001", "75%"]
-    assert table.frame.iloc[1]["p"] == ""
+    assert table.frame.iloc[1]["p (these models)"] == ""
     html = table._repr_html_()
     assert html.startswith('<table class="dataframe results"><caption>Dice &amp; more</caption>')
     assert "<th>domain</th>" in html
