@@ -8,8 +8,10 @@ from desam_lite.methods import METHODS
 from desam_lite.methods.unet import UNetMethod
 
 SIDE = 32
-CONVOLUTIONAL = tuple(name for name, entry in METHODS.items() if "unet_width" in entry.uses)
-"""The study's methods on the U-Net."""
+CONVOLUTIONAL = tuple(
+    name for name, entry in METHODS.items() if "unet_width" in entry.uses and "backbone" not in entry.uses
+)
+"""The study's methods on the U-Net alone."""
 
 
 def four_slices(organs: int = 1) -> tuple[np.ndarray, Batch]:

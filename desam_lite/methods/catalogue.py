@@ -89,6 +89,15 @@ register(
     ],
 )
 
+_HANDED = "the U-Net's mask handed as a box to SAM as it is, which outlines the organ {cite}`sam_parallel`"
+register(
+    "unet_box",
+    f"{_HERE}.unet_box:UNetBox",
+    "U-Net box in SAM",
+    uses=(*ON_UNET, *ENCODER, "embedding_format"),
+    choices=[Choice("unet_box", _HANDED, "#882255", ">")],
+)
+
 _TUNED_SAM = "SAM's own decoder tuned on the source {cite}`medsam`, the coupled model,"
 register(
     "sam_finetuned",

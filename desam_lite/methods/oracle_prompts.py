@@ -12,7 +12,7 @@ from desam_lite.model.prompts import Prompts
 
 
 def oracle_prompts(
-    labels: npt.NDArray[np.uint8], n_organs: int, side: int, mode: str
+    labels: npt.NDArray[np.uint8], n_organs: int, side: int, mode: str, margin: float = 0.0
 ) -> list[Prompts | None]:
     """Make one prompt for each organ of a slice.
 
@@ -21,19 +21,21 @@ def oracle_prompts(
         n_organs: K.
         side: Of the model's square, in pixels.
         mode: "point_oracle" for the innermost point, "box_oracle" for the tight box.
+        margin: How far the box reaches beyond, where the square does, in pixels of the square.
 
     Returns:
         K prompts, None for an organ that is not in the slice.
     """
     scale = side / max(labels.shape)
-    return [_prompt(labels == organ, scale, mode) for organ in range(1, n_organs + 1)]
+    return [_prompt(labels == organ, scale, mode, side, margin) for organ in range(1, n_organs + 1)]
 
 
-def _prompt(mask: npt.NDArray[np.bool_], scale: float, mode: str) -> Prompts | None:
+def _prompt(mask: npt.NDArray[np.bool_], scale: float, mode: str, side: int, margin: float) -> Prompts | None:
     if not mask.any():
         return None
     if mode == "box_oracle":
-        return Prompts.box(torch.from_numpy(tight_box(mask) * scale)[None])
+        box = tight_box(mask) * scale + np.array([-margin, -margin, margin, margin])
+        return Prompts.box(torch.from_numpy(box.clip(0, side))[None])
     xy = (innermost(mask) + 0.5) * scale
     return Prompts.points(torch.from_numpy(xy)[None, None], torch.ones(1, 1))
 

@@ -130,24 +130,11 @@ class SAMZeroShot(Predictor):
         assert out.iou is not None
         return out.mask_logits[0].cpu().numpy(), out.iou[0].cpu().numpy()
 
-    @torch.no_grad()
     def predict_oracle(
         self, images: Volume, embeddings: ReadEmbeddings | None, reference: Volume
     ) -> Iterator[SlicePrediction]:
         """Predict each organ with the prompt from its reference; empty where the organ is not."""
-        size, n_organs = (images.shape[1], images.shape[2]), self.model.n_classes
-        single_mask = self.mode == "box_oracle"
-        for emb, labels in zip(each_slice(embeddings, len(images), self._device), reference, strict=True):
-            probability, iou = np.zeros((n_organs, *size), np.float32), np.zeros(n_organs, np.float32)
-            prompts = oracle_prompts(labels, n_organs, self.model.image_size, self.mode)
-            for k, prompt in enumerate(prompts):
-                if prompt is not None:
-                    out = decode_on_slice(self.model, emb, prompt, size)
-                    assert out.iou is not None
-                    best = 0 if single_mask else 1 + int(out.iou[0, 1:].argmax())
-                    probability[k] = sigmoid(out.mask_logits[0, best].cpu().numpy())
-                    iou[k] = float(out.iou[0, best])
-            yield SlicePrediction.from_probability(probability, iou)
+        yield from predict_from_labels(self.model, embeddings, reference, self.mode)
 
     @property
     def _device(self) -> torch.device:
@@ -161,6 +148,27 @@ class SAMZeroShot(Predictor):
         """Load what `save` wrote, and the weights that the card names."""
         load_frozen(self.model, directory)
         self.prior.load(directory)
+
+
+@torch.no_grad()
+def predict_from_labels(
+    model: SAM, embeddings: ReadEmbeddings | None, labels: Volume, mode: str, margin: float = 0.0
+) -> Iterator[SlicePrediction]:
+    """Predict each organ of a scan with the prompt that `oracle_prompts` makes of labels ``(Z, H, W)``; empty where it is not.
+
+    For a box it is SAM's single mask; for a point, of its three guesses the one with the highest predicted IoU.
+    """
+    size, n_organs, device = labels.shape[1:], model.n_classes, next(model.parameters()).device
+    for emb, in_slice in zip(each_slice(embeddings, len(labels), device), labels, strict=True):
+        probability, iou = np.zeros((n_organs, *size), np.float32), np.zeros(n_organs, np.float32)
+        for k, prompt in enumerate(oracle_prompts(in_slice, n_organs, model.image_size, mode, margin)):
+            if prompt is not None:
+                out = decode_on_slice(model, emb, prompt, (size[0], size[1]))
+                assert out.iou is not None
+                best = 0 if mode == "box_oracle" else 1 + int(out.iou[0, 1:].argmax())
+                probability[k] = sigmoid(out.mask_logits[0, best].cpu().numpy())
+                iou[k] = float(out.iou[0, best])
+        yield SlicePrediction.from_probability(probability, iou)
 
 
 def _choose_masks(

@@ -157,6 +157,7 @@ PROFILES = {
                 "slaug",
                 "sam_grid",
                 "sam_box",
+                "unet_box",
             ),
             *("sam_finetuned_b", "sam_finetuned_p", "samed", "desam_b", "desam_p"),
         ),

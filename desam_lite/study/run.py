@@ -314,8 +314,9 @@ def _training_data(
     sizes = {"size": method.mask_size, "square": method.input_size}
     if method.inputs == "pixels":
         return PixelData(task.slices, refs, n_organs, **sizes)
-    if store is None:
+    if method.inputs == "slices":
         return SliceData(task.slices, refs, n_organs, method.input_size)
+    assert store is not None
     device = options.fabric.device
     return EmbeddingData(store, refs, n_organs, **sizes, device=device, placement=options.placement)
 

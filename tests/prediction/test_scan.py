@@ -49,6 +49,7 @@ NAMES = [
     "tuned points",
     "tuned box on SAM",
     "samed on SAM",
+    "unet box",
 ]
 
 
@@ -60,7 +61,7 @@ def finished(
     fields: dict[str, Any] = {"epochs": 2, "learning_rate": 3e-3, "train_slices": "all"}
     if name in ("prior", "grid"):
         fields = {}
-    elif name not in ("unet", "points", "box"):  # SAM's decoder starts from drawing nothing
+    elif not name.startswith(("unet", "points", "box")):  # SAM's decoder starts from drawing nothing
         fields |= {"epochs": 20, "learning_rate": 1e-2, "batch_size": 4}
     workspace = tmp_path_factory.mktemp("ws")
     save = save_gentle_sam if name.startswith(("tuned", "samed")) else save_sam
