@@ -99,6 +99,8 @@ register(
 )
 
 _TUNED_SAM = "SAM's own decoder tuned on the source {cite}`medsam`, the coupled model,"
+_TRAINED_BOX, _TRAINED_POINTS = "with the whole image as box", "with a grid of points"
+_BY_POINTS, _BY_BOX = {"test_prompt": "points"}, {"test_prompt": "box"}
 register(
     "sam_finetuned",
     f"{_HERE}.sam_baselines:SAMFinetuned",
@@ -106,8 +108,18 @@ register(
     uses=DECODER,
     predicts_iou=True,
     choices=[
-        Choice("sam_finetuned_b", f"{_TUNED_SAM} with the whole image as box", "#cc79a7", "o", _BOX),
-        Choice("sam_finetuned_p", f"{_TUNED_SAM} with a grid of points", "#aa4499", "o", _POINTS),
+        Choice("sam_finetuned_b", f"{_TUNED_SAM} {_TRAINED_BOX}", "#cc79a7", "o", _BOX),
+        Choice("sam_finetuned_p", f"{_TUNED_SAM} {_TRAINED_POINTS}", "#aa4499", "o", _POINTS),
+        Choice(
+            "sam_finetuned_b_points",
+            f"{_TUNED_SAM} {_TRAINED_BOX}, tested with points",
+            fixed=_BOX | _BY_POINTS,
+        ),
+        Choice(
+            "sam_finetuned_p_box",
+            f"{_TUNED_SAM} {_TRAINED_POINTS}, tested with that box",
+            fixed=_POINTS | _BY_BOX,
+        ),
         Choice("sam_finetuned_oracle", f"{_TUNED_SAM} with {_TIGHT_BOX}", _ORACLE_GREY, "D", _BOX_ORACLE),
     ],
 )

@@ -73,10 +73,11 @@ class PromptedMethod(Method):
 
     Args:
         model: The model; only its decoder is trained.
-        mode: Which prompt is used, for training and for prediction.
+        mode: Which prompt is used for training.
         grid: The point grid and its thresholds at prediction.
         iou_loss: The loss of the IoU head; the default is that of the public code.
         mask_loss: The loss of the masks, by which the epoch is selected too; likewise.
+        test_mode: Which prompt is used for prediction; None for that of training.
     """
 
     inputs = "embeddings"
@@ -88,8 +89,10 @@ class PromptedMethod(Method):
         grid: GridSettings,
         iou_loss: IoULoss | None = None,
         mask_loss: MaskLoss = "dice",
+        test_mode: PromptMode | None = None,
     ):
         self.model, self.mode, self.grid = model, mode, grid
+        self.test_mode = test_mode or mode
         self.encoder = model
         self.iou_loss, self.mask_loss = iou_loss or IoULoss(), mask_loss
         self.module = _Decoder(model)
@@ -100,12 +103,13 @@ class PromptedMethod(Method):
         """Build it on a model, with the prompts, thresholds and losses of a specification."""
         assert spec.prompt_mode is not None
         iou_loss = IoULoss(spec.iou_loss or "l1", spec.iou_weight or 1.0)
-        return cls(model, spec.prompt_mode, grid_settings(spec), iou_loss, spec.mask_loss or "dice")
+        losses = iou_loss, spec.mask_loss or "dice"
+        return cls(model, spec.prompt_mode, grid_settings(spec), *losses, spec.test_prompt)
 
     @property
     def oracle(self) -> bool:  # type: ignore[override]
-        """Whether prompts are made from the reference."""
-        return self.mode in get_args(OracleMode)
+        """Whether the prompts of predictions are made from the reference."""
+        return self.test_mode in get_args(OracleMode)
 
     def prepare(self, batch: Batch, generators: Sequence[np.random.Generator], *, augment: bool) -> Batch:
         """Add one prompt per slice and, for points, the target of the IoU head."""
@@ -114,7 +118,7 @@ class PromptedMethod(Method):
             return replace(batch, prompts=Prompts.whole_image(len(batch.cases)))
         masks = batch.masks.numpy()  # (B, K, h, w)
         step = side / masks.shape[-1]
-        if self.oracle:
+        if self.mode in get_args(OracleMode):
             shift = BOX_SHIFT * side if augment else 0.0
             boxes = [draw_box(mask, step, shift, rng) for mask, rng in zip(masks, generators, strict=True)]
             return replace(batch, prompts=Prompts.box(torch.from_numpy(np.stack(boxes)).clamp(0, side)))
@@ -153,7 +157,7 @@ class PromptedMethod(Method):
         Raises:
             TypeError: It is an oracle, which needs the reference.
         """
-        mode = self.mode
+        mode = self.test_mode
         if mode == "box_oracle" or mode == "point_oracle":
             raise TypeError(NEEDS_REFERENCE)
         self.module.eval()
@@ -170,7 +174,7 @@ class PromptedMethod(Method):
         self.module.eval()
         size = (images.shape[1], images.shape[2])
         for emb, labels in zip(each_slice(embeddings, len(images), self.device), reference, strict=True):
-            prompts = oracle_prompts(labels, self.model.n_classes, self.model.image_size, self.mode)
+            prompts = oracle_prompts(labels, self.model.n_classes, self.model.image_size, self.test_mode)
             masks = predict_prompted(self.model, emb, prompts, size, self.grid)
             yield SlicePrediction(combine_organs(masks.masked), masks.probability, masks.iou)
 

@@ -27,15 +27,23 @@ ON_UNET = (*TRAINING, "unet_width", "unet_size", "augmentation")
 """Settings of what is trained on slices with the U-Net."""
 ENCODER = ("backbone", "weights")
 """Settings of what has SAM's encoder."""
-_GRID = ("points_per_side", "iou_threshold", "stability_threshold")
-PROMPTED = (*ENCODER, "prompt_mode", "embedding_format", *_GRID)
+OF_GRID = ("points_per_side", "iou_threshold", "stability_threshold", "selection")
+"""Settings of predictions by a grid of points: other prompts use none of them."""
+OF_IOU_HEAD = ("iou_loss", "iou_weight")
+"""Settings of training by points."""
+PROMPTED = (
+    *ENCODER,
+    "prompt_mode",
+    "embedding_format",
+    "points_per_side",
+    "iou_threshold",
+    "stability_threshold",
+)
 """Settings of what is prompted, on stored embeddings."""
-DECODER = (*TRAINING, *PROMPTED, "mask_loss", "iou_loss", "iou_weight", "selection", "min_area")
+DECODER = (*TRAINING, *PROMPTED, *OF_IOU_HEAD, "mask_loss", "selection", "test_prompt", "min_area")
 """Settings of what is trained on stored embeddings and prompted."""
 SETTINGS = frozenset((*DECODER, *ON_UNET, "variant", "lora_rank", "tool"))
 """All settings of a specification that only some methods use."""
-OF_POINTS = ("iou_loss", "iou_weight", "selection", *_GRID)
-"""Settings of prompts by points: other prompts use none of them."""
 MASKS_OF = "masks:"
 """Begins the name by which scored masks of another tool are chosen; their label follows."""
 

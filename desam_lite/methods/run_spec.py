@@ -6,8 +6,16 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from desam_lite.methods.registry import METHOD_CHOICES, METHODS, OF_POINTS, SETTINGS, find_method
-from desam_lite.model.names import RANDOM_WEIGHTS, MaskLoss, PromptMode, Selection, Variant
+from desam_lite.methods.registry import METHOD_CHOICES, METHODS, OF_GRID, OF_IOU_HEAD, SETTINGS, find_method
+from desam_lite.model.names import (
+    RANDOM_WEIGHTS,
+    SAM_BACKBONES,
+    AutomaticMode,
+    MaskLoss,
+    PromptMode,
+    Selection,
+    Variant,
+)
 from desam_lite.utils.errors import StudyError
 
 RUN_VERSION = 3
@@ -17,7 +25,7 @@ RANDOM_ENCODER = "random encoder"
 SINGLE_ORGAN = "one organ"
 """Marks the label of a method that is trained on one organ of several: its runs on the others have the same label."""
 
-_USUALLY_NONE = {"organs", "patience", "mask_loss", "selection", "tool"}
+_USUALLY_NONE = {"organs", "patience", "mask_loss", "selection", "test_prompt", "tool"}
 """Settings that many runs do without; None is not part of a run's name."""
 
 _AUGMENTED = {
@@ -49,6 +57,7 @@ class RunSpec(BaseModel):
         variant: Decoder variant of DeSAM.
         prompt_mode: The prompt of DeSAM and SAM: a grid of points (P) or the whole image as box (B). SAM may also get, as an
             oracle, the innermost point or the tight box of the reference.
+        test_prompt: The prompt of predictions where it is not that of training; None where it is.
         backbone: The frozen encoder.
         weights: Its weights: a checkpoint file, "shipped" for those of `sam_tiny` that come with this package, or "random" for
             seeded random ones.
@@ -91,6 +100,7 @@ class RunSpec(BaseModel):
     method: str
     variant: Variant | None = "desam"
     prompt_mode: PromptMode | None = "points"
+    test_prompt: AutomaticMode | None = None
     backbone: str | None = "sam_tiny"
     weights: str | None = RANDOM_WEIGHTS
     embedding_format: Literal["float16", "bfloat16", "float32", "float8"] | None = "float16"
@@ -164,6 +174,9 @@ def label_of(values: Mapping[str, Any]) -> str:
     name = values.get("tool") or name
     name += _AUGMENTED.get(values.get("augmentation") or "", "")
     name = _VARIANTS[values.get("variant") or "desam"].format(name)
+    backbone, test_prompt = values.get("backbone"), values.get("test_prompt")
+    name += f", {backbone}" if backbone not in (None, *SAM_BACKBONES) else ""
+    name += f", tested with {test_prompt}" if test_prompt else ""
     organs = values.get("organs")
     if organs is not None:
         name = f"{name}, {SINGLE_ORGAN if len(organs) == 1 else ' + '.join(organs)}"
@@ -175,8 +188,14 @@ def _unused_settings(values: Mapping[str, Any]) -> set[str]:
     entry = find_method(values.get("method"))
     unused = set(SETTINGS - (entry.uses if entry else frozenset()))
     without_prim = values.get("method") == "desam" and values.get("variant", "desam") == "pdmm_only"
-    if without_prim or values.get("prompt_mode", "points") != "points":
-        unused.update(OF_POINTS)
+    trained = None if without_prim else values.get("prompt_mode", "points")
+    tested = (trained and values.get("test_prompt")) or trained
+    if tested == trained:
+        unused.add("test_prompt")
+    if trained != "points":
+        unused.update(OF_IOU_HEAD)
+    if tested != "points":
+        unused.update(OF_GRID)
     return unused
 
 

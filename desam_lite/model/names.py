@@ -7,6 +7,9 @@ RANDOM_WEIGHTS = "random"
 SHIPPED_WEIGHTS = "shipped"
 """The weights of `sam_tiny` that come with this package."""
 
+SAM_BACKBONES = ("sam_tiny", "vit_b", "vit_l", "vit_h")
+"""The usual encoders, which a table need not name; runs on any other have its name in their label."""
+
 AutomaticMode = Literal["points", "box"]
 """Prompts without a person: a grid of points, or the whole image as box."""
 OracleMode = Literal["point_oracle", "box_oracle"]

@@ -222,6 +222,19 @@ def test_desam_draws_the_masks_of_its_slices_with_holes_filled(task: Task, store
 # From a specification
 
 
+@pytest.mark.parametrize(("trained", "tested"), [("box", "points"), ("points", "box")])
+def test_a_model_can_be_tested_with_the_prompt_that_it_was_not_trained_with(
+    trained: str, tested: str, task: Task, store: EmbeddingStore
+) -> None:
+    crossed, usual = (DeSAMMethod(build_desam("micro"), trained, GRID, test_mode=t) for t in (tested, None))
+    other = DeSAMMethod(usual.model, tested, GRID)
+    batches = [m.prepare(a_batch(task, store), streams(4), augment=True) for m in (crossed, usual)]
+    assert (batches[0].iou_targets is None) == (trained == "box")
+    assert crossed.loss(crossed.module, batches[0]) == usual.loss(usual.module, batches[1])
+    case = task.slices.load("A", "A2")
+    assert np.array_equal(drawn_by(crossed, case, store), drawn_by(other, case, store))
+
+
 @pytest.mark.parametrize(
     ("fields", "kind"),
     [

@@ -106,3 +106,20 @@ def test_prompts_without_points_use_no_setting_of_points() -> None:
     assert make_spec(**WHERE, method="desam", prompt_mode="box", points_per_side=3, iou_weight=2.0) == plain
     alone = make_spec(**WHERE, method="desam", variant="pdmm_only", iou_threshold=0.1)
     assert alone == make_spec(**WHERE, method="desam", variant="pdmm_only")
+
+
+def test_the_prompt_of_predictions_may_be_another_than_that_of_training() -> None:
+    fields = {**WHERE, "method": "sam_finetuned", "prompt_mode": "box", "weights": "sam.pth"}
+    crossed = make_spec(**fields, test_prompt="points", points_per_side=4, iou_weight=2.0)
+    assert crossed.label == "Tuned SAM-B, tested with points"
+    assert (crossed.points_per_side, crossed.iou_weight) == (4, None)  # the grid is used, the IoU loss is not
+    assert make_spec(**fields, test_prompt="box") == make_spec(**fields)
+    points = make_spec(**WHERE, method="sam_finetuned", test_prompt="box", iou_weight=2.0, points_per_side=4)
+    assert (points.points_per_side, points.iou_weight) == (None, 2.0)
+    assert make_spec(**WHERE, method="desam", variant="pdmm_only", test_prompt="box").test_prompt is None
+
+
+def test_an_unusual_encoder_is_named_in_the_label() -> None:
+    assert make_spec(**WHERE, method="desam", weights="w", backbone="vit_l").label == "DeSAM-P"
+    assert make_spec(**WHERE, method="desam", weights="w", backbone="twin").label == "DeSAM-P, twin"
+    assert make_spec(**WHERE, method="unet", backbone="twin").label == "U-Net"
