@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 import torch
-from torch.nn import functional
 
 from desam_lite.data.embeddings import EmbeddingStore
 from desam_lite.data.slices import CaseSlices, SliceRule, SliceStore, select_slices
@@ -28,7 +27,8 @@ class Batch:
 
     Attributes:
         cases: The case id of each of the B slices.
-        masks: ``(B, K, h, w)`` float, 0 or 1: one map per organ, on the grid of the method's output.
+        masks: ``(B, K, h, w)`` float, one map per organ on the grid of the method's output: the part of each pixel, 0 to 1, that
+            the organ covers.
         sizes: Height and width of each slice on that grid, in pixels; right and below of it is padding.
         images: ``(B, 1, S, S)`` float, standardised per volume, or ``(B, 3, S, S)`` as SAM's encoder takes them; None for
             methods on embeddings.
@@ -133,8 +133,7 @@ class _ListedSlices(TrainingData):
         self.sizes: list[tuple[int, int]] = []
         for pair, group in groupby(self.refs, key=lambda ref: ref[:2]):
             case, rows = store.load(*pair), [ref.row for ref in group]
-            on_square = fit_square(organ_maps(case.labels[rows], n_organs), square, nearest=True)
-            masks.append(functional.interpolate(on_square, (size, size), mode="nearest-exact"))
+            masks.append(fit_square(organ_maps(case.labels[rows], n_organs), size))
             self.sizes += [scaled_size((case.images.shape[1], case.images.shape[2]), size)] * len(rows)
             self._add(case, rows)
         self.masks = torch.cat(masks)  # (N, K, size, size)

@@ -25,6 +25,7 @@ class DeSAMMethod(PromptedMethod):
     differs: ClassVar[tuple[str, ...]] = (
         "several organs can be segmented in one pass; the public code has one",
         "embeddings are kept as float16, the public code keeps float32",
+        "where slices are finer than the maps, a target is the part of a pixel that the organ covers, not the nearest label",
         "each epoch is validated with the same points; the public code draws new ones every time",
     )
 

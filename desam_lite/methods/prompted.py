@@ -116,7 +116,7 @@ class PromptedMethod(Method):
         side = self.model.image_size
         if self.mode == "box":
             return replace(batch, prompts=Prompts.whole_image(len(batch.cases)))
-        masks = batch.masks.numpy()  # (B, K, h, w)
+        masks = (batch.masks > 0.5).float().numpy()  # (B, K, h, w)
         step = side / masks.shape[-1]
         if self.mode in get_args(OracleMode):
             shift = BOX_SHIFT * side if augment else 0.0

@@ -25,6 +25,7 @@ from desam_lite.data.datasets import EmbeddingData, PixelData, Placement, SliceD
 from desam_lite.data.embeddings import EmbeddingStore
 from desam_lite.data.slices import split_cases
 from desam_lite.data.tasks import Task, open_task
+from desam_lite.evaluation.ceiling import label_ceiling
 from desam_lite.evaluation.scoring import prediction_path, read_prediction, score_domains
 from desam_lite.methods import METHODS
 from desam_lite.methods.frozen_encoder import check_weights, open_embeddings, weights_hash
@@ -243,7 +244,10 @@ def execute(run: Run, task: Task, options: ExecutionOptions) -> None:
     if isinstance(predictor, Method):
         history = run.history()
         stopped = "plateau" if history["plateau"].iloc[-1] else "budget" if spec.patience else "schedule"
-        costs |= {"epochs": len(history), "stopped": stopped}
+        grid = len(task.manifest.organs), predictor.mask_size, predictor.input_size
+        labels = [task.slices.load(spec.source, case).labels for case in split]
+        ceiling = float(np.nanmean([label_ceiling(volume, *grid) for volume in labels]))
+        costs |= {"epochs": len(history), "stopped": stopped, "ceiling": ceiling}
     write_json(folder / "run.json", {**record, **costs})
     write_text(folder / "done", f"{datetime.datetime.now(datetime.UTC).isoformat()}\n")
     (folder / CHECKPOINT).unlink(missing_ok=True)

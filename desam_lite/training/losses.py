@@ -19,7 +19,7 @@ def mask_loss(logits: torch.Tensor, masks: torch.Tensor, kind: MaskLoss = "dice_
 
     Args:
         logits: ``(B, K, h, w)``.
-        masks: ``(B, K, h, w)`` float, 0 or 1.
+        masks: ``(B, K, h, w)`` float, 0 to 1.
         kind: "dice" (published), or "dice_ce", as nnU-Net's.
 
     Returns:

@@ -99,11 +99,10 @@ def test_a_batch_of_embeddings_is_that_of_its_slices_wherever_it_is_held(
         assert torch.equal(batch.embeddings.neck[number], alone.neck[0])
         for found, expected in zip(batch.embeddings.levels, alone.levels, strict=True):
             assert torch.equal(found[number], expected[0])
-        drawn = fit_square(organ_maps(labels_of(task, ref)[None], 1), 32, nearest=True)[0, 0]
-        agree = (
-            batch.masks[number, 0] == drawn[1::2, 1::2]
-        )  # one of the four pixels that a coarser one covers
-        assert agree.float().mean() > 0.97
+        drawn = fit_square(organ_maps(labels_of(task, ref)[None], 1), 32)[0, 0]
+        covered = drawn.unflatten(0, (16, 2)).unflatten(2, (16, 2)).mean((1, 3))  # of four pixels
+        assert batch.masks[number].min() >= 0 and batch.masks[number].max() <= 1
+        assert ((batch.masks[number, 0] - covered).abs() < 0.3).all()
         assert batch.masks[number].any() == bool(labels_of(task, ref).any())
     assert batch.sizes == ((16, 13),) * 4
     assert batch.cases == tuple(refs[r].case for r in rows)

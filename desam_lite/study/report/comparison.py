@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from desam_lite.evaluation.statistics import METRICS
@@ -45,18 +46,20 @@ def seconds_per_epoch(runs: "Sequence[Run]") -> dict[str, float]:
 
 
 def usual_budget(runs: "Sequence[Run]") -> float:
-    """Return the minutes that the quickest of the trained methods needs for its steps, so that it need not be trained again."""
-    seconds = seconds_per_epoch(runs)
-    return min((seconds[run.spec.label] * (run.spec.epochs or 0) for run in _trained(runs)), default=0.0) / 60
+    """Return the minutes that half of the trained methods took: quicker ones get more epochs of them, slower ones fewer."""
+    seconds: dict[str, list[float]] = {}
+    for run in _trained(runs):
+        seconds.setdefault(run.spec.label, []).append(run.history()["busy_seconds"].sum())
+    return float(np.median([np.median(times) for times in seconds.values()])) / 60 if seconds else 0.0
 
 
 def equal_time(
     runs: "Sequence[Run]", minutes: float, *, seeds: int | None = None, labels: Collection[str] = ()
 ) -> "list[RunSpec]":
-    """Plan runs that give each trained method the same minutes of training instead of the same number of steps.
+    """Plan runs that give each trained method the same minutes of training, whatever it had in these runs.
 
     How many epochs these minutes are follows from what an epoch took in the runs given, and stands in the specification: the
-    planned runs are ordinary ones, with a schedule of the learning rate that fits their length.
+    planned runs are ordinary ones, with the published schedule over just this length.
 
     Args:
         runs: With equal steps.
@@ -80,7 +83,7 @@ def equal_time(
         fitting = math.floor(60 * minutes / max(seconds[spec.label], 1e-6) + 1e-6)
         epochs = min(max(1, fitting), MOST_TIMES * (spec.epochs or 1))
         if spec.seed in chosen and (not labels or spec.label in labels):
-            planned.append(spec.model_copy(update={"epochs": epochs}))
+            planned.append(spec.model_copy(update={"epochs": epochs, "patience": None}))
     return planned
 
 
@@ -142,7 +145,11 @@ def target_table(task: "Task", scores: pd.DataFrame, labels: Sequence[str], *, m
 
 
 def cost_table(runs: "Sequence[Run]", summary: pd.DataFrame, *, metric: str = "dice") -> Table:
-    """Return parameters, epochs, mean minutes and largest memory of each method's finished runs, with its scores of a summary."""
+    """Return what each method's finished runs cost and how far they were trained, with its scores of a summary.
+
+    "trained" tells how many trainings ended on the plateau of the source's validation, and the ceiling is the Dice that the
+    resolution of the method's maps allows.
+    """
     title, factor = UNITS[metric]
     scores = summary.set_index(["label", "in_domain"])["mean"] if len(summary) else pd.Series(dtype=float)
     rows = []
@@ -153,7 +160,9 @@ def cost_table(runs: "Sequence[Run]", summary: pd.DataFrame, *, metric: str = "d
         row = {
             "method": label,
             "trained parameters": f"{records['trained_parameters'].max():,}",
-            "epochs": str(own[0].spec.epochs or "none"),
+            "epochs": _range(records["epochs"]) if "epochs" in records else "none",
+            "trained": _say_stopped(records["stopped"]) if "stopped" in records else "",
+            "ceiling": f"{records['ceiling'].mean() * 100:.1f}" if "ceiling" in records else "",
             "training (min)": f"{records['minutes.training'].mean():.1f}",
             "scoring (min)": f"{records['minutes.scoring'].mean():.1f}",
             "memory (GiB)": f"{memory:.1f}",
@@ -163,6 +172,18 @@ def cost_table(runs: "Sequence[Run]", summary: pd.DataFrame, *, metric: str = "d
             row[f"{title} {name} domain"] = "" if mean is None or pd.isna(mean) else f"{mean * factor:.1f}"
         rows.append(row)
     return Table(pd.DataFrame(rows))
+
+
+def _range(epochs: "pd.Series[int]") -> str:
+    least, most = int(epochs.min()), int(epochs.max())
+    return str(least) if least == most else f"{least} to {most}"
+
+
+def _say_stopped(stopped: "pd.Series[str]") -> str:
+    """Tell how many trainings ended by themselves; a published schedule cannot."""
+    if (stopped == "schedule").all():
+        return "fixed length"
+    return f"{(stopped == 'plateau').sum()} of {len(stopped)} to the plateau"
 
 
 def departure_table(specs: "Sequence[RunSpec]") -> Table:
