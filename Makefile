@@ -24,7 +24,7 @@ $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed, and $(PYTHON) is older: name another with 'make PYTHON=python3.12 ...'." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[book,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[book,dicom,dev]'
 	touch $@
 
 test: $(READY)   ## run the tests, with coverage, two at a time (JOBS=1: one after the other; TESTS=tests/test_x.py)

@@ -19,7 +19,9 @@ def test_conda_environment_lists_exactly_the_requirements_of_pyproject() -> None
     extras = project["optional-dependencies"]
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     pip = next(entry["pip"] for entry in conda if isinstance(entry, dict))
-    assert sorted(pip) == sorted([*project["dependencies"], *extras["book"], *extras["dev"]])
+    assert sorted(pip) == sorted(
+        [*project["dependencies"], *extras["book"], *extras["dicom"], *extras["dev"]]
+    )
 
 
 def test_conda_environment_asks_for_the_python_of_pyproject() -> None:

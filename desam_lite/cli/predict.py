@@ -18,12 +18,22 @@ if TYPE_CHECKING:
 
 def predict(
     scans: Annotated[
-        list[Path], typer.Argument(help="NIfTI files, or folders of them; several may be given.")
+        list[Path],
+        typer.Argument(
+            help="NIfTI files, or folders of them, or of one DICOM series each; several may be given."
+        ),
     ],
     model: Annotated[Path, typer.Option(help="Folder of a finished run, as results/runs/NAME.")],
     out: Annotated[
-        Path, typer.Option(help="Mask to write; for several scans a folder, which gets SCAN_mask.nii.gz.")
+        Path,
+        typer.Option(
+            help="Mask to write, in .nii.gz, or of a DICOM series in .dcm (a Segmentation); for several scans a folder, which "
+            "gets SCAN_mask.nii.gz."
+        ),
     ],
+    series: Annotated[
+        str | None, typer.Option(help="Which DICOM series, by number or UID, where a folder holds several.")
+    ] = None,
     probability: Annotated[
         Path | None,
         typer.Option(
@@ -51,6 +61,7 @@ def predict(
     What is there already is skipped; a scan at fault does not stop the others.
 
     Example: desam-lite predict scan.nii.gz --model results/runs/NAME --out mask.nii.gz --preview mask.png
+    Example: desam-lite predict DICOM_FOLDER --series 5 --model results/runs/NAME --out mask.dcm
     """
     from desam_lite.methods import load_predictor
     from desam_lite.prediction.files import plan_jobs, skipped_labels
@@ -74,7 +85,7 @@ def predict(
         trained = load_predictor(model, choose_device(accelerator))
         if scores is not None:
             require_iou_head(trained.card)
-        _do(trained, left)
+        _do(trained, left, series)
 
 
 def _draw_preview(path: Path, prediction: "ScanPrediction", organs: Mapping[str, str], title: str) -> None:
@@ -88,7 +99,7 @@ def _draw_preview(path: Path, prediction: "ScanPrediction", organs: Mapping[str,
     write_png(path, scan_sheet(prediction.images, prediction.labels, organs, spacing, title))
 
 
-def _do(model: "TrainedModel", jobs: "list[ScanJob]") -> None:
+def _do(model: "TrainedModel", jobs: "list[ScanJob]", series: str | None) -> None:
     """Do all jobs that can be done, then report the faults of the others."""
     from tqdm import tqdm
 
@@ -99,7 +110,7 @@ def _do(model: "TrainedModel", jobs: "list[ScanJob]") -> None:
     faults = []
     for job in track(jobs, "predicting scans", enabled=len(jobs) > 1):
         try:
-            prediction = predict_files(model, job, draw=_draw_preview, progress=len(jobs) == 1)
+            prediction = predict_files(model, job, series=series, draw=_draw_preview, progress=len(jobs) == 1)
         except StudyError as error:
             faults.append(str(error))
             continue

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -32,6 +32,13 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class Term(NamedTuple):
+    """What SNOMED CT calls an organ: the code of its concept, and the side of a paired one ("left", "right" or "")."""
+
+    snomed: str
+    side: str
+
+
 class Organ(_Strict):
     """One structure that is segmented.
 
@@ -39,11 +46,21 @@ class Organ(_Strict):
         name: What tables and figures call it.
         label: Its id in the label files, after ``label_map``; at least 1.
         color: ``#rrggbb``; one of a colour-blind safe palette when left out.
+        snomed: Code of its concept in SNOMED CT, for DICOM Segmentations; ``left`` or ``right`` after that of a pair.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _-]*$", max_length=60)
     label: int = Field(ge=1, strict=True)
     color: str = Field(default=PALETTE[0], pattern=r"^#[0-9a-fA-F]{6}$")
+    snomed: str = Field(
+        default="", pattern=r"^([1-9][0-9]{5,17}( left| right)?)?$", coerce_numbers_to_str=True
+    )
+
+    @property
+    def term(self) -> Term | None:
+        """Its name in SNOMED CT, where it has one."""
+        code, _, side = self.snomed.partition(" ")
+        return Term(code, side) if code else None
 
 
 class Intensity(_Strict):

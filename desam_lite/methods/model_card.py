@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from desam_lite.data.manifest import PALETTE, Intensity, Manifest
+from desam_lite.data.manifest import PALETTE, Intensity, Manifest, Term
 from desam_lite.methods.registry import METHODS, find_method
 from desam_lite.methods.run_spec import RunSpec
 from desam_lite.training.method import CARD
@@ -23,6 +23,7 @@ class ModelCard:
         intensity: How the intensities of a scan are prepared: as those of the source were.
         spec: How it was trained.
         weights_hash: Names the frozen weights by content; empty for a method without.
+        terms: Name -> what SNOMED CT calls the organ, of those whose manifest said so.
     """
 
     title: str
@@ -30,6 +31,7 @@ class ModelCard:
     intensity: Intensity
     spec: RunSpec
     weights_hash: str = ""
+    terms: Mapping[str, Term] = field(default_factory=dict)
 
     @property
     def predicts_iou(self) -> bool:
@@ -52,6 +54,7 @@ def make_card(record: Mapping[str, Any], spec: RunSpec, manifest: Manifest) -> d
         "title": f"{spec.label}{organs} trained on {spec.source} of {manifest.title}",
         "organs": [organ.name for organ in manifest.organs],
         "colors": [organ.color for organ in manifest.organs],
+        "snomed": {organ.name: organ.term for organ in manifest.organs if organ.term},
         "preparation": manifest.preparation(spec.source),
         "licence_of_data": manifest.licence,
         "run": record,
@@ -81,6 +84,7 @@ def read_card(directory: Path) -> ModelCard:
             intensity=Intensity.model_validate(card["preparation"]["intensity"]),
             spec=RunSpec(**run["identity"]["settings"], **run["files"]),
             weights_hash=str(run["identity"].get("weights") or ""),
+            terms={name: Term(*term) for name, term in card.get("snomed", {}).items()},
         )
     except OSError as error:
         raise StudyError(

@@ -8,15 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
+from desam_lite.data.dicom import holds_dicom, read_header
 from desam_lite.data.geometry import from_slices
 from desam_lite.data.nifti import write_mask, write_volume
+from desam_lite.data.segmentations import is_segmentation, require_highdicom, write_segmentation
 from desam_lite.methods import TrainedModel
 from desam_lite.prediction.scan import ScanPrediction, predict_scan, scores_table
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import atomic_path
 
 _NIFTI = (".nii.gz", ".nii")
-_SUFFIXES = {"mask": _NIFTI, "probability": _NIFTI, "scores": (".csv",), "preview": (".png",)}
+_DICOM = ".dcm"
+_SUFFIXES = {"mask": (*_NIFTI, _DICOM), "probability": _NIFTI, "scores": (".csv",), "preview": (".png",)}
 """What can be written of a scan; the name of a file in a folder is the scan's, ``_KIND`` and the first suffix."""
 _NO_SCAN = re.compile(
     r"(^|[_. -])(mask|probability|segmentation|seg|labels?|gt)$|^(labels?|segmentation)[_. -]?\d+$", re.I
@@ -29,7 +32,7 @@ class ScanJob:
     """One scan and the files to be made of it.
 
     Attributes:
-        scan: The scan's file.
+        scan: The scan's file, or the folder of its DICOM series.
         outputs: "mask", "probability", "scores", "preview" -> file, of those that are to be made.
     """
 
@@ -46,22 +49,31 @@ def plan_jobs(inputs: Sequence[Path], places: Mapping[str, Path]) -> list[ScanJo
     """Decide which scans are predicted and which files are made of each.
 
     Args:
-        inputs: Files, and folders of which every NIfTI file is taken but those named as masks, labels or probabilities.
+        inputs: Files, and folders: of one, every NIfTI file is taken but those named as masks, labels or probabilities; one with
+            DICOM files and no such file is one scan.
         places: "mask" and others of `ScanJob` -> a file for one scan; a folder for several, or where it is there already.
 
     Returns:
         A job per scan, in the order given.
 
     Raises:
-        StudyError: There is no scan, a name does not fit, two scans would get one file, or a file would take the place of a scan.
+        StudyError: There is no scan, a name does not fit, two scans would get one file, a file would take the place of a scan, or
+            a mask cannot be DICOM.
     """
     scans = list({path.resolve(): path for given in inputs for path in _scans_of(given)}.values())
-    several = len(inputs) > 1 or inputs[0].is_dir()
+    several = len(inputs) > 1 or scans != [*inputs]
     jobs = [
         ScanJob(scan, {kind: _output_path(kind, path, scan, several) for kind, path in places.items()})
         for scan in scans
     ]
     _refuse_collisions(jobs)
+    for job in jobs:
+        if job.outputs["mask"].suffix == _DICOM:
+            require_highdicom()
+            if not holds_dicom(job.scan):
+                raise StudyError(
+                    f"'{job.scan}' is no DICOM, so its mask can refer to no series: give --out a name in .nii.gz."
+                )
     return jobs
 
 
@@ -69,8 +81,16 @@ def _scans_of(given: Path) -> list[Path]:
     if not given.is_dir():
         return [given]
     scans = [path for path in _nifti_files(given) if not _NO_SCAN.search(_stem(path))]
+    if holds_dicom(given):
+        if scans:
+            raise StudyError(
+                f"the folder '{given}' holds both NIfTI ({scans[0].name}) and DICOM: keep them apart, or give files by name."
+            )
+        return [given]
     if not scans:
-        raise StudyError(f"there is no scan (.nii or .nii.gz) in the folder '{given}': check the path.")
+        raise StudyError(
+            f"there is no scan (.nii, .nii.gz or DICOM) in the folder '{given}': check the path."
+        )
     return scans
 
 
@@ -87,8 +107,10 @@ def skipped_labels(folder: Path) -> list[str]:
 
 
 def _stem(path: Path) -> str:
-    """Return the name of a file without ``.nii`` or ``.nii.gz``."""
-    return re.sub(r"(\.nii)?(\.gz)?$", "", path.name, count=1, flags=re.I)
+    """Return the name of a scan without its suffix."""
+    return (
+        path.name if path.is_dir() else re.sub(r"(\.nii|\.dcm)?(\.gz)?$", "", path.name, count=1, flags=re.I)
+    )
 
 
 def _output_path(kind: str, path: Path, scan: Path, several: bool) -> Path:
@@ -113,7 +135,8 @@ def _refuse_collisions(jobs: Sequence[ScanJob]) -> None:
     for job in jobs:
         for path in job.outputs.values():
             status = _status(path)  # tells the same file also under another name
-            if status and (status.st_dev, status.st_ino) in scans:
+            slice_there = status and path.suffix == _DICOM and not is_segmentation(read_header(path))
+            if slice_there or (status and (status.st_dev, status.st_ino) in scans):
                 raise StudyError(f"'{path}' is a scan, and scans are never overwritten: give another name.")
             if path.resolve() in taken:
                 raise StudyError(
@@ -133,6 +156,7 @@ def predict_files(
     model: TrainedModel,
     job: ScanJob,
     *,
+    series: str | None = None,
     draw: Callable[[Path, ScanPrediction, Mapping[str, str], str], None] | None = None,
     progress: bool = True,
 ) -> ScanPrediction:
@@ -141,13 +165,16 @@ def predict_files(
     Args:
         model: What predicts.
         job: The scan and its files.
+        series: UID or number of the DICOM series, where a folder holds several.
         draw: Draws the preview: called with its file, the prediction, name -> colour of the organs, and a title.
         progress: Whether to show a bar.
 
     Raises:
         StudyError: The file is not one 3-D scan, or scores are to be written of a model that gives none.
     """
-    prediction = predict_scan(model, job.scan, probability="probability" in job.outputs, progress=progress)
+    prediction = predict_scan(
+        model, job.scan, series=series, probability="probability" in job.outputs, progress=progress
+    )
     if path := job.outputs.get("probability"):
         assert prediction.probability is not None
         organs = [from_slices(each, prediction.geometry) for each in prediction.probability.swapaxes(0, 1)]
@@ -159,5 +186,16 @@ def predict_files(
     if (path := job.outputs.get("preview")) and draw is not None:
         nothing = "" if prediction.labels.any() else " (no organ was found)"
         draw(path, prediction, model.card.organs, f"{job.scan.name}{nothing}\n{model.card.title}")
-    write_mask(job.outputs["mask"], prediction.labels, prediction.geometry, prediction.header)
+    if job.outputs["mask"].suffix == _DICOM:
+        write_segmentation(
+            job.outputs["mask"],
+            prediction.labels,
+            prediction.geometry,
+            prediction.frames,
+            model.card.organs,
+            model.card.terms,
+            model.card.title,
+        )
+    else:
+        write_mask(job.outputs["mask"], prediction.labels, prediction.geometry, prediction.header)
     return prediction

@@ -12,10 +12,11 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
+from desam_lite.data.dicom import Frame, holds_dicom, read_series
 from desam_lite.data.embeddings import encode_on_demand
 from desam_lite.data.geometry import Geometry, to_slices
 from desam_lite.data.manifest import Intensity
-from desam_lite.data.nifti import read_image
+from desam_lite.data.nifti import Scan, read_image
 from desam_lite.data.slices import prepare_intensity
 from desam_lite.methods import TrainedModel
 from desam_lite.methods.model_card import ModelCard
@@ -34,7 +35,8 @@ class ScanPrediction:
         iou: ``(Z, K)`` float32, predicted by the model itself; NaN for one without IoU head.
         geometry: The scan's grid, for the way back.
         warnings: What is odd about the scan.
-        header: nibabel's of the scan, for files that lie where it does.
+        header: nibabel's of a NIfTI scan, for files that lie where it does.
+        frames: Slices of a DICOM series, which a Segmentation refers to.
     """
 
     images: npt.NDArray[np.uint8]
@@ -44,6 +46,7 @@ class ScanPrediction:
     geometry: Geometry
     warnings: tuple[str, ...]
     header: Any = None
+    frames: tuple[Frame, ...] = ()
 
 
 def choose_device(accelerator: str) -> torch.device:
@@ -64,13 +67,19 @@ def choose_device(accelerator: str) -> torch.device:
 
 
 def predict_scan(
-    model: TrainedModel, scan: Path | str, *, probability: bool = False, progress: bool = True
+    model: TrainedModel,
+    scan: Path | str,
+    *,
+    series: str | None = None,
+    probability: bool = False,
+    progress: bool = True,
 ) -> ScanPrediction:
     """Predict the organs of one scan.
 
     Args:
         model: What `desam_lite.methods.load_predictor` gave.
-        scan: A ``.nii`` or ``.nii.gz`` file in any orientation and spacing.
+        scan: A ``.nii`` or ``.nii.gz`` file in any orientation and spacing, or a DICOM series: its folder, or one file.
+        series: UID or number of the DICOM series, where a folder holds several.
         probability: Whether the probabilities are kept, four bytes per voxel and organ.
         progress: Whether to show a bar (one step per slice).
 
@@ -78,21 +87,23 @@ def predict_scan(
         The organs; `desam_lite.data.nifti.write_mask` brings them to the scan's grid, with the scan's header.
 
     Raises:
-        StudyError: The file is not one 3-D scan, or the model is an oracle.
+        StudyError: There is not one 3-D scan, or the model is an oracle.
     """
     if model.predictor.oracle:
         raise StudyError(
             f"{model.card.spec.label} takes its prompts from the reference and cannot draw into a scan that has none: "
             "use a model with prompt_mode points or box."
         )
-    stored, card = read_image(scan), model.card
-    images = prepare_intensity(to_slices(stored.data, stored.geometry), card.intensity)
+    path, card = Path(scan), model.card
+    stored = read_series(path, series) if path.is_dir() or holds_dicom(path) else read_image(path)
+    data = stored.data.astype(np.float32, copy=False)
+    images = prepare_intensity(to_slices(data, stored.geometry), card.intensity)
     maps = None
     if model.predictor.encoder is not None:
         maps = encode_on_demand(model.predictor.encoder, images, card.spec.embedding_format or "float16")
     bar = track(
         model.predictor.predict(images, maps),
-        f"predicting {Path(scan).name}",
+        f"predicting {path.name}",
         total=len(images),
         enabled=progress,
     )
@@ -104,8 +115,8 @@ def predict_scan(
         np.stack(probabilities) if probability else None,
         np.stack(iou),
         stored.geometry,
-        stored.warnings + _doubts_of_unit(stored.data, card.intensity),
-        stored.header,
+        stored.warnings + _doubts_of_unit(data, card.intensity),
+        *((stored.header, ()) if isinstance(stored, Scan) else (None, stored.frames)),
     )
 
 

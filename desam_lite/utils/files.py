@@ -1,4 +1,4 @@
-"""Writing files so that an interrupted write is never read as whole, and naming content by its hash."""
+"""Listing files, writing them so that an interrupted write is never read as whole, and naming content by its hash."""
 
 import hashlib
 import json
@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from desam_lite.utils.errors import StudyError
 
 
 @contextmanager
@@ -54,6 +56,19 @@ def write_text(path: Path | str, text: str) -> None:
 def write_json(path: Path | str, value: Any) -> None:
     """Write ``value`` to ``path`` atomically as indented JSON."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Yield all below a folder, sorted; links to folders are followed, what is hidden (``.git``) is left out."""
+    above = (*above, folder.resolve())
+    try:
+        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise StudyError(f"folder {folder} cannot be read ({error.strerror}): check it.") from error
+    for path in paths:
+        yield path
+        if path.is_dir() and path.resolve() not in above:  # a link to a folder around it would never end
+            yield from walk(path, above)
 
 
 def sha256_file(path: Path | str) -> str:

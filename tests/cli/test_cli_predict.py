@@ -6,8 +6,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 from conftest import complaint
+from dicom_files import oblique_affine, write_series
 from saved_model import save_model
 
 from desam_lite.data.tasks import open_task
@@ -113,6 +115,23 @@ def test_the_scan_is_never_overwritten_even_when_told_to(run, unet: Path, folder
     code, _, err = run("predict", scan, "--model", unet, "--out", scan, "--overwrite")
     assert code == 1 and "scans are never overwritten" in complaint(err)
     assert scan.read_bytes() == before
+
+
+def test_of_a_folder_of_dicom_a_series_is_chosen_and_its_mask_is_dicom(
+    run, unet: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("highdicom", reason="highdicom is not installed: pip install 'desam-lite[dicom]'")
+    data = np.random.default_rng(0).integers(0, 99, (16, 18, 3)).astype(np.int16)
+    for number in (3, 4):
+        write_series(tmp_path / "in" / str(number), data + number, oblique_affine(), number=number)
+    words = ["predict", tmp_path / "in", "--model", unet, "--out", tmp_path / "m.dcm"]
+    code, out, err = run(*words)
+    assert (code, out) == (1, "") and "holds 2 DICOM series" in err and "4: T2 tra, MR, 3 slices" in err
+    code, out, err = run(*words, "--series", "4")
+    assert code == 0 and f"{tmp_path / 'm.dcm'}: 1 blob" in out, err
+    referred = pydicom.dcmread(tmp_path / "m.dcm").ReferencedSeriesSequence[0].SeriesInstanceUID
+    (source,) = {pydicom.dcmread(path).SeriesInstanceUID for path in (tmp_path / "in" / "4").iterdir()}
+    assert referred == source
 
 
 def test_an_odd_header_is_warned_of(run, unet: Path, tmp_path: Path) -> None:

@@ -54,6 +54,8 @@ WRONG_VALUES: dict[str, tuple[dict[str, object], str]] = {
     "window without end": ({"intensity": {"window": [0, float("inf")]}}, "finite number"),
     "name that is a path": ({"name": "../x"}, "name"),
     "pattern with a backslash": ({"image": "{domain}\\{case}.nii.gz"}, "no backslash"),
+    "code of no concept": ({"organs": [{"name": "x", "label": 1, "snomed": "T-62000"}]}, "organs.0.snomed"),
+    "side of no code": ({"organs": [{"name": "x", "label": 1, "snomed": "left"}]}, "organs.0.snomed"),
     "no colour": ({"organs": [{"name": "x", "label": 1, "color": "orange"}]}, "organs.0.color"),
     "pattern without {case}": ({"image": "{domain}/scan.nii.gz"}, "lacks {case}"),
     "pattern with another placeholder": ({"image": "{site}/{case}.nii.gz"}, "only {domain} and {case} exist"),

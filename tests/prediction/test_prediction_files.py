@@ -147,7 +147,7 @@ def test_files_and_folders_are_taken_once_each_and_own_masks_are_no_scans(tmp_pa
 
 
 def test_a_folder_without_scans_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match=rf"no scan \(.nii or .nii.gz\) in the folder '{tmp_path}'"):
+    with pytest.raises(StudyError, match=rf"no scan \(.nii, .nii.gz or DICOM\) in the folder '{tmp_path}'"):
         plan_jobs([tmp_path], {"mask": tmp_path / "out"})
 
 

@@ -14,11 +14,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from desam_lite.data.importers.dicom import read_label_images, read_series
-from desam_lite.data.importers.pairing import SUFFIX, case_stem, find_scans, pair_files, safe_name, walk
+from desam_lite.data.dicom import read_series
+from desam_lite.data.importers.label_images import read_label_images
+from desam_lite.data.importers.pairing import SUFFIX, case_stem, find_scans, pair_files, safe_name
 from desam_lite.data.manifest import did_you_mean
 from desam_lite.data.nifti import read_label, write_volume
 from desam_lite.utils.errors import StudyError
+from desam_lite.utils.files import walk
 
 _Thing = TypeVar("_Thing")
 Place = Callable[[Path, Path], None]  # brings a file that stays as it is to its new name
@@ -282,5 +284,5 @@ def _place_and_renumber(
 def _convert_dicom(item: Item, image: Path, label: Path, _place: Place, *, ids: Mapping[range, int]) -> None:
     series = read_series(item.image)
     labels = read_label_images(item.label, series, ids)
-    write_volume(image, series.data, series.affine)
-    write_volume(label, labels, series.affine)
+    write_volume(image, series.data, series.geometry.affine)
+    write_volume(label, labels, series.geometry.affine)

@@ -3,10 +3,10 @@
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
-from desam_lite.utils.errors import StudyError
+from desam_lite.utils.files import walk
 
 SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _LABEL_WORDS = "segmentation|seg|label|labels|mask|masks|gt|groundtruth|roi"
@@ -16,19 +16,6 @@ _IMAGE_NAME = re.compile(r"(?:(?P<case>.+?)[_.-])?(?:image|img|scan|volume|0000)
 _PAIR_FOLDER = re.compile(
     rf"(?:{_LABEL_WORDS}|segmentations|labelsTr|images?|imgs?|scans?|imagesTr)", re.IGNORECASE
 )
-
-
-def walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """Yield all below a folder, sorted; links to folders are followed, what is hidden (``.git``) is left out."""
-    above = (*above, folder.resolve())
-    try:
-        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise StudyError(f"folder {folder} cannot be read ({error.strerror}): check it.") from error
-    for path in paths:
-        yield path
-        if path.is_dir() and path.resolve() not in above:  # a link to a folder around it would never end
-            yield from walk(path, above)
 
 
 def find_scans(folder: Path) -> list[Path]:

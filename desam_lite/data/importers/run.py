@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from desam_lite.data.importers.layouts import Cases, Item, find_layout
-from desam_lite.data.importers.pairing import SUFFIX, walk
+from desam_lite.data.importers.pairing import SUFFIX
 from desam_lite.utils.errors import StudyError
-from desam_lite.utils.files import atomic_path, digest, sha256_file
+from desam_lite.utils.files import atomic_path, digest, sha256_file, walk
 from desam_lite.utils.progress import track
 
 IMPORT_VERSION = 2
