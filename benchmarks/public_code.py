@@ -10,6 +10,7 @@ hospitals, by the rule of `desam_lite.evaluation.statistics`; each is the public
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,12 +78,13 @@ NOTE = (
 
 
 class Size(NamedTuple):
-    """How much is trained and scored: cases of the source's study and more for validation, of each target, seeds, and changes."""
+    """How much is done: cases of the source's study and more for validation, of each target; seeds, models, other settings."""
 
     cases: int = 8
     more: int = 4
     targets: int = 3
     seeds: tuple[int, ...] = (0, 1, 2)
+    models: int | None = None
     settings: tuple[tuple[str, Any], ...] = ()
 
 
@@ -110,7 +112,7 @@ def main() -> None:
         choices=[Choice("desam_fresh", "")],
     )
     if options.quick:
-        tiny = Size(3, 1, 1, (0,), (("epochs", 1), ("points_per_side", 2)))
+        tiny = Size(3, 1, 1, (0,), 3, (("epochs", 1), ("points_per_side", 2)))
         with tempfile.TemporaryDirectory() as folder:
             Study(tiny, Path(folder), options).run()
     else:
@@ -138,7 +140,7 @@ class Study:
 
     def run(self) -> None:
         """Do what is not done yet; the result is written after every model."""
-        for name, method, seed in self._wanted():
+        for name, method, seed in islice(self._wanted(), self.size.models):
             self.scores.append(self._scores(name, method, seed))
             self._write()
 

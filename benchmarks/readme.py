@@ -300,6 +300,20 @@ def _graph(record: Result) -> str:
     return "; ".join(parts) + f"; machine's load before: {record['load_before']:.2g}"
 
 
+def _public_code(record: Result) -> str:
+    effects = [f"{r['name']} {_points(r)}" for r in record["effects"]]
+    losses = [f"{r['name']} {_points(r)}" for r in record["choice"]]
+    return (
+        f"on the targets, the public way minus the other: {'; '.join(effects)}; on the source's validation, Dice alone minus "
+        f"Dice + cross-entropy: {'; '.join(losses)}"
+    )
+
+
+def _points(row: Result) -> str:
+    ends = "" if row["low"] is None else f" ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
+    return f"{100 * row['mean']:+.1f}{ends} points, {row['seeds']} seeds, {row['verdict']}"
+
+
 def _decision_rule(record: Result) -> str:
     parts = []
     for seeds in dict.fromkeys(r["seeds"] for r in record["rows"]):
@@ -345,6 +359,11 @@ AIMS: dict[str, tuple[str, Callable[[Result], str]]] = {
     ),
     "phantoms": ("a synthetic volume in under 2 s on one core", _phantoms),
     "pretrain": ("`sam_tiny` trained on at least 1,000 synthetic images a second on a GPU", _pretrain),
+    "public_code": (
+        "Dice with each way of the public code and without, at the seeds of the rule; the mask loss that the source's validation "
+        "prefers",
+        _public_code,
+    ),
     "sam_tiny": (
         "held-out IoU over 0.80 with a tight box and 0.60 with one point (best of three), rising with clicks; real organs with a "
         "tight box: Dice over 0.80; a linear probe out of domain 0.15 Dice above a random encoder's; DeSAM out of domain better "

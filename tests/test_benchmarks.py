@@ -62,6 +62,7 @@ FIELDS = {
         ),
     },
     "attention": {"kind", "way", "ms", "peak_mb", "difference", "error"},
+    "public_code": {"label", "on", "seeds", "cases", "dice"},
     "pretrain": {"backbone", "side", "images", "seconds", "images_per_second", "peak_mb"},
     "training": {
         "backbone",

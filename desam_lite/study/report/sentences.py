@@ -159,7 +159,7 @@ def say_caveats(
         }.get(origin or "", [stand_in] if name == "sam_tiny" else [])
     if reasons:
         return f"**Not comparable with the paper.** On this page {', and '.join(reasons)}."
-    return "These numbers may be set beside the paper's only where data, protocol and averaging are the same."
+    return "These numbers may be set beside the paper's only where data, settings, protocol and averaging are the same."
 
 
 def say_settings(specs: "Sequence[RunSpec]") -> str:

@@ -145,7 +145,11 @@ def test_facts_of_one_source_case_and_seed_are_singular() -> None:
             [spec(weights="shipped")],
             "a small stand-in for SAM, trained by this study on synthetic images",
         ),
-        (False, [spec("vit_h", "sam_vit_h.pth")], "only where data, protocol and averaging are the same"),
+        (
+            False,
+            [spec("vit_h", "sam_vit_h.pth")],
+            "only where data, settings, protocol and averaging are the same",
+        ),
     ],
 )
 def test_what_forbids_comparison_with_the_paper_is_said(synthetic: bool, specs: list[Any], said: str) -> None:
