@@ -72,7 +72,11 @@ def _draw(groups: int, side: int, channels: int, dtype: torch.dtype, options: Op
 
 
 def _ways(options: Options) -> dict[str, Callable[..., torch.Tensor]]:
-    ways = {"written out": _attend_written_out, "bias": fast_encoder._attend, "channels": _attend_by_channels}
+    ways = {
+        "written out": _attend_written_out,
+        "bias": fast_encoder.attend_fused,
+        "channels": _attend_by_channels,
+    }
     if options.on_gpu:
         backends = {
             "cuDNN": SDPBackend.CUDNN_ATTENTION,

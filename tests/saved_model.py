@@ -37,6 +37,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "min_area": 1,
     },
     "samed": {"method": "samed", "backbone": "micro"},
+    "dapsam": {"method": "dapsam", "backbone": "micro"},
     "unet box": {"method": "unet_box", "backbone": "micro", "unet_width": 4, "unet_size": 32},
     "grid": {
         "method": "sam_zero_shot",

@@ -133,4 +133,13 @@ register(
     choices=[Choice("samed", _SAMED, "#a66f00", "p")],
 )
 
+_DAPSAM = "SAM with adapters in its encoder, and a prompt from learnt prototypes {cite}`dapsam`"
+register(
+    "dapsam",
+    f"{_HERE}.dapsam:DAPSAM",
+    "DAPSAM",
+    uses=(*TRAINING, *ENCODER, "mask_loss"),
+    choices=[Choice("dapsam", _DAPSAM, "#661100", "H")],
+)
+
 register("masks", f"{_HERE}.masks:ToolMasks", "masks of another tool", uses=("tool",), choices=[])

@@ -1,24 +1,18 @@
 """SAMed: SAM's encoder adapted by low-rank changes, and a decoder that needs no prompt."""
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import ClassVar, Self
 
 import torch
 from torch import nn
 
-from desam_lite.data.datasets import Batch
-from desam_lite.data.embeddings import AT_ONCE, ReadEmbeddings
 from desam_lite.data.slices import CaseSlices
-from desam_lite.methods.frozen_encoder import build_sam, load_frozen
-from desam_lite.methods.lora import add_lora, encode_for_training
+from desam_lite.methods.frozen_encoder import build_sam
+from desam_lite.methods.lora import add_lora
 from desam_lite.methods.run_spec import RunSpec
+from desam_lite.methods.tuned_encoder import TunedEncoder, embed_patches, run_encoder
 from desam_lite.model.names import MaskLoss
-from desam_lite.model.resize import unfit_square
-from desam_lite.model.sam import encode_levels, preprocess
 from desam_lite.model.sam_decoder import SAM
-from desam_lite.training.losses import mask_loss
-from desam_lite.training.method import Method, SlicePrediction, Volume
 
 
 class _Network(nn.Module):
@@ -31,16 +25,13 @@ class _Network(nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Map ``(B, 3, S, S)`` to mask logits ``(B, K, 4h, 4w)``."""
         model = self.model
-        if torch.is_grad_enabled():
-            neck = encode_for_training(model.image_encoder, pixels)  # (B, 256, h, w)
-        else:
-            neck = encode_levels(model.image_encoder, pixels, ())[1]
+        neck = run_encoder(model.image_encoder, embed_patches(model.image_encoder, pixels))  # (B, 256, h, w)
         sparse = neck.new_zeros(len(neck), 0, neck.shape[1])
         dense = model.prompt_encoder.no_mask_embed.weight[:, :, None, None]
         return model.predict_masks(neck, sparse, dense, model.n_classes).mask_logits
 
 
-class SAMed(Method):
+class SAMed(TunedEncoder):
     """SAMed (Zhang and Liu, 2023): low-rank changes of the encoder's queries and values, default prompt, trained decoder.
 
     It maps pixels ``(B, 3, S, S)`` to mask logits ``(B, K, 4h, 4w)``; organ k is the output of mask token k. Trained are the
@@ -66,40 +57,16 @@ class SAMed(Method):
         "pixels are normalised with SAM's mean and standard deviation, as its encoder was trained; SAMed's code takes 0 and 1",
         "the best epoch is chosen on validation cases of the source, as for all methods here",
     )
-    inputs = "pixels"
 
     def __init__(self, model: SAM, rank: int, seed: int, mask_loss: MaskLoss = "dice"):
-        self.model, self.mask_loss = model, mask_loss
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             add_lora(model.image_encoder, rank)
-        model.mask_decoder.iou_prediction_head.requires_grad_(False)
         model.prompt_encoder.no_mask_embed.requires_grad_(True)
-        self.module = _Network(model)
-        self.input_size, self.mask_size = model.image_size, 4 * model.embedding_size
+        super().__init__(model, _Network(model), mask_loss)
 
     @classmethod
     def build(cls, spec: RunSpec, n_organs: int, cases: Sequence[CaseSlices]) -> Self:
         """Build it for a run: SAM, its decoder and the changes seeded by the run's seed."""
         assert spec.lora_rank is not None and spec.mask_loss is not None
         return cls(build_sam(spec, n_organs, seed=spec.seed), spec.lora_rank, spec.seed, spec.mask_loss)
-
-    def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
-        """Return the mask loss, that of all decoders."""
-        return mask_loss(module(batch.images), batch.masks, self.mask_loss)
-
-    @torch.no_grad()
-    def predict(self, images: Volume, embeddings: ReadEmbeddings | None) -> Iterator[SlicePrediction]:
-        """Predict in batches of slices, back on the grid of the scan."""
-        self.module.eval()
-        size = (images.shape[1], images.shape[2])
-        for chunk in torch.split(torch.from_numpy(images), AT_ONCE):
-            logits = self.module(preprocess(chunk.to(self.device), self.input_size))
-            on_slice = unfit_square(logits.float(), size, self.input_size)
-            for probability in on_slice.sigmoid().cpu().numpy():
-                yield SlicePrediction.from_probability(probability)
-
-    def load(self, directory: Path) -> None:
-        """Load what `save` wrote, and the frozen weights that the card names."""
-        load_frozen(self.model, directory)
-        super().load(directory)

@@ -27,18 +27,27 @@ Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch
 @torch.no_grad()
 def run_block(block: Block, tokens: torch.Tensor) -> torch.Tensor:
     """Run one transformer block, ``(B, h, w, C)`` in and out, without gradients."""
-    joined = tokens + _attention(block.attn, block.norm1(tokens), block.window_size, _attend)
+    joined = tokens + _attention(block.attn, block.norm1(tokens), block.window_size, attend_fused)
     flat = joined.reshape(-1, joined.shape[-1])
     for portion in torch.split(flat, _TOKENS_AT_ONCE.get(tokens.device.type, 1 << 20)):
         portion += block.mlp(block.norm2(portion))
     return flat.view(tokens.shape)
 
 
-def run_block_for_training(block: Block, tokens: torch.Tensor, attend: Attend) -> torch.Tensor:
-    """Run one transformer block, ``(B, h, w, C)`` in and out, with the gradients that ``attend`` has."""
+def run_block_for_training(
+    block: Block,
+    tokens: torch.Tensor,
+    attend: Attend,
+    adapter: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Run one transformer block, ``(B, h, w, C)`` in and out, with the gradients that ``attend`` has.
+
+    What an ``adapter`` makes of the tokens that go into the MLP is added to what the MLP makes of them.
+    """
     joined = tokens + _attention(block.attn, block.norm1(tokens), block.window_size, attend)
-    result: torch.Tensor = joined + block.mlp(block.norm2(joined))
-    return result
+    normed = block.norm2(joined)
+    result: torch.Tensor = joined + block.mlp(normed)
+    return result if adapter is None else result + adapter(normed)
 
 
 def _attention(attention: Attention, tokens: torch.Tensor, window: int, attend: Attend) -> torch.Tensor:
@@ -62,7 +71,7 @@ def _attention(attention: Attention, tokens: torch.Tensor, window: int, attend: 
     return projected
 
 
-def _attend(
+def attend_fused(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rel_pos_h: torch.Tensor, rel_pos_w: torch.Tensor
 ) -> torch.Tensor:
     """Attend over G maps ``(G, h, w, c)`` with SAM's decomposed relative positions; returns ``(G, h, w, c)``."""

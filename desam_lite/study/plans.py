@@ -52,7 +52,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         methods=(
             *("prior", "unet", "randconv", "mixstyle", "csdg", "advbias", "maxstyle", "slaug"),
             *("sam_grid", "sam_box", "unet_box", "sam_point_oracle", "sam_box_oracle"),
-            *("sam_finetuned_b", "sam_finetuned_p", "samed"),
+            *("sam_finetuned_b", "sam_finetuned_p", "samed", "dapsam"),
             *("desam_b", "desam_p", "desam_b_random", "desam_p_random"),
         ),
         few=True,

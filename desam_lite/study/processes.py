@@ -10,6 +10,7 @@ IMPORTED_ONCE = (
     "desam_lite.study.parallel",
     "desam_lite.methods.desam",
     "desam_lite.methods.samed",
+    "desam_lite.methods.dapsam",
     "desam_lite.methods.unet",
     "desam_lite.methods.maxstyle",
     "desam_lite.methods.slaug",

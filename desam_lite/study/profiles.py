@@ -159,7 +159,7 @@ PROFILES = {
                 "sam_box",
                 "unet_box",
             ),
-            *("sam_finetuned_b", "sam_finetuned_p", "samed", "desam_b", "desam_p"),
+            *("sam_finetuned_b", "sam_finetuned_p", "samed", "dapsam", "desam_b", "desam_p"),
         ),
     ),
 }

@@ -67,7 +67,7 @@ def test_a_scan_gets_its_mask_and_what_else_is_asked_for(
     assert (tmp_path / "p.png").stat().st_size > 5000
 
 
-@pytest.mark.parametrize("name", ["tuned box", "samed", "unet box", "grid"])
+@pytest.mark.parametrize("name", ["tuned box", "samed", "dapsam", "unet box", "grid"])
 def test_a_method_on_sam_predicts_a_new_scan_too(name: str, run, tiny_task: Place, tmp_path: Path) -> None:
     case = open_task(*tiny_task, tmp_path, progress=False).slices.load("A", "A0")
     model = save_model(tmp_path / "model", name, tiny_task, [case])

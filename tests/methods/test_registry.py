@@ -128,7 +128,7 @@ def test_every_method_cites_its_paper_states_its_defaults_and_what_differs() -> 
 
 def test_every_trained_method_is_among_those_that_are_asked_to_learn_four_slices_by_heart() -> None:
     # test_desam_method, test_sam_baselines, test_unet_box; the others: test_unet
-    on_sam = {"desam", "sam_finetuned", "samed", "unet_box"}
+    on_sam = {"desam", "sam_finetuned", "samed", "dapsam", "unet_box"}
     assert {name for name, entry in METHODS.items() if "epochs" in entry.uses} == on_sam | set(CONVOLUTIONAL)
 
 

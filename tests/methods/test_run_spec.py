@@ -63,7 +63,7 @@ def test_labels_are_the_names_of_tables() -> None:
     assert make_spec(**WHERE, method="csdg").label == "CSDG"
 
 
-@pytest.mark.parametrize("method", ["desam", "sam_finetuned", "sam_zero_shot", "samed"])
+@pytest.mark.parametrize("method", ["desam", "sam_finetuned", "sam_zero_shot", "samed", "dapsam", "unet_box"])
 def test_a_random_encoder_is_named_in_the_label(method: str) -> None:
     labels = [make_spec(**WHERE, method=method, weights=w).label for w in ("sam.pth", "random")]
     assert labels[1] == f"{labels[0]}, random encoder"

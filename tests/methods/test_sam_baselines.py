@@ -17,6 +17,7 @@ from desam_lite.data.geometry import Geometry
 from desam_lite.data.slices import CaseSlices
 from desam_lite.data.tasks import Task, open_task
 from desam_lite.methods import METHODS, load_predictor
+from desam_lite.methods.dapsam import DAPSAM
 from desam_lite.methods.frozen_encoder import build_sam
 from desam_lite.methods.prior import Prior
 from desam_lite.methods.sam_baselines import SAMFinetuned, SAMZeroShot
@@ -30,7 +31,7 @@ from desam_lite.training.losses import IoULoss, mask_loss
 from desam_lite.training.method import Method, SlicePrediction
 
 CPU = torch.device("cpu")
-TRAINED = ["tuned points", "tuned box", "tuned oracle", "samed"]
+TRAINED = ["tuned points", "tuned box", "tuned oracle", "samed", "dapsam"]
 # Fine enough to draw an ellipse, small enough to be learnt by heart in seconds.
 SHARP = BackboneSpec(
     64, 4, 32, 3, 2, (0, 1, 2, 2), window=8, neck=64, prim_heads=2, prim_mlp=128, prim_downsample=2
@@ -102,6 +103,9 @@ def test_training_changes_what_is_kept_and_nothing_else(name: str, task: Task, s
             ),
             "model.prompt_encoder.no_mask_embed.weight",
         }
+    elif name == "dapsam":
+        assert kept - decoder == {key for key in before if not key.startswith("model.")}
+    if name in ("samed", "dapsam"):
         assert changed >= kept - decoder
         assert not any("iou_prediction_head" in key for key in kept)
     else:
@@ -125,7 +129,7 @@ def test_what_is_kept_is_small_and_the_rest_comes_from_the_weights_of_the_card(
     assert torch.equal(loaded.model.image_encoder.pos_embed, given["image_encoder.pos_embed"])
 
 
-@pytest.mark.parametrize("name", ["tuned points", "tuned oracle", "samed"])
+@pytest.mark.parametrize("name", ["tuned points", "tuned oracle", "samed", "dapsam"])
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(
     name: str, task: Task, store: EmbeddingStore, tmp_path: Path
 ) -> None:
@@ -151,7 +155,7 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(
     assert any(not torch.equal(calm[key], fresh) for key, fresh in build(name).state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["tuned points", "samed"])
+@pytest.mark.parametrize("name", ["tuned points", "samed", "dapsam"])
 def test_a_seed_names_what_a_method_starts_from(name: str, tmp_path: Path) -> None:
     torch.save(sam_tensors(), tmp_path / "sam.pth")
     first, again, other = (build(name, seed=seed).state_dict() for seed in (1, 1, 2))
@@ -159,7 +163,7 @@ def test_a_seed_names_what_a_method_starts_from(name: str, tmp_path: Path) -> No
     assert any(not torch.equal(first[key], other[key]) for key in first)
     from_sam = [build(name, seed=s, weights=str(tmp_path / "sam.pth")).state_dict() for s in (1, 2)]
     differ = {key for key in first if not torch.equal(from_sam[0][key], from_sam[1][key])}
-    assert all(".lora_down" in key for key in differ) and bool(differ) == (name == "samed")
+    assert not any("mask_decoder" in key for key in differ) and bool(differ) == (name != "tuned points")
 
 
 def test_samed_starts_as_sam_with_its_default_prompt(task: Task) -> None:
@@ -245,8 +249,9 @@ def test_four_slices_are_learnt_by_heart(name: str) -> None:
     pixels = preprocess(images, 64)
     embeddings = sam.encode(pixels)
     grid, iou_loss = GridSettings(5, stability_threshold=0.0, min_area=0), IoULoss("mse", 10.0)
+    through: dict[str, Any] = {"samed": lambda: SAMed(sam, 4, 0), "dapsam": lambda: DAPSAM(sam, 0)}
     method: Any = (
-        SAMed(sam, 4, 0) if name == "samed" else SAMFinetuned(sam, spec.prompt_mode, grid, iou_loss)  # type: ignore[arg-type]
+        through[name]() if name in through else SAMFinetuned(sam, spec.prompt_mode, grid, iou_loss)  # type: ignore[arg-type]
     )
     batch = Batch(("a", "b", "c", "d"), masks, ((64, 64),) * 4, images=pixels, embeddings=embeddings)
     optimizer = torch.optim.Adam(method.parameters(), lr=2e-3)

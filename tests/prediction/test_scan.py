@@ -49,6 +49,7 @@ NAMES = [
     "tuned points",
     "tuned box on SAM",
     "samed on SAM",
+    "dapsam on SAM",
     "unet box",
 ]
 
@@ -64,7 +65,7 @@ def finished(
     elif not name.startswith(("unet", "points", "box")):  # SAM's decoder starts from drawing nothing
         fields |= {"epochs": 20, "learning_rate": 1e-2, "batch_size": 4}
     workspace = tmp_path_factory.mktemp("ws")
-    save = save_gentle_sam if name.startswith(("tuned", "samed")) else save_sam
+    save = save_gentle_sam if name.startswith(("tuned", "samed", "dapsam")) else save_sam
     weights = {"weights": str(save(workspace / "sam.pth"))} if sam else {}
     spec = spec_of(name, tiny_task, split="70_10_20", **fields, **weights)
     return execute_run(spec, workspace, accelerator="cpu", progress=False)
@@ -113,7 +114,7 @@ def test_a_model_tells_probabilities_and_its_own_judgement(finished: Run, tiny_t
     assert means[0] > means[1]
     if finished.spec.method == "unet":
         np.testing.assert_array_equal(inside, found.probability[:, 0] > 0.5)
-    assert np.isnan(found.iou).all() == (finished.spec.method in ("prior", "unet", "samed"))
+    assert np.isnan(found.iou).all() == (finished.spec.method in ("prior", "unet", "samed", "dapsam"))
     assert predict_scan(model, scan, progress=False).probability is None
 
 

@@ -1,0 +1,38 @@
+"""SAM's encoder is run with gradients as segment-anything runs it, and without them as fast as can be."""
+
+import pytest
+import torch
+from segment_anything.modeling import ImageEncoderViT
+from small_model import random_pixels
+from test_lora import adapted, an_encoder
+
+from desam_lite.methods import tuned_encoder
+from desam_lite.methods.tuned_encoder import embed_patches, run_encoder
+
+
+def encode(encoder: ImageEncoderViT, pixels: torch.Tensor) -> torch.Tensor:
+    return run_encoder(encoder, embed_patches(encoder, pixels))
+
+
+def test_with_and_without_gradients_the_features_are_segment_anythings() -> None:
+    encoder, pixels = an_encoder(), random_pixels()
+    expected = encoder(pixels)
+    torch.testing.assert_close(encode(encoder, pixels), expected, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(encode(encoder, pixels), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_gradients_are_those_of_segment_anythings_own_forward(
+    recompute: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuned_encoder, "_RECOMPUTED_FROM", 0 if recompute else 10**9)
+    gradients = []
+    for forward in (encode, lambda encoder, pixels: encoder(pixels)):
+        encoder = adapted()
+        neck = forward(encoder, random_pixels())
+        (neck * torch.linspace(-1, 1, neck.numel()).view(neck.shape)).mean().backward()
+        gradients.append([p.grad for p in encoder.parameters() if p.requires_grad])
+    for ours, theirs in zip(*gradients, strict=True):
+        assert ours.abs().max() > 0
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
