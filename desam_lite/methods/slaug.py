@@ -125,7 +125,7 @@ class SLAug(UNetMethod):
             return batch
         batch = augment_batch(batch, generators, self.augmentation)
         assert batch.images is not None
-        images, masks = batch.images[:, 0].numpy().astype(np.float64), batch.masks.numpy() > 0
+        images, masks = batch.images[:, 0].numpy().astype(np.float64), batch.masks.numpy() > 0.5
         low, high = (extreme(images, axis=(1, 2), keepdims=True) for extreme in (np.min, np.max))
         scale = np.maximum(high - low, 1e-6)
         rows = zip((images - low) / scale, masks, generators, strict=True)
