@@ -45,7 +45,7 @@ lint: $(READY)   ## check style, imports and types
 smoke: $(READY)  ## run every notebook at the smallest size, without building the book
 	$(BIN)/desam-lite reproduce --profile smoke --pages _build/smoke
 
-book: $(READY)   ## do all runs and notebooks (PROFILE=smoke|teach|paper) and build _build/html/index.html
+book: $(READY)   ## do all runs and notebooks (PROFILE=smoke|teach|study|paper) and build _build/html/index.html
 	$(BIN)/desam-lite reproduce $(STUDY)
 	@test -s $(HTML)/index.html || { echo "the book was not written: see the messages above." >&2; exit 1; }
 	@echo "The book is at $(HTML)/index.html: open it in a browser, or run 'make serve'."
@@ -59,7 +59,7 @@ status: $(READY) ## say what is done, running and failed
 serve: $(READY)  ## show the built book at http://localhost:8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(HTML) 8000
 
-verify: $(READY) ## compare the results of this machine with those kept in results/reference (PROFILE=smoke|teach|paper)
+verify: $(READY) ## compare the results of this machine with those kept in results/reference (PROFILE=smoke|teach|study|paper)
 	$(BIN)/desam-lite verify-results --profile $(PROFILE) $(if $(MANIFEST),--manifest $(MANIFEST)) $(if $(DATA),--data $(DATA)) $(if $(WEIGHTS),--weights $(WEIGHTS))
 
 student: $(READY) ## copies of the notebooks without solutions, for a class, in student/

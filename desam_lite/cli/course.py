@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def verify_results(
-    profile: Annotated[str, typer.Option(help="Whose runs: smoke, teach or paper.")] = "teach",
+    profile: Annotated[str, typer.Option(help="Whose runs: smoke, teach, study or paper.")] = "teach",
     workspace: WorkspaceOption = Path("results"),
     reference: Annotated[Path, typer.Option(help="Folder with the kept tables.")] = Path("results/reference"),
     notebooks: NotebooksOption = Path("notebooks"),

@@ -14,7 +14,7 @@ def reproduce(
         list[str] | None,
         typer.Argument(help="Names of notebooks, as domain_splits.  [default: all, and the book]"),
     ] = None,
-    profile: Annotated[str, typer.Option(help="Amount of work: smoke, teach or paper.")] = "teach",
+    profile: Annotated[str, typer.Option(help="Amount of work: smoke, teach, study or paper.")] = "teach",
     manifest: Annotated[
         list[str] | None,
         typer.Option(help="Task, by name or path, for the notebooks with its organs; may be given again."),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from desam_lite.study.run import Run
 
 SeedOption = Annotated[int, typer.Option(min=0, help="Names every random draw.")]
-ProfileOption = Annotated[str, typer.Option(help="Settings to start from: smoke, teach or paper.")]
+ProfileOption = Annotated[str, typer.Option(help="Settings to start from: smoke, teach, study or paper.")]
 
 SettingOption = Annotated[
     list[str] | None,

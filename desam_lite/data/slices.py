@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SLICES_VERSION = 1
 SliceRule = Literal["all", "foreground", "published"]
-SplitRule = Literal["published_90_10", "70_10_20"]
+SplitRule = Literal["published_90_10", "80_10_10", "70_10_20", "half_tested"]
 Part = Literal["train", "val", "test"]
 
 
@@ -231,8 +231,9 @@ def split_cases(
     Args:
         cases: Case ids.
         rule: ``published_90_10``: the first 90 % in the order given train, the rest validate, none test.
-            ``70_10_20``: drawn with the seed; at least one patient each to validate and to test when there
-            are three or more.
+            ``70_10_20``, ``80_10_10``: drawn with the seed; at least one patient each to validate and to test when there
+            are three or more. ``half_tested``: the last half in the order given tests, whatever the seed, so that a domain is
+            tested on the same patients as source and as target; of the first half a fifth, drawn with the seed, validates.
         seed: Of the draw; the order of ``cases`` does not matter to it.
         patients: Case -> patient; each case is its own patient when left out.
 
@@ -247,7 +248,13 @@ def split_cases(
         raise StudyError(f"there is no split rule {rule!r}: choose from {', '.join(get_args(SplitRule))}.")
     patient_of = {case: patients[case] if patients else case for case in cases}
     unique = list(dict.fromkeys(patient_of.values()))
-    part_of = _first_90_10(unique) if rule == "published_90_10" else _drawn_70_10_20(unique, seed)
+    if rule == "published_90_10":
+        part_of = _first_90_10(unique)
+    elif rule == "half_tested":
+        half = (len(unique) + 1) // 2
+        part_of = {**_drawn(unique[:half], seed, 20, 0), **dict.fromkeys(unique[half:], "test")}
+    else:
+        part_of = _drawn(unique, seed, *map(int, rule.split("_")[1:]))
     return {case: part_of[patient] for case, patient in patient_of.items()}
 
 
@@ -256,10 +263,11 @@ def _first_90_10(patients: list[str]) -> dict[str, Part]:
     return {patient: "train" if number < train else "val" for number, patient in enumerate(patients)}
 
 
-def _drawn_70_10_20(patients: list[str], seed: int) -> dict[str, Part]:
+def _drawn(patients: list[str], seed: int, val_share: int, test_share: int) -> dict[str, Part]:
+    """Draw what validates and tests, in percent; at least one each where there are enough patients."""
     count = len(patients)
-    val = max(1, round(0.1 * count)) if count >= 2 else 0
-    test = max(1, round(0.2 * count)) if count >= 3 else 0
+    val = max(1, round(val_share / 100 * count)) if count >= 2 else 0
+    test = max(1, round(test_share / 100 * count)) if count >= 3 and test_share else 0
     drawn = [str(patient) for patient in np.random.default_rng(seed).permutation(sorted(patients))]
     return {
         patient: "val" if number < val else "test" if number < val + test else "train"

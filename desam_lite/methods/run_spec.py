@@ -81,7 +81,8 @@ class RunSpec(BaseModel):
         tool: Name in tables of the tool whose masks are scored; None for a method of this package.
         organs: Names of the organs that are trained, predicted and scored, as if the task had no others; None for all of them.
         seed: Names initial weights, split, order, prompts.
-        split: How the source's cases are divided.
+        split: How the source's cases are divided (`desam_lite.data.slices.split_cases`); with "half_tested" the last half of
+            every target's cases is tested too, else all of them.
         train_slices: Which slices are trained on.
         epochs: Passes over the training slices; with ``patience``, at most so many.
         patience: Epochs without a lower validation loss in the source after which the learning rate falls and training ends; None
@@ -119,7 +120,7 @@ class RunSpec(BaseModel):
     tool: str | None = Field(default=None, pattern=r"^\w[\w .+()/-]{0,59}$")
     organs: tuple[str, ...] | None = Field(default=None, min_length=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
-    split: Literal["published_90_10", "70_10_20"] = "published_90_10"
+    split: Literal["published_90_10", "80_10_10", "70_10_20", "half_tested"] = "published_90_10"
     train_slices: Literal["all", "foreground", "published"] | None = "published"
     epochs: int | None = Field(default=50, ge=1)
     patience: int | None = Field(default=None, ge=1)

@@ -189,7 +189,7 @@ def execute_run(
     run.directory.mkdir(parents=True, exist_ok=True)
     if not options.fabric.is_global_zero:  # it helps to train; the first process does the rest
         quiet, task = replace(options, progress=False), task.only(spec.organs)
-        fit(run, task, split_source(spec, task), _open_store(run, task, quiet), quiet)
+        fit(run, task, split_domain(spec, task, spec.source), _open_store(run, task, quiet), quiet)
         return run
     with run_lock(run.directory):
         if not run.finished:
@@ -228,7 +228,7 @@ def execute(run: Run, task: Task, options: ExecutionOptions) -> None:
     record = describe_run(run, task, options.fabric)
     write_json(folder / "run.json", record)
     task = task.only(spec.organs)  # from here on it has no other organs
-    split = split_source(spec, task)
+    split = split_domain(spec, task, spec.source)
     write_csv(pd.DataFrame(split.items(), columns=["case", "part"]), folder / "split.csv")
     store = _open_store(run, task, options)
     predictor = fit(run, task, split, store, options)
@@ -253,16 +253,21 @@ def execute(run: Run, task: Task, options: ExecutionOptions) -> None:
     (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
-def split_source(spec: RunSpec, task: Task) -> Mapping[str, str]:
-    """Return case -> "train", "val" or "test" for the domain a run is trained on."""
-    cases, patients = task.cases(spec.source), task.slices.patients(spec.source)
-    return split_cases(cases, spec.split, spec.seed, patients=patients)
+def split_domain(spec: RunSpec, task: Task, domain: str) -> Mapping[str, str]:
+    """Return case -> "train", "val" or "test" for a domain, by the rule of a run."""
+    return split_cases(task.cases(domain), spec.split, spec.seed, patients=task.slices.patients(domain))
 
 
 def scored_cases(spec: RunSpec, task: Task) -> dict[str, list[str]]:
-    """Return domain -> what is scored: the held-out cases of the source, all cases of every target; refuse to score nothing."""
+    """Return domain -> what is scored; refuse to score nothing.
+
+    That are the held-out cases of the source and, but for the split "half_tested", all cases of every target.
+    """
+    held_out = task.manifest.domains if spec.split == "half_tested" else (spec.source,)
     tested = {domain: task.cases(domain) for domain in task.manifest.domains}
-    tested[spec.source] = [case for case, part in split_source(spec, task).items() if part == "test"]
+    for domain in held_out:
+        parts = split_domain(spec, task, domain)
+        tested[domain] = [case for case in tested[domain] if parts[case] == "test"]
     if not any(tested.values()):
         count = len(task.cases(spec.source))
         raise StudyError(

@@ -93,7 +93,7 @@ def test_data_are_looked_for_by_the_name_of_the_task(
 WRONG: dict[str, tuple[list[object], str]] = {
     "domain": (["--source", "Z"], "has no domain 'Z': choose from A, B."),
     "method": (["--method", "nnunet"], "no method 'nnunet': choose from prior, unet, "),
-    "profile": (["--profile", "huge"], "there is no profile 'huge': use one of smoke, teach, paper."),
+    "profile": (["--profile", "huge"], "there is no profile 'huge': use one of smoke, teach, study, paper."),
     "placement": (["--placement", "moon"], "no placement 'moon': use auto, device, memory, disk."),
     "accelerator": (["--accelerator", "abacus"], "no accelerator 'abacus': use auto, cpu or gpu."),
     "setting": (

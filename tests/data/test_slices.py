@@ -202,10 +202,22 @@ def test_published_rule_takes_the_first_nine_tenths(count: int, train: int) -> N
     assert parts == ["train"] * train + ["val"] * (count - train)
 
 
+@pytest.mark.parametrize(
+    ("count", "parts"), [(20, (8, 2, 10)), (8, (3, 1, 4)), (3, (1, 1, 1)), (1, (1, 0, 0))]
+)
+def test_the_last_half_is_tested_whatever_the_seed(count: int, parts: tuple[int, ...]) -> None:
+    cases = [f"{n}" for n in range(count)]
+    drawn = [split_cases(cases, "half_tested", seed=seed) for seed in range(8)]
+    for split in drawn:
+        assert tuple(list(split.values()).count(part) for part in ("train", "val", "test")) == parts
+        assert [case for case in cases if split[case] == "test"] == cases[count - parts[2] :]
+    assert len({tuple(split.values()) for split in drawn}) > (1 if count > 3 else 0)
+
+
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=30), st.integers(0, 99))
 def test_no_patient_is_on_both_sides_of_a_split(owners: list[int], seed: int) -> None:
     patients = {f"scan{number}": f"patient{owner}" for number, owner in enumerate(owners)}
-    for rule in ("published_90_10", "70_10_20"):
+    for rule in ("published_90_10", "80_10_10", "70_10_20", "half_tested"):
         parts = split_cases(list(patients), rule, seed, patients=patients)
         assert list(parts) == list(patients)
         homes = {
@@ -216,7 +228,10 @@ def test_no_patient_is_on_both_sides_of_a_split(owners: list[int], seed: int) ->
 
 
 def test_unknown_split_rule_is_named() -> None:
-    with pytest.raises(StudyError, match="no split rule '80_20': choose from published_90_10, 70_10_20"):
+    with pytest.raises(
+        StudyError,
+        match="no split rule '80_20': choose from published_90_10, 80_10_10, 70_10_20, half_tested",
+    ):
         split_cases(["a"], "80_20", 0)
 
 

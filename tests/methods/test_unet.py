@@ -228,16 +228,20 @@ def test_a_specification_builds_it(name: str) -> None:
     assert built.network(torch.zeros(1, built.channels, 32, 32)).shape == (1, 2, 32, 32)
 
 
-@pytest.mark.parametrize("profile", ["smoke", "teach", "paper"])
+@pytest.mark.parametrize("profile", ["smoke", "teach", "study", "paper"])
 def test_all_are_trained_equally(profile: str) -> None:
-    """The same slices, batch, rate and number of passes: what differs is the method and its augmentation."""
+    """The same slices, rate and number of passes: what differs is the method, augmentation, and batch of shared styles."""
     names = [name for name, choice in METHOD_CHOICES.items() if choice["method"] in CONVOLUTIONAL]
     manifest = ROOT / "data_manifests" / "phantom_prostate.yaml"
     specs = plan_domain_splits(
         get_profile(profile), manifest, "data", sources=["A"], methods=names, seeds=[0]
     )
     assert len({spec.label for spec in specs}) == len(names)
-    alike = [{**spec.settings(), "method": None, "augmentation": None} for spec in specs]
+    alike = [{**spec.settings(), **dict.fromkeys(("method", "augmentation", "batch_size"))} for spec in specs]
+    assert {spec.method for spec in specs if spec.batch_size != specs[0].batch_size} <= {
+        "mixstyle",
+        "maxstyle",
+    }
     assert all(settings == alike[0] for settings in alike)
 
 

@@ -77,7 +77,10 @@ def test_smoke_is_less_work_than_teach() -> None:
 def test_the_paper_profile_is_the_published_recipe() -> None:
     spec = plan("paper", methods=["desam_p"], weights="sam_vit_h.pth")[0]
     assert (spec.backbone, spec.epochs, spec.batch_size, spec.learning_rate) == ("vit_h", 50, 8, 1e-4)
-    assert (spec.split, spec.train_slices) == ("published_90_10", "published")
+    assert (spec.split, spec.train_slices) == (
+        "80_10_10",
+        "published",
+    )  # the published one tests nothing at the source
     assert (spec.iou_loss, spec.iou_weight) == ("l1", 1.0)
     grid = (spec.points_per_side, spec.iou_threshold, spec.stability_threshold, spec.min_area)
     assert grid == (9, 0.5, 0.0, 1000)
@@ -112,19 +115,31 @@ def test_unknown_names_are_answered_with_the_known_ones(chosen: dict[str, Any], 
         plan("teach", **chosen)
 
 
-def test_the_paper_profile_runs_every_competitor_and_nothing_else_unasked() -> None:
+def test_the_paper_profile_runs_every_competitor_and_control_and_nothing_else_unasked() -> None:
     named = {
         name
         for name, choice in METHOD_CHOICES.items()
         if not choice.get("prompt_mode", "").endswith("_oracle")
-        and "variant" not in choice
+        and choice.get("variant", "pdmm_only") == "pdmm_only"
         and "weights" not in choice
     }
     assert set(get_profile("paper").methods) == named - {"unet_light"}
 
 
+def test_in_the_study_everyone_trains_to_the_plateau_and_a_domain_is_tested_on_the_same_patients() -> None:
+    study = get_profile("study")
+    specs = plan("study", seeds=[0], sources=["A"], methods=[*study.methods, "desam_p_no_fusion"])
+    trained = [spec for spec in specs if spec.epochs is not None]
+    assert {(spec.epochs, spec.patience) for spec in trained} == {(150, 10)}
+    assert {spec.unet_size for spec in trained} == {128, None}
+    assert (
+        {spec.split for spec in specs} == {"half_tested"} and len(study.seeds) >= 3 and study.sources is None
+    )
+    assert {spec.batch_size for spec in trained if spec.method in ("mixstyle", "maxstyle")} == {8}
+
+
 def test_an_unknown_profile_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(StudyError, match="no profile 'huge': use one of smoke, teach, paper"):
+    with pytest.raises(StudyError, match="no profile 'huge': use one of smoke, teach, study, paper"):
         get_profile("huge")
 
 
@@ -147,6 +162,8 @@ def test_the_paper_path_runs_at_a_tiny_size(tiny_task: tuple[Path, Path], tmp_pa
 
 
 def test_a_larger_profile_computes_more_with_its_models() -> None:
-    smoke, teach, paper = (get_profile(name).size for name in ("smoke", "teach", "paper"))
-    assert smoke.side < teach.side < paper.side
-    assert len(smoke.sides) < len(teach.sides) < len(paper.sides)
+    sizes = [get_profile(name).size for name in ("smoke", "teach", "study", "paper")]
+    for attribute in ("side", "fine", "sides", "positions", "cases", "patients"):
+        values = [getattr(size, attribute) for size in sizes]
+        amounts = [len(value) if isinstance(value, tuple) else value for value in values]
+        assert amounts == sorted(amounts), attribute

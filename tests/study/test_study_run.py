@@ -40,6 +40,12 @@ def test_a_run_tests_the_held_out_source_cases_and_every_target_case(finished: R
     assert not trained_on & set(metrics["case"])
 
 
+def test_with_half_tested_every_domain_is_tested_on_its_last_half(tiny_task: Place, tmp_path: Path) -> None:
+    task = open_task(*tiny_task, tmp_path, progress=False)
+    tested = scored_cases(spec_for(tiny_task, split="half_tested"), task)
+    assert tested == {"A": ["A2", "A3"], "B": ["B2", "B3"]}
+
+
 @pytest.mark.parametrize("rule", ["published_90_10", "70_10_20"])
 def test_no_patient_is_both_learnt_from_and_tested_on(rule: str, tmp_path: Path) -> None:
     """Three scans of each of three patients: what the run says of its split, and what it scored."""

@@ -73,11 +73,12 @@ def oracle_note(labels: Iterable[str]) -> str:
 def method_look(label: str) -> tuple[str, str]:
     """Return colour and marker of a method, which are its own in every figure; grey for all oracles, which are no competitors.
 
-    With an encoder that has never been trained the colour is the method's own, but darker: still readable as text.
+    With another encoder or prompt the colour is the method's own, but darker: still readable as text. Its augmentation changes
+    nothing unless it is a choice of its own.
     """
     name, _, encoder = label.partition(",")
     looks = {label_of(METHOD_CHOICES[key]): (choice.color, choice.marker) for key, choice in CHOICES.items()}
-    color, marker = looks.get(name, ("", "o"))
+    color, marker = looks.get(name) or looks.get(name.partition(" + ")[0], ("", "o"))
     color = color or _SPARE_COLORS[sum(name.encode()) % len(_SPARE_COLORS)]
     red, green, blue = (0.6 * part for part in to_rgb(color))
     return to_hex((red, green, blue)) if encoder and not is_oracle(name) else color, marker
