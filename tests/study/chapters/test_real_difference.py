@@ -118,7 +118,7 @@ def test_intervals_shrink_with_seeds_and_with_patients() -> None:
     width = PAGE.interval_widths(real_difference.Spreads(0.03, 0.08, 0.05)).set_index(["seeds", "cases"])[
         "width"
     ]
-    assert width[2, 5] > width[3, 5] > width[10, 5] > width[10, 80]
+    assert width[3, 5] > width[5, 5] > width[10, 5] > width[10, 80]
 
 
 def test_a_p_that_forgets_the_seeds_raises_false_alarms_and_the_rule_does_not() -> None:
@@ -157,7 +157,7 @@ def test_the_answer_follows_the_numbers() -> None:
 
 def test_figures_say_what_they_draw() -> None:
     sizes = PAGE.interval_widths(real_difference.ASSUMED, studies=3)
-    assert len(real_difference.draw_widths(sizes).axes[0].lines) == 4
+    assert len(real_difference.draw_widths(sizes).axes[0].lines) == 3
     assert "with 10 seeds and 80 patients" in real_difference.draw_widths_alt(sizes)
     studies, whole = {"a\nminus b": np.array([0.1, -0.1])}, {"a\nminus b": 0.05}
     assert [text.get_text() for text in real_difference.draw_studies(studies, whole).axes[0].texts] == ["50%"]
