@@ -62,19 +62,20 @@ def _read_dials(pairs: list[str]) -> dict[str, float]:
 
 @data_app.command("import")
 def import_(
-    layout: Annotated[str, typer.Argument(help="saml, nnunet, chaos, btcv or folders.")],
+    layout: Annotated[str, typer.Argument(help="saml, nnunet, chaos, btcv, dicom or folders.")],
     source: Annotated[Path, typer.Argument(help="Folder of the data set as downloaded, or its zip archive.")],
     out: Annotated[Path, typer.Option(help="Folder to write to; it gets DOMAIN/CASE.nii.gz and import.csv.")],
     copy: Annotated[
         bool, typer.Option("--copy", help="Copy unchanged files instead of linking them.")
     ] = False,
 ) -> None:
-    """Import a data set from a layout people have; what is there already is kept.
+    """Import a data set from a layout people have; what is there already is kept, what the source has no longer is removed.
 
     Unchanged files get a second name for the same bytes (a hard link) where the disk allows it: with --copy, editing the
     import can never touch the source.
 
     Example: desam-lite data import saml ~/downloads/SAML.zip --out data/prostate
+    Example: desam-lite data import dicom ~/export --out data/own
     """
     from desam_lite.data.importers.run import import_data
 
@@ -84,6 +85,12 @@ def import_(
     typer.echo(
         f"{summary.out}: {there}; {summary.made} made now. Check with: desam-lite data verify MANIFEST --data {out}"
     )
+    if summary.withdrawn:
+        typer.echo(f"removed, as the source has them no longer: {', '.join(summary.withdrawn)}")
+    for domain, ids in summary.ids.items():
+        typer.echo(
+            f"labels of {domain}: {ids} (the manifest's label_map brings hospitals that differ together)"
+        )
     if summary.faults:
         raise StudyError(
             "\n".join([f"{len(summary.faults)} fault(s), these were left out:", *summary.faults])

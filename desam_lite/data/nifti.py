@@ -135,9 +135,7 @@ def _parse(path: Path, raw: bytes) -> tuple[Any, Any]:
     try:
         with gzip.open(io.BytesIO(raw)) if packed else io.BytesIO(raw) as file:
             begin = file.read(_HEADER)
-            kind = _nifti.Nifti2Image if begin[:4] in _NIFTI_2 else _nifti.Nifti1Image
-            start = begin[: kind.header_class.template_dtype.itemsize]
-            header = kind.header_class(start, check=False)
+            kind, header = _parse_header(begin)
             expected = _checked_size(path, header)
             free = psutil.virtual_memory().available
             if packed and expected > free:  # before it is unpacked: a header may claim any size
@@ -153,7 +151,8 @@ def _parse(path: Path, raw: bytes) -> tuple[Any, Any]:
             )
         _scale_quaternion(path, header)
         with _quiet():  # what it mends in a header it also prints
-            return kind.from_bytes(header.binaryblock + content[len(start) :]), header
+            block = header.binaryblock
+            return kind.from_bytes(block + content[len(block) :]), header
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise StudyError(
             f"{path} is truncated or damaged ({error}): copy it again from its source."
@@ -163,6 +162,28 @@ def _parse(path: Path, raw: bytes) -> tuple[Any, Any]:
     except Exception as error:  # nibabel raises many kinds on bytes that are no NIfTI
         reason = " ".join(str(error).split()) or type(error).__name__
         raise StudyError(f"{path} is not a NIfTI file ({reason}): convert the scan to .nii.gz.") from error
+
+
+def _parse_header(begin: bytes) -> tuple[Any, Any]:
+    """Return nibabel's kind of image of a file that begins so, and its header as stored."""
+    kind = _nifti.Nifti2Image if begin[:4] in _NIFTI_2 else _nifti.Nifti1Image
+    return kind, kind.header_class(begin[: kind.header_class.template_dtype.itemsize], check=False)
+
+
+def read_grid_header(path: Path) -> Any:
+    """Return the header of a checked scan without its voxels, for :func:`write_mask`.
+
+    Raises:
+        StudyError: The file has gone or changed since it was checked.
+    """
+    try:
+        with path.open("rb") as raw, gzip.open(raw) if raw.read(2) == _GZIP else raw as file:
+            raw.seek(0)
+            _, header = _parse_header(file.read(_HEADER))
+    except (OSError, EOFError, zlib.error, nib.wrapstruct.WrapStructError) as error:
+        raise StudyError(f"{path} cannot be read any more ({error}): check it.") from error
+    _scale_quaternion(path, header)
+    return header
 
 
 def _checked_size(path: Path, raw: Any) -> int:

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from desam_lite.data.index import build_index, index_hash
 from desam_lite.data.manifest import Manifest, load_manifest
+from desam_lite.data.nifti import read_grid_header
 from desam_lite.data.slices import SliceStore, prepare_slices, write_slices
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import digest
@@ -58,6 +60,10 @@ class Task:
         """
         self.manifest.domain(domain)
         return [case for _, case in self.slices.cases(domain)]
+
+    def header(self, domain: str, case: str) -> Any:
+        """Return the header of a case's image, for masks that lie where it does."""
+        return read_grid_header(self.root / str(self.slices.rows[domain, case]["image"]))
 
 
 def open_task(

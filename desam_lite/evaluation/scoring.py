@@ -105,7 +105,7 @@ def score_domains(
                 else:
                     labelled = predictor.predict(slices.images, stored)
                 prediction = np.stack([each.labels for each in labelled])
-                write_mask(path, prediction, slices.geometry)
+                write_mask(path, prediction, slices.geometry, task.header(domain, case))
             rows += _score_rows(slices, prediction, organs)
     return pd.DataFrame(rows)
 

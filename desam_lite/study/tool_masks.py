@@ -78,7 +78,8 @@ def score_masks(
         for domain, case in track(paths, "placing masks", enabled=progress):
             mask = read_mask(paths[domain, case], task, domain, case, resample=resample)
             geometry = task.slices.load(domain, case).geometry
-            write_mask(prediction_path(run.directory, domain, case), mask.labels, geometry)
+            header = task.header(domain, case)
+            write_mask(prediction_path(run.directory, domain, case), mask.labels, geometry, header)
     return execute_run(spec, workspace, accelerator="cpu", progress=progress), notes
 
 

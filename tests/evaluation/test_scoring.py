@@ -1,5 +1,6 @@
 """Scoring: every case predicted once, scored from what is on disk, under every protocol."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,24 @@ def test_a_prediction_lies_on_the_grid_of_its_scan(
     np.testing.assert_array_equal(
         read_prediction(path), np.roll(task.slices.load("B", "B0").labels, 1, axis=1)
     )
+
+
+def test_a_prediction_has_the_header_of_its_scan(tiny_task: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(tiny_task[1], tmp_path / "data")
+    path = tmp_path / "data" / "B" / "B1.nii.gz"
+    image = nib.load(path)
+    image.set_sform(image.affine, code=2)
+    image.set_qform(image.affine, code=0)
+    image.header.set_xyzt_units("unknown")
+    nib.save(image, path)
+    task = open_task(tiny_task[0], tmp_path / "data", tmp_path / "ws", progress=False)
+    scored(task, tmp_path, B=["B1"])
+    mask = nib.load(prediction_path(tmp_path, "B", "B1"))
+    for name in ("sform_code", "qform_code", "xyzt_units", "pixdim", "srow_x", "srow_y", "srow_z"):
+        np.testing.assert_array_equal(mask.header[name], nib.load(path).header[name], err_msg=name)
+    path.unlink()
+    with pytest.raises(StudyError, match=r"B1.nii.gz cannot be read any more .*: check it"):
+        task.header("B", "B1")
 
 
 def test_what_is_predicted_already_is_not_predicted_again(task: Task, tmp_path: Path) -> None:

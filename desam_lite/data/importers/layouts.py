@@ -7,18 +7,19 @@ import csv
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from desam_lite.data.dicom import read_series
+from desam_lite.data.dicom import read_header, read_series
 from desam_lite.data.importers.label_images import read_label_images
 from desam_lite.data.importers.pairing import SUFFIX, case_stem, find_scans, pair_files, safe_name
 from desam_lite.data.manifest import did_you_mean
 from desam_lite.data.nifti import read_label, write_volume
+from desam_lite.data.segmentations import read_segmentation, segment_names
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import walk
 
@@ -36,6 +37,7 @@ class Item:
         image: Where its scan is: a NIfTI file, or a folder of DICOM slices.
         label: Where its label is: a NIfTI file, or a folder of images.
         write: Called as ``write(item, image_path, label_path, place)``; makes both files.
+        ids: What the ids of its domain's labels are, where the files tell.
     """
 
     domain: str
@@ -43,13 +45,14 @@ class Item:
     image: Path
     label: Path
     write: "Callable[[Item, Path, Path, Place], None]"
+    ids: str = ""
 
     def sources(self) -> list[Path]:
         """Return the files that the case is made from."""
         return [
             file
             for path in (self.image, self.label)
-            for file in (sorted(path.iterdir()) if path.is_dir() else [path])
+            for file in (filter(Path.is_file, walk(path)) if path.is_dir() else [path])
         ]
 
 
@@ -72,7 +75,7 @@ _CHAOS_CT_IDS = {range(1, 256): 1}
 
 def find_folders(source: Path) -> Cases:
     """List one folder per domain, with images and labels told apart by their names or their folders' names."""
-    domains = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
+    domains = _subfolders(source)
     _require_apart((folder.name for folder in domains), safe_name)
     return _joined(_paired(folder, folder.name) for folder in domains)
 
@@ -196,11 +199,62 @@ def find_chaos(source: Path) -> Cases:
     return items, faults
 
 
+def find_dicom(source: Path) -> Cases:
+    """List a folder per hospital, in it one per patient, in that a DICOM Segmentation with the series it refers to."""
+    hospitals = _subfolders(source)
+    _require_apart((folder.name for folder in hospitals), safe_name)
+    return _joined(_hospital(folder) for folder in hospitals)
+
+
+def _hospital(folder: Path) -> Cases:
+    """List the patients of a hospital; one number means one organ in all of them."""
+    items, faults = [], []
+    homes: dict[int, tuple[str, str]] = {}  # number -> a patient, and what the number means there
+    if not (patients := _subfolders(folder)):
+        faults.append(f"{folder} holds no folder per patient: make one for each.")
+    for patient in patients:
+        try:
+            mask, series, names = _find_segmentation(patient)
+            for number, name in names.items():
+                home, other = homes.setdefault(number, (patient.name, name))
+                if name != other:
+                    raise StudyError(
+                        f"{mask} calls segment {number} {name!r}, but the one of {home} calls it {other!r}: number them alike."
+                    )
+        except StudyError as error:
+            faults.append(str(error))
+        else:
+            write = partial(_convert_segmented, series=series)
+            items.append(Item(safe_name(folder.name), safe_name(patient.name), patient, mask, write))
+    ids = ", ".join(f"{number} {name}" for number, (_, name) in sorted(homes.items()))
+    return [replace(item, ids=ids) for item in items], faults
+
+
+def _find_segmentation(patient: Path) -> tuple[Path, str, dict[int, str]]:
+    """Return a patient's Segmentation, the UID of the series it refers to, and number -> name of its segments."""
+    headers = {path: header for path in walk(patient) if path.is_file() and (header := read_header(path))}
+    masks = [path for path, header in headers.items() if header.get("Modality") == "SEG"]
+    if len(masks) != 1:
+        contours = [path for path, header in headers.items() if header.get("Modality") == "RTSTRUCT"]
+        if contours and not masks:
+            raise StudyError(
+                f"{contours[0]} holds contours (RTSTRUCT), which cannot be imported: convert them to a DICOM Segmentation or to "
+                "NIfTI, for instance with 3D Slicer or 'plastimatch convert'."
+            )
+        raise StudyError(f"{patient} holds {len(masks)} DICOM Segmentations, not one: keep one per patient.")
+    header = headers[masks[0]]
+    series = str((header.get("ReferencedSeriesSequence") or [{}])[0].get("SeriesInstanceUID", ""))
+    if series not in {str(each.get("SeriesInstanceUID")) for each in headers.values()}:
+        raise StudyError(f"{masks[0]} refers to a series that is not in {patient}: export both into it.")
+    return masks[0], series, segment_names(header)
+
+
 LAYOUTS: dict[str, Callable[[Path], Cases]] = {
     "saml": find_saml,
     "nnunet": find_nnunet,
     "chaos": find_chaos,
     "btcv": find_btcv,
+    "dicom": find_dicom,
     "folders": find_folders,
 }
 
@@ -215,6 +269,10 @@ def find_layout(name: str) -> Callable[[Path], Cases]:
         hint = did_you_mean(name, LAYOUTS)
         raise StudyError(f"there is no layout {name!r}: {hint}choose from {', '.join(LAYOUTS)}.")
     return LAYOUTS[name]
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _folders(source: Path, name: str) -> list[Path]:
@@ -278,7 +336,7 @@ def _place_and_renumber(
     for value in present:
         renumbered[scan.data == value] = ids[value]
     place(item.image, image)
-    write_volume(label, renumbered, scan.geometry.affine)
+    write_volume(label, renumbered, scan.geometry.affine, scan.header)
 
 
 def _convert_dicom(item: Item, image: Path, label: Path, _place: Place, *, ids: Mapping[range, int]) -> None:
@@ -286,3 +344,10 @@ def _convert_dicom(item: Item, image: Path, label: Path, _place: Place, *, ids: 
     labels = read_label_images(item.label, series, ids)
     write_volume(image, series.data, series.geometry.affine)
     write_volume(label, labels, series.geometry.affine)
+
+
+def _convert_segmented(item: Item, image: Path, label: Path, _place: Place, *, series: str) -> None:
+    volume = read_series(item.image, series)
+    labels = read_segmentation(item.label, volume)
+    write_volume(image, volume.data, volume.geometry.affine)
+    write_volume(label, labels, volume.geometry.affine)

@@ -21,10 +21,10 @@ from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import atomic_path, digest, sha256_file, walk
 from desam_lite.utils.progress import track
 
-IMPORT_VERSION = 2
+IMPORT_VERSION = 3
 INDEX_NAME = "import.csv"
 _FIELDS = ["domain", "case", "image", "label", "image_sha256", "label_sha256"]
-_FIELDS += ["source_image", "source_label", "stamp"]
+_FIELDS += ["source", "source_image", "source_label", "stamp"]
 _UNPACKED = ".unpacked"
 Rows = dict[tuple[str, str], dict[str, str]]  # (domain, case) -> fields of the index
 
@@ -37,22 +37,26 @@ class ImportSummary:
         out: The folder imported to; ``import.csv`` in it lists the cases.
         cases: Domain -> number of cases that are there now.
         made: How many of them were made just now.
+        withdrawn: ``DOMAIN/CASE`` of an earlier import that the source does not give any more; their files were removed.
+        ids: Domain -> what the ids of its labels are, where the files tell.
         faults: A sentence for each case that could not be imported.
     """
 
     out: Path
     cases: dict[str, int]
     made: int
+    withdrawn: tuple[str, ...]
+    ids: dict[str, str]
     faults: tuple[str, ...]
 
 
 def import_data(
     layout: str, source: Path | str, out: Path | str, *, copy: bool = False, progress: bool = True
 ) -> ImportSummary:
-    """Import all cases of a data set; what is there already and unchanged is kept.
+    """Import all cases of a data set; what is there already and unchanged is kept, what it has no longer is removed.
 
     Args:
-        layout: ``saml``, ``nnunet``, ``chaos``, ``btcv`` or ``folders``.
+        layout: ``saml``, ``nnunet``, ``chaos``, ``btcv``, ``dicom`` or ``folders``.
         source: A folder, or a zip archive of one.
         out: Folder to write to; made when missing.
         copy: Whether to copy files that need no change instead of linking them.
@@ -81,27 +85,50 @@ def import_data(
         raise StudyError(
             f"no case of the layout {layout!r} below {source}: check the path, or choose another layout."
         )
-    rows, made = _read_import_index(out / INDEX_NAME), 0
+    rows, made, given = _read_import_index(out / INDEX_NAME), 0, set()
+    where = f"{layout} {source.absolute()}"
     for item in track(items, f"importing {layout}", enabled=progress):
         try:
-            made += _import_item(layout, root, out, item, rows, copy)
+            made += _import_item(where, root, out, item, rows, copy)
+            given.add((item.domain, item.case))
         except StudyError as error:
             faults.append(f"{item.domain}/{item.case}: {error}")
+    withdrawn = [key for key, row in rows.items() if row["source"] == where and key not in given]
+    for key in withdrawn:
+        _remove_case(out, *key)
+        del rows[key]
+    if rows or withdrawn:
+        _write_import_index(out / INDEX_NAME, rows)
     if root != source and not faults:  # else its sentences name files that are still there
         shutil.rmtree(root)
     cases = Counter(domain for domain, _ in rows)
-    return ImportSummary(out, dict(sorted(cases.items())), made, tuple(faults))
+    ids = {item.domain: item.ids for item in items if item.ids}
+    names = tuple("/".join(key) for key in withdrawn)
+    return ImportSummary(out, dict(sorted(cases.items())), made, names, ids, tuple(faults))
 
 
-def _import_item(layout: str, root: Path, out: Path, item: Item, rows: Rows, copy: bool) -> bool:
+def _files(out: Path, domain: str, case: str) -> list[Path]:
+    """Return where the image and the label of a case are, or will be."""
+    return [out / domain / f"{case}{end}.nii.gz" for end in ("", "_segmentation")]
+
+
+def _remove_case(out: Path, domain: str, case: str) -> None:
+    for path in _files(out, domain, case):
+        if path.resolve().is_relative_to(out.resolve()):  # the index is a file that anybody can edit
+            path.unlink(missing_ok=True)
+
+
+def _import_item(where: str, root: Path, out: Path, item: Item, rows: Rows, copy: bool) -> bool:
     """Make a case and its row of the index, unless it is there and unchanged; return whether it was made."""
-    image, label = (out / item.domain / f"{item.case}{end}.nii.gz" for end in ("", "_segmentation"))
-    key, stamp = (item.domain, item.case), _state_of_sources(layout, root, item)
+    image, label = _files(out, item.domain, item.case)
+    key, stamp = (item.domain, item.case), _state_of_sources(where.partition(" ")[0], root, item)
     if image.is_file() and label.is_file() and key in rows and rows[key]["stamp"] == stamp:
+        rows[key]["source"] = where  # it may lie elsewhere by now
         return False
     item.write(item, image, label, partial(place_file, copy=copy))
     names = [path.relative_to(out).as_posix() for path in (image, label)]
-    values = [*key, *names, sha256_file(image), sha256_file(label), str(item.image), str(item.label), stamp]
+    hashes = [sha256_file(image), sha256_file(label)]
+    values = [*key, *names, *hashes, where, str(item.image), str(item.label), stamp]
     rows[key] = dict(zip(_FIELDS, values, strict=True))
     _write_import_index(out / INDEX_NAME, rows)
     return True

@@ -4,7 +4,7 @@ import csv
 import gzip
 import stat
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -132,6 +132,72 @@ def test_second_import_makes_nothing_and_a_changed_case_is_made_again_alone(tmp_
     again = bring("btcv", tmp_path / "in", tmp_path / "out")
     assert again.made == 1 and again.cases == {"CT": 2}
     assert np.asanyarray(nib.load(tmp_path / "out" / "CT" / "img0002_segmentation.nii.gz").dataobj).min() == 1
+
+
+def test_what_the_source_has_no_longer_or_has_at_fault_by_now_is_removed(tmp_path: Path) -> None:
+    write_saml(tmp_path / "in")
+    write_btcv(tmp_path / "btcv")
+    out = tmp_path / "out"
+    bring("saml", tmp_path / "in", out)
+    bring("btcv", tmp_path / "btcv", out)
+    for path in (tmp_path / "in" / "HK").iterdir():
+        path.unlink()
+    (tmp_path / "in" / "UCL" / "Case03_segmentation.nii.gz").unlink()
+    summary = bring("saml", tmp_path / "in", out)
+    assert summary.withdrawn == ("D/Case03", "F/Case05") and len(summary.faults) == 1
+    assert summary.cases == {"A": 1, "B": 1, "C": 1, "CT": 2, "E": 1}  # of the other source, all stays
+    assert files(out / "F") == files(out / "D") == []
+    with (out / "import.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 6
+    assert bring("saml", tmp_path / "in", out).withdrawn == ()
+
+
+def test_nothing_outside_the_import_is_removed_whatever_its_index_says(tmp_path: Path) -> None:
+    write_saml(tmp_path / "in")
+    bring("saml", tmp_path / "in", tmp_path / "out")
+    precious = save(tmp_path / "elsewhere" / "Case05.nii.gz", image_data())
+    index = tmp_path / "out" / "import.csv"
+    index.write_text(index.read_text().replace("F,Case05", "../elsewhere,Case05"))
+    bring("saml", tmp_path / "in", tmp_path / "out")
+    assert precious.exists()
+
+
+@pytest.mark.parametrize(
+    ("layout", "writer"), [("saml", write_saml), ("nnunet", write_nnunet), ("btcv", write_btcv)]
+)
+def test_any_order_of_files_gives_the_same_import(
+    layout: str, writer: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer(tmp_path / "in")
+    plain, imports = Path.iterdir, []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+
+        def shuffled(folder: Path, rng: np.random.Generator = rng) -> Iterator[Path]:
+            paths = sorted(plain(folder))
+            return iter([paths[n] for n in rng.permutation(len(paths))])
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "iterdir", shuffled)
+            bring(layout, tmp_path / "in", tmp_path / f"out{seed}")
+        out = tmp_path / f"out{seed}"
+        imports.append({name: (out / name).read_bytes() for name in files(out)})
+    assert len(imports[0]) > 4 and all(each == imports[0] for each in imports)
+
+
+def test_renumbered_labels_keep_the_header_of_the_label(tmp_path: Path) -> None:
+    write_btcv(tmp_path / "in")
+    path = tmp_path / "in" / "Training" / "label" / "label0001.nii.gz"
+    image = nib.load(path)
+    image.set_sform(image.affine, code=2)
+    image.set_qform(image.affine, code=0)
+    image.header.set_xyzt_units("unknown")
+    nib.save(image, path)
+    bring("btcv", tmp_path / "in", tmp_path / "out")
+    before = nib.load(path).header
+    after = nib.load(tmp_path / "out" / "CT" / "img0001_segmentation.nii.gz").header
+    for name in ("sform_code", "qform_code", "xyzt_units", "pixdim", "srow_x", "srow_y", "srow_z"):
+        np.testing.assert_array_equal(before[name], after[name], err_msg=name)
 
 
 def test_lost_file_or_index_is_made_again(tmp_path: Path) -> None:
