@@ -1,4 +1,4 @@
-"""The lesson on the small promptable model: masks for boxes and clicks to look at, and what the record of its training says."""
+"""The chapter on the small promptable model: its masks for boxes and clicks, and the record of its training."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -30,12 +30,12 @@ MEASURES = {
     "point": "one click",
     "clicks_3": "three clicks",
     "clicks_8": "eight clicks",
-    "filled_box": "the filled box itself",
+    "filled_box": "the filled box",
 }
 """What `probe.probe` measures, in words."""
 CAVEAT = (
-    "**Not comparable with SAM.** `sam_tiny` is a stand-in of a few million weights that has seen synthetic scenes only. "
-    "It is there so that the lessons of this book run everywhere."
+    "**Not comparable with SAM.** `sam_tiny` is a small stand-in, trained on synthetic scenes only, "
+    "so that this book runs without a download."
 )
 _DPI_OF_SCENES = 110
 _OBJECT, _PREDICTED = "white", "#e69f00"
@@ -47,9 +47,9 @@ _CURVES = {
     "clicks_8": ("#d55e00", "D"),
 }
 _LOSS_TITLES = {
-    "first": "first\nanswers",
-    "second": "answers\nafter clicks",
-    "contrast": "features\nunder two contrasts",
+    "first": "first\nmasks",
+    "second": "masks\nafter clicks",
+    "contrast": "features\nof two contrasts",
     "dense": "borders",
 }
 
@@ -125,12 +125,16 @@ def predict_with_prompts(
 
 
 def learning_curve(card: Mapping[str, Any]) -> pd.DataFrame:
-    """Return how good the weights of a card became as they were trained: a row per probe, images counted from the very first."""
+    """Return the scores during the training of a card's weights, a row per probe.
+
+    ``pictures`` counts the images from the very first one; ``decaying`` says whether the learning rate was falling by then.
+    """
     before = _total(card, "pictures") - int(card["pictures"])
-    side = card["probe"]["side"]
+    side, begins = card["probe"]["side"], card["recipe"]["steps"] - card["recipe"]["decay"]
     names = [name for name in MEASURES if f"{name}_{side}" in card["curve"][0]]
     rows = [
-        {"pictures": before + row["pictures"], **{n: row[f"{n}_{side}"] for n in names}}
+        {"pictures": before + row["pictures"], "decaying": row["step"] > begins}
+        | {n: row[f"{n}_{side}"] for n in names}
         for row in card["curve"]
     ]
     return pd.DataFrame(rows)
@@ -153,7 +157,7 @@ def provenance_of_weights(card: Mapping[str, Any], *, profile: str, steps: int) 
     rows = {
         "profile": f"{profile}: {steps} steps of training on this page",
         "weights": f"{card['name']}, SHA-256 {card['sha256'][:16]}",
-        "trained": f"{_total(card, 'pictures'):,.0f} pictures, {minutes}",
+        "trained": f"{_total(card, 'pictures'):,.0f} images, {minutes}",
         "data": card["data"],
         "code": f"desam-lite {code['version']}, {(code.get('commit') or 'no commit known')[:10]}",
         "libraries": ", ".join(f"{k} {v}" for k, v in card["libraries"].items()),
@@ -167,16 +171,18 @@ def say_clicks(probes: Mapping[str, Mapping[str, float]], shipped: str, aims: Ma
     scores = probes[shipped]
     reached = [scores[measure] >= aim for measure, aim in aims.items()]
     verdict = (
-        "As well as was aimed at" if all(reached) else "In part" if any(reached) else "Not yet well enough"
+        "It reaches its aims"
+        if all(reached)
+        else "It reaches some of its aims"
+        if any(reached)
+        else "It misses its aims"
     )
     each = ", ".join(f"{MEASURES[m]} {scores[m]:.2f} (aim {aim:.2f})" for m, aim in aims.items())
-    others = "; ".join(
-        f"{name} has {p['box']:.2f} with the box" for name, p in probes.items() if name != shipped
-    )
+    others = ", ".join(f"{name} {p['box']:.2f}" for name, p in probes.items() if name != shipped)
     return (
-        "By being asked for one region after the other in pictures without end. "
-        f"**{verdict}**: on pictures it never saw, the model that comes with this book has mean IoU {each}, and "
-        f"{scores['clicks_8']:.2f} after eight clicks. {others}."
+        f"By training on an endless synthetic stream of images. **{verdict}**: on unseen images the {shipped} model has mean "
+        f"IoU {each}, and {scores['clicks_8']:.2f} after eight clicks. With the {MEASURES['box']}, the other models have "
+        f"{others}, and {MEASURES['filled_box']} has {scores['filled_box']:.2f}."
     )
 
 
@@ -200,7 +206,7 @@ def draw_scene_grid_alt(scenes: Sequence[Scene], contrasts: int) -> str:
     areas = [f"{100 * float(scene.mask.float().mean()):.0f}" for scene in scenes[::contrasts]]
     return (
         f"{len(areas)} synthetic scenes of random regions, each under {contrasts} unrelated contrasts, with one outlined object "
-        f"that covers {', '.join(areas)} % of the picture."
+        f"that covers {', '.join(areas)} % of the image."
     )
 
 
@@ -227,7 +233,7 @@ def draw_predictions(rows: Sequence[tuple[Scene, Sequence[PromptedMask]]]) -> Fi
 def draw_predictions_alt(rows: Sequence[tuple[Scene, Sequence[PromptedMask]]]) -> str:
     """Say what `draw_predictions` shows."""
     parts = [f"{scene.title}: {', '.join(f'{p.prompt} {p.iou:.2f}' for p in masks)}" for scene, masks in rows]
-    return f"Pictures with the object (dashed white), the answer (solid) and the clicks; IoU per prompt. {'; '.join(parts)}."
+    return f"Images with the object (dashed white), the mask (solid) and the clicks; IoU per prompt. {'; '.join(parts)}."
 
 
 def _draw_scene(ax: Axes, scene: Scene, outlines: Mapping[tuple[str, str], Mask]) -> None:
@@ -254,7 +260,7 @@ def draw_curve(curve: pd.DataFrame, aims: Mapping[str, float]) -> Figure:
         if "filled_box" in curve:
             level = curve["filled_box"].mean()
             ax.axhline(level, color="#767676", lw=1, ls="--", label=MEASURES["filled_box"])
-        ax.set(xlabel="pictures seen", ylabel="IoU, held-out pictures", ylim=(0, 1))
+        ax.set(xlabel="training images", ylabel="IoU, held-out images", ylim=(0, 1))
         ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         ax.grid(axis="y")
         figure.legend(loc="outside upper center", ncols=2, fontsize=8.5)
@@ -267,7 +273,7 @@ def draw_curve_alt(curve: pd.DataFrame, aims: Mapping[str, float]) -> str:
     parts = [f"{MEASURES[n]} from {first[n]:.2f} to {last[n]:.2f}" for n in _CURVES if n in curve]
     dotted = ", ".join(f"{MEASURES[name]} {aim:.2f}" for name, aim in aims.items())
     return (
-        f"Curves of mean IoU between {first['pictures']:,.0f} and {last['pictures']:,.0f} pictures: {', '.join(parts)}. "
+        f"Curves of mean IoU between {first['pictures']:,.0f} and {last['pictures']:,.0f} images: {', '.join(parts)}. "
         f"Dotted: aims, {dotted}."
     )
 

@@ -1,4 +1,4 @@
-"""What a prompt does to a mask: good and poor prompts of one slice, and Dice over the place of the prompt."""
+"""What a prompt does to a mask: good and poor prompts of one slice, and Dice over the position of the prompt."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,17 +14,25 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import AbstractPathEffect, withStroke
 
 from desam_lite.data.tasks import Task
+from desam_lite.evaluation import statistics
 from desam_lite.evaluation.metrics import Mask
 from desam_lite.methods.oracle_prompts import innermost, tight_box
-from desam_lite.study.report.prompt_maps import LoadedModel, PromptKind, predict_masks, slice_embeddings
-from desam_lite.study.report.sentences import format_interval
+from desam_lite.study.report.prompt_maps import (
+    LoadedModel,
+    PromptKind,
+    as_scores,
+    pool_targets,
+    predict_masks,
+    slice_embeddings,
+)
+from desam_lite.study.report.sentences import count, format_interval, out_of_domain, say_pairs
 from desam_lite.study.report.slice_examples import Example
 from desam_lite.study.report.slice_figures import draw_contour, draw_slices
 from desam_lite.study.report.style import NO_RUNS, WIDTH, empty_figure, method_color, method_marker, styled
 
 _PROMPT_COLOR = "#f0e442"
 _KINDS = {"points": "point", "box": "box"}
-_BOX_NOTE = "the size of a box is the reference's (oracle); places are not"
+_BOX_NOTE = "boxes have the size of the reference (oracle); positions do not use it"
 
 
 def good_and_poor(reference: Mask, kind: PromptKind) -> dict[str, npt.NDArray[np.float64]]:
@@ -119,7 +127,7 @@ def draw_maps(maps: pd.DataFrame, example: Example) -> Figure:
                 title = title.replace(" point (oracle)", "\npoint (oracle)")
                 ax.set_title(title, color=method_color(label), fontweight="bold", fontsize=9)
             side = {"rotation": 90, "va": "center", "ha": "right", "transform": panels[0].transAxes}
-            panels[0].text(-0.06, 0.5, f"asked with a {_KINDS[kind]}", **side)
+            panels[0].text(-0.06, 0.5, f"prompt: {_KINDS[kind]}", **side)
         bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.55, aspect=32, pad=0.02)
         bar.set_label(f"Dice (%) of the mask that a prompt there gives\n{_BOX_NOTE}")
         bar.outline.set_visible(False)
@@ -145,9 +153,9 @@ def draw_maps_alt(maps: pd.DataFrame) -> str:
         means = rows.groupby(rows["inside"].astype(bool))["dice"].mean() * 100
         inside, outside = (means.get(where, float("nan")) for where in (True, False))
         parts.append(
-            f"{label}, asked with a {_KINDS[str(kind)]}: mean {inside:.0f} inside, {outside:.0f} outside the organ"
+            f"{label}, prompted with a {_KINDS[str(kind)]}: mean {inside:.0f} inside, {outside:.0f} outside the organ"
         )
-    return f"Maps of Dice (%) over the place of the prompt in one slice. {'; '.join(parts)}."
+    return f"Maps of Dice (%) over the position of the prompt in one slice. {'; '.join(parts)}."
 
 
 def draw_spreads(summary: pd.DataFrame) -> Figure:
@@ -166,7 +174,7 @@ def draw_spreads(summary: pd.DataFrame) -> Figure:
             ends = row["low"] * 100, row["best"] * 100
             ax.plot(ends, [place] * 2, color=color, lw=5, alpha=0.35, solid_capstyle="butt")
             ax.plot(row["typical"] * 100, place, method_marker(label), color=color, ms=7)
-            names.append(f"{label}\nasked with a {_KINDS[row['kind']]}")
+            names.append(f"{label}\nprompt: {_KINDS[row['kind']]}")
         ax.set_yticks(range(len(names)), names, fontsize=8.5)
         for tick, label in zip(ax.get_yticklabels(), summary["label"], strict=True):
             tick.set_color(method_color(label))
@@ -183,38 +191,71 @@ def draw_spreads_alt(summary: pd.DataFrame) -> str:
     if summary.empty:
         return f"Empty figure: {NO_RUNS}."
     parts = [
-        f"{row['label']}, asked with a {_KINDS[row['kind']]}: median {row['typical'] * 100:.0f}, "
+        f"{row['label']}, prompted with a {_KINDS[row['kind']]}: median {row['typical'] * 100:.0f}, "
         f"from {row['low'] * 100:.0f} to {row['best'] * 100:.0f}"
         for row in summary.to_dict("records")
     ]
     return f"Dice (%) over the prompts of a slice, median, and from the 10th percentile to the best. {'; '.join(parts)}."
 
 
+_WIDER = {
+    "better": "larger for {first} than for {second}",
+    "worse": "smaller for {first} than for {second}",
+    "equivalent": "equivalent for {first} and {second}",
+    "better by less than the margin": "larger, by less than the margin, for {first} than for {second}",
+    "worse by less than the margin": "smaller, by less than the margin, for {first} than for {second}",
+    "cannot tell": "not distinguishable for {first} and {second}",
+}
+
+
 def say_coupling(differences: pd.DataFrame) -> str:
-    """Say whether Dice spreads more over prompts in the coupled decoder; a difference counts if its interval excludes zero.
+    """Say whether Dice spreads more over prompts in the coupled decoder, by the decision rule.
 
     ``differences`` are of `statistics.compare` over spreads, the coupled decoder first.
     """
-    rows = differences[~differences["in_domain"].astype(bool)].dropna(subset="mean")
-    if rows.empty:
-        return "There is no answer yet: no coupled and decoupled model have been asked on the same cases."
-    more, less = rows["low"] > 0, rows["high"] < 0
+    rows = out_of_domain(differences).to_dict("records")
+    if not rows:
+        return "There is no answer yet: no coupled and decoupled model have scores on the same cases."
+    more, less = ([row["verdict"].startswith(word) for row in rows] for word in ("better", "worse"))
     verdict = (
-        "A poor prompt spoils the mask of the coupled decoder more"
-        if more.all()
+        "A poor prompt lowers Dice more with the coupled decoder"
+        if all(more)
         else "It depends on how the two were trained"
-        if more.any()
-        else "A poor prompt spoils the mask of the decoupled decoder more"
-        if less.any()
-        else "The coupled decoder was not seen to depend on its prompt more than the decoupled"
-        if rows["low"].notna().any()
-        else "Too few seeds or cases to tell whether the coupled decoder depends more on its prompt"
+        if any(more)
+        else "A poor prompt lowers Dice more with the decoupled decoder"
+        if any(less)
+        else "Cannot tell whether the coupled decoder depends more on its prompt"
+        if any(row["verdict"] == "cannot tell" for row in rows)
+        else "Both decoders depend equally on their prompts"
     )
+    parts = "; ".join(
+        f"{_WIDER[row['verdict']].format(**row)}, {format_interval(row, spec='+.0f')} (n = {count(row['cases'], 'case')})"
+        for row in rows
+    )
+    return f"**{verdict}**. The spread of Dice (%) over the prompts of a slice, best minus 10th percentile, is {parts}."
+
+
+def compare_by_place(maps: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """Compare pairs of models by the mean Dice of prompts inside the organ and of those outside, out of domain.
+
+    Returns:
+        Rows of `statistics.compare` with ``prompts``, "inside" or "outside".
+    """
+    tables = []
+    for name, rows in maps.groupby(maps["inside"].astype(bool).map({True: "inside", False: "outside"})):
+        scores = pool_targets(as_scores(rows, "dice"))
+        tables.append(out_of_domain(statistics.compare(scores, pairs, rule="cases")).assign(prompts=name))
+    return pd.concat(tables, ignore_index=True)
+
+
+def say_by_place(table: pd.DataFrame) -> str:
+    """Say which model of a pair has the higher Dice with prompts inside and outside the organ, from `compare_by_place`."""
     parts = [
-        f"{format_interval(row, spec='+.0f')} for {row['first']} against {row['second']}"
-        for row in rows.to_dict("records")
+        f"With prompts {name} the organ, {say_pairs(rows.to_dict('records'))}."
+        for name, rows in table.groupby("prompts")
     ]
     return (
-        f"**{verdict}**: the distance in Dice (%) between good and poor prompts (the best and the 10th percentile over a slice) "
-        f"differs by {', and by '.join(parts)}."
+        f"Mean Dice (%) out of domain. {' '.join(parts)}"
+        if parts
+        else "No pair has scores on the same cases."
     )

@@ -1,15 +1,16 @@
-"""The simplest model there is, a band of grey levels, and how the grey levels of an organ differ between hospitals.
+"""A band of intensities as a model with two parameters, and how the intensities of an organ differ between hospitals."""
 
-A lesson, not a method: what two numbers fitted at one hospital do at the next shows a domain shift with nothing else in the way.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from matplotlib.figure import Figure
+from scipy.stats import ttest_1samp
 
+from desam_lite.evaluation.statistics import MARGINS, Verdict, decide
+from desam_lite.study.report.sentences import VERDICTS
 from desam_lite.study.report.style import WIDTH, styled
 
 Counts = npt.NDArray[np.int64]
@@ -18,14 +19,14 @@ _SURROUNDINGS = "#8a8a8a"
 
 
 class Histogram(NamedTuple):
-    """Pixels per grey level ``(256,)`` of the organ and of what is around it, in the middle of the slices that hold the organ."""
+    """Pixels per intensity ``(256,)`` of the organ and of what is around it, in the window of the slices with organ."""
 
     organ: Counts
     rest: Counts
 
 
 class Band(NamedTuple):
-    """A model of two numbers: a pixel is organ if ``low <= grey < high``."""
+    """A model with two parameters: a pixel is organ if ``low <= intensity < high``."""
 
     low: int
     high: int
@@ -54,13 +55,75 @@ def band_dice(counts: Histogram, band: Band) -> float:
     return float(2 * overlap / max(predicted + counts.organ.sum(), 1))
 
 
+def pool(histograms: Sequence[Histogram]) -> Histogram:
+    """Return the counts of several patients as one histogram."""
+    return Histogram(sum(h.organ for h in histograms), sum(h.rest for h in histograms))  # type: ignore[arg-type]
+
+
+def score_bands(patients: Mapping[str, Sequence[Histogram]]) -> pd.DataFrame:
+    """Score the band of each source on each patient of each target; at the source itself, fitted without that patient.
+
+    Returns:
+        One row per source, target and patient: ``dice`` of the band, ``filled`` of a mask that covers the whole window.
+    """
+    rows = []
+    for source, own in patients.items():
+        band = fit_band(pool(own))
+        for target, others in patients.items():
+            for number, patient in enumerate(others):
+                rest = [*own[:number], *own[number + 1 :]]
+                fitted = band if target != source else fit_band(pool(rest)) if rest else None
+                dice = band_dice(patient, fitted) if fitted else np.nan
+                place = {"source": source, "target": target, "patient": number}
+                rows.append(place | {"dice": dice, "filled": band_dice(patient, Band(0, GREY_LEVELS))})
+    return pd.DataFrame(rows)
+
+
+def say_bands(scores: pd.DataFrame) -> str:
+    """Say whether a band loses Dice at other hospitals, and whether it is better there than the filled window.
+
+    The verdicts are those of the decision rule on one difference per patient. A band has no seed: patients alone are chance.
+    """
+    home = scores["source"] == scores["target"]
+    own, away = (
+        scores[rows].groupby(["target", "patient"])[["dice", "filled"]].mean() for rows in (home, ~home)
+    )
+    pairs = pd.DataFrame({"home": own["dice"], "away": away["dice"], "filled": away["filled"]}).dropna()
+    if pairs.empty:
+        return "There is no answer yet: a band needs two hospitals with two patients each."
+    lost, gained = (
+        _compare_patients(pairs[first] - pairs[second])
+        for first, second in (("home", "away"), ("away", "filled"))
+    )
+    means = {name: f"{value * 100:.0f}" for name, value in pairs.mean().items()}
+    verdict = (
+        "Intensities do"
+        if lost.startswith("better")
+        else "Cannot tell from these patients"
+        if lost == "cannot tell"
+        else "Not the intensities, as far as a band shows"
+    )
+    return (
+        f"**{verdict}**: a band of intensities scores mean Dice (%) {means['home']} on left-out patients of its own "
+        f"hospital and {means['away']} at the others (n = {len(pairs)} patients). At other hospitals it is {VERDICTS[gained]} "
+        f"the filled window, which ignores intensity and scores {means['filled']}."
+    )
+
+
+def _compare_patients(differences: pd.Series) -> Verdict:
+    low, high = (
+        ttest_1samp(differences, 0.0).confidence_interval() if len(differences) > 1 else (np.nan, np.nan)
+    )
+    return decide(low, high, MARGINS["dice"])
+
+
 def median(counts: Counts) -> int:
-    """Return the median grey level."""
+    """Return the median intensity."""
     return int(np.searchsorted(np.cumsum(counts), counts.sum() / 2))
 
 
 def draw_histograms(counts: Mapping[str, Histogram], organ: str, color: str) -> Figure:
-    """Draw the grey levels of the organ and of what is around it, a row per domain, named by its title."""
+    """Draw the histograms of the organ and of what is around it, a row per domain, named by its title."""
     with styled():
         figure = Figure((WIDTH, 0.72 * len(counts) + 0.9), layout="constrained")
         axes = figure.subplots(len(counts), 1, sharex=True, squeeze=False)[:, 0]
@@ -73,7 +136,7 @@ def draw_histograms(counts: Mapping[str, Histogram], organ: str, color: str) -> 
             ax.axvspan(band.low, band.high, ymax=0.06, color="#1a1a1a", lw=0, label="best band")
             ax.set(yticks=[], xlim=(0, GREY_LEVELS - 1), ylim=(0, None))
             ax.set_ylabel(title, rotation=0, ha="right", va="center")
-        axes[-1].set_xlabel("grey level (0 to 255)")
+        axes[-1].set_xlabel("intensity (0 to 255)")
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper center", ncols=3)
     return figure
@@ -85,4 +148,4 @@ def draw_histograms_alt(counts: Mapping[str, Histogram], organ: str) -> str:
         f"{title}: median {median(own.organ)} in the {organ} and {median(own.rest)} around it"
         for title, own in counts.items()
     ]
-    return f"Grey levels in the {organ} and around it, one row per domain. {'; '.join(medians)}."
+    return f"Histograms of intensity in the {organ} and around it, one row per domain. {'; '.join(medians)}."

@@ -5,16 +5,24 @@ from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from desam_lite.evaluation import statistics
 from desam_lite.methods.run_spec import SINGLE_ORGAN
 from desam_lite.study.report.sentences import (
+    count,
     format_interval,
     out_of_domain,
     say_losses,
 )
-from desam_lite.study.report.style import UNITS, WIDTH, method_color, method_marker, styled
+from desam_lite.study.report.style import (
+    UNITS,
+    WIDTH,
+    domain_handles,
+    method_color,
+    method_handles,
+    method_marker,
+    styled,
+)
 
 _CELL = ["label", "source", "target", "in_domain"]
 
@@ -71,7 +79,7 @@ def per_organ_models(
 
 
 def draw_organs(cells: pd.DataFrame, *, metric: str = "dice") -> Figure:
-    """Draw `organ_cells`, a panel per direction out of domain; an open mark is the score in domain at the same source."""
+    """Draw `organ_cells`, a panel per direction: open, the score out of domain; filled, that in domain at the same source."""
     title, factor = UNITS[metric]
     away = out_of_domain(cells)
     directions = list(dict.fromkeys(zip(away["source"], away["target"], strict=True)))
@@ -85,9 +93,9 @@ def draw_organs(cells: pd.DataFrame, *, metric: str = "dice") -> Figure:
             ):
                 label, color = row["label"], method_color(row["label"])
                 y = names.index(row["organ"]) + (labels.index(label) - (len(labels) - 1) / 2) * 0.15
-                face = "white"
+                face = color
                 if row["target"] == target:
-                    face = color
+                    face = "white"
                     ax.plot([row["low"] * factor, row["high"] * factor], [y, y], color=color, lw=1.6)
                 ax.plot(row["mean"] * factor, y, method_marker(label), color=color, mfc=face, ms=5, mew=1.2)
             ax.set(title=f"{source} to {target}", xlabel=title)
@@ -95,11 +103,7 @@ def draw_organs(cells: pd.DataFrame, *, metric: str = "dice") -> Figure:
             ax.grid(axis="x")
         axes[0].set_yticks(range(len(names)), [textwrap.fill(name, 8) for name in names])
         axes[0].set_ylim(len(names) - 0.5, -0.5)
-        marks = [(label, method_color(label), method_marker(label), method_color(label)) for label in labels]
-        handles = [
-            Line2D([], [], color=color, marker=marker, mfc=face, ls="none", ms=6, label=label)
-            for label, color, marker, face in [*marks, ("in domain", "#444444", "o", "white")]
-        ]
+        handles = [*method_handles(labels), *domain_handles()]
         figure.legend(handles=handles, loc="outside upper center", ncols=3, handlelength=1.5)
     return figure
 
@@ -130,27 +134,25 @@ def say_modalities(
     source, ``single`` of `per_organ_models`; the control is not trained, and named last.
     """
     title, factor = UNITS[metric]
-    rows = {(str(r["label"]), str(r["source"]), bool(r["in_domain"])): r for r in summary.to_dict("records")}
-    both = [
-        (label, source, rows[label, source, True]["mean"], row)
-        for (label, source, inside), row in rows.items()
+    rows = {
+        (str(r["label"]), str(r["source"]), bool(r["in_domain"])): r["mean"]
+        for r in summary.to_dict("records")
+    }
+    both = {
+        (label, source): f"{rows[label, source, True] * factor:.0f} and {away * factor:.0f} from {source}"
+        for (label, source, inside), away in rows.items()
         if not inside and (label, source, True) in rows
-    ]
-    trained = [entry for entry in both if entry[0] != control]
+    }
+    trained = {key: text for key, text in both.items() if key[0] != control}
     if not trained:
         return "There is no answer yet: no trained method has been scored on both modalities."
-    verdict = say_losses(losses[losses["label"].isin({label for label, *_ in trained})]["verdict"])
-    moves = [
-        f"{label} {home * factor:.0f} to {away['mean'] * factor:.0f} from {source}"
-        for label, source, home, away in trained
-    ]
-    priors = [
-        f"{away['mean'] * factor:.0f} from {source}" for label, source, _, away in both if label == control
-    ]
-    average = f" The prior scores {', '.join(priors)}." if priors else ""
+    verdict = say_losses(losses[losses["label"].isin({label for label, _ in trained})]["verdict"])
+    moves = "; ".join(f"{label} {text}" for (label, _), text in trained.items())
+    priors = "; ".join(text for (label, _), text in both.items() if label == control)
+    average = f" {control}: {priors}." if priors else ""
     return (
-        f"**{verdict}**: mean {title} goes, from the modality of the training to the other, {', '.join(moves)}.{average}"
-        f" {_say_single(out_of_domain(single), metric)}"
+        f"**{verdict}**. Mean {title} on the modality of the training and on the other: {moves}.{average} "
+        f"{_say_single(out_of_domain(single), metric)}"
     ).strip()
 
 
@@ -160,7 +162,7 @@ def _say_single(away: pd.DataFrame, metric: str) -> str:
     words = list(away["verdict"])
     better, worse = (sum(word.startswith(start) for word in words) for start in ("better", "worse"))
     return (
-        f"A model for each organ instead of one for all changes the mean out of domain by "
-        f"{away['mean'].mean() * UNITS[metric][1]:+.1f}: better on {better} of {len(away)} organs, worse on {worse}, "
-        f"cannot tell on {words.count('cannot tell')}."
+        f"One model per organ instead of one for all changes the mean out of domain by "
+        f"{away['mean'].mean() * UNITS[metric][1]:+.1f}: better on {better} of {count(len(away), 'organ')}, worse on {worse}, "
+        f"equivalent on {words.count('equivalent')}, cannot tell on {words.count('cannot tell')}."
     )

@@ -4,14 +4,16 @@ Made for the chapter about one's own data, so that it runs everywhere. The two l
 has no label, are synthetic: their scanners lie between those of ``phantom_prostate``, and none is one of them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from desam_lite.data.geometry import from_slices
 from desam_lite.data.nifti import write_mask, write_volume
+from desam_lite.study.report.sentences import count, out_of_domain, say_pairs
 from desam_lite.synthetic.phantoms import PROSTATE_SITES, dialled, make_case
 from desam_lite.synthetic.phantoms.making import case_geometry
 from desam_lite.utils.progress import track
@@ -37,6 +39,32 @@ _HOSPITALS = {
     "hill": _Hospital("C", "F", {"contrast": 0.5, "noise": 1.0, "resolution": 0.5}, HILL_LABEL),
     "valley": _Hospital("D", "A", {"contrast": 0.3, "noise": 0.6}, 0),
 }
+
+
+def say_against_prior(differences: pd.DataFrame, summary: pd.DataFrame, label: str) -> str:
+    """Say what a method and the prior score at each target, of `statistics.summarise`, and the verdict out of domain."""
+    means = summary.groupby(["label", "target"], sort=False)["mean"].mean() * 100
+    shared = [target for name, target in means.index if name == label and ("Prior", target) in means.index]
+    if not shared or label == "Prior":
+        return "There is no method to compare with the prior here."
+    each = "; ".join(
+        f"{means[label, target]:.0f} and {means['Prior', target]:.0f} at {target}" for target in shared
+    )
+    rows = out_of_domain(differences).to_dict("records")
+    verdict = f" Out of domain, {say_pairs(rows)}, n = {count(rows[0]['cases'], 'case')}." if rows else ""
+    return f"Dice (%) of {label} and of the prior: {each}.{verdict}"
+
+
+def say_volume(predicted: float, labelled: Sequence[float]) -> str:
+    """Say whether a predicted volume lies in the range of the labelled cases, in ml."""
+    low, high = min(labelled), max(labelled)
+    inside = low <= predicted <= high
+    told = "within" if inside else "outside"
+    advice = (
+        "which does not show that the mask is right" if inside else "so look at this mask before you use it"
+    )
+    cases = f"the {count(len(labelled), 'labelled case')}, {low:.0f} to {high:.0f} ml"
+    return f"{predicted:.0f} ml is {told} the range of {cases}, {advice}."
 
 
 def make_example(folder: Path | str, cases: int, *, progress: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""SAM at work, to look at: its encoder's maps of a slice, and the masks it predicts for a prompt."""
+"""SAM on one slice: its encoder's maps, and the masks it predicts for a prompt."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -42,6 +42,27 @@ class PromptedMasks(NamedTuple):
     def best(self) -> int:
         """The mask with the highest predicted IoU."""
         return int(self.predicted_iou.argmax())
+
+
+def say_click(single: Sequence[PromptedMasks], three: PromptedMasks, backbone: str) -> str:
+    """Say whether the predicted IoU picks the best of three masks, and what Dice the single mask of each prompt has."""
+    chosen, best = three.best, int(three.dice.argmax())
+    picks = "picks the best one" if three.dice[chosen] == three.dice[best] else "picks a worse one"
+    each = ", ".join(f"{p.dice[p.best]:.0%} for {p.title}" for p in single)
+    return (
+        f"**It offers three masks, and its IoU head {picks}**: {say_choice(three)} SAM's single mask has Dice {each} "
+        f"(one slice, encoder `{backbone}`)."
+    )
+
+
+def say_choice(three: PromptedMasks) -> str:
+    """Say which of several masks has the highest predicted IoU, and which the highest Dice."""
+    chosen, best = three.best, int(three.dice.argmax())
+    iou, dice = three.predicted_iou[chosen], three.dice[chosen]
+    head = f"guess {chosen + 1} has the highest predicted IoU ({iou:.2f}) and Dice {dice:.0%}"
+    if three.dice[chosen] == three.dice[best]:
+        return f"{head}, which no other guess exceeds."
+    return f"{head}; guess {best + 1} has Dice {three.dice[best]:.0%} and predicted IoU {three.predicted_iou[best]:.2f}."
 
 
 @torch.no_grad()

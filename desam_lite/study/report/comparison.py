@@ -1,7 +1,7 @@
 """Which method is best out of domain, at equal steps and at equal time, what each cost, and the sentences that tell it."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 from desam_lite.evaluation.statistics import METRICS
 from desam_lite.methods import METHODS
 from desam_lite.study.report.paper_numbers import out_of_domain_by
-from desam_lite.study.report.sentences import count, format_interval, list_words, out_of_domain
+from desam_lite.study.report.sentences import count, format_interval, list_words, out_of_domain, say_pairs
 from desam_lite.study.report.style import UNITS, is_oracle
 from desam_lite.study.report.tables import Table, score_table
 from desam_lite.study.run import collect_history
@@ -23,15 +23,6 @@ if TYPE_CHECKING:
 
 MOST_TIMES = 5
 """However cheap a method is, equal time gives it at most this many times the epochs of equal steps."""
-
-_VERDICTS = {
-    "better": "better than {}",
-    "worse": "worse than {}",
-    "equivalent": "equivalent to {}",
-    "better by less than the margin": "better than {} by less than the margin",
-    "worse by less than the margin": "worse than {} by less than the margin",
-    "cannot tell": "not to be told apart from {}",
-}
 
 
 def _trained(runs: "Sequence[Run]") -> "list[Run]":
@@ -144,6 +135,47 @@ def target_table(task: "Task", scores: pd.DataFrame, labels: Sequence[str], *, m
     return score_table(rows, caption=f"{UNITS[metric].title} out of domain, by the target")
 
 
+def group_by_coil(task: "Task") -> dict[str, str]:
+    """Return for each domain whether its coil is endorectal, in words, those without one first; {} where no coil is."""
+    inside = {name: domain.coil.startswith("endorectal") for name, domain in task.manifest.domains.items()}
+    groups = {True: "with endorectal coil", False: "without endorectal coil"}
+    return (
+        {name: groups[inside[name]] for name in sorted(inside, key=inside.__getitem__)}
+        if any(inside.values())
+        else {}
+    )
+
+
+def say_coils(matrix: pd.DataFrame, coils: Mapping[str, str], label: str, *, metric: str = "dice") -> str:
+    """Say what a method trained at sites of one kind of coil scores at other sites of that kind, and at the rest.
+
+    ``matrix`` is of `statistics.score_matrix`, ``coils`` of `group_by_coil`. No verdict: the sites of a group are few and fixed.
+    """
+    title, factor = UNITS[metric]
+    parts = []
+    for kind in dict.fromkeys(coils[source] for source in matrix.index if source in coils):
+        sources = [source for source in matrix.index if coils.get(source) == kind]
+        same, other = (
+            pd.Series(
+                [
+                    matrix.loc[s, t]
+                    for s in sources
+                    for t in matrix
+                    if s != t and (coils.get(t) == kind) == alike
+                ]
+            ).dropna()
+            for alike in (True, False)
+        )
+        if len(same) and len(other):
+            ranges = [
+                f"{values.min() * factor:.0f} to {values.max() * factor:.0f}" for values in (same, other)
+            ]
+            parts.append(
+                f"trained {kind} ({', '.join(sources)}) it scores {ranges[0]} at other sites {kind} and {ranges[1]} at the rest"
+            )
+    return f"{label}, {title}: {'; '.join(parts)}." if parts else ""
+
+
 def cost_table(runs: "Sequence[Run]", summary: pd.DataFrame, *, metric: str = "dice") -> Table:
     """Return what each method's finished runs cost and how far they were trained, with its scores of a summary.
 
@@ -201,7 +233,7 @@ def departure_table(specs: "Sequence[RunSpec]") -> Table:
 def say_behind(margins: pd.DataFrame, *, control: str = "Prior") -> str:
     """Name the methods that are behind a control, and at which targets, from `margins_over_control`."""
     if margins.empty:
-        return f"No method stands beside {control} out of domain yet."
+        return f"No method has been compared with {control} out of domain yet."
     parts = []
     for label, rows in margins.groupby("label", sort=False):
         behind = sorted(rows[rows["ahead"] < 0]["target"])
@@ -211,7 +243,7 @@ def say_behind(margins: pd.DataFrame, *, control: str = "Prior") -> str:
             )
     if not parts:
         return f"No method is behind {control} at any target."
-    return f"Behind {control}, by the mean of a target: {'; '.join(parts)}."
+    return f"Behind {control} in the mean at a target: {'; '.join(parts)}."
 
 
 def say_best(summary: pd.DataFrame, differences: pd.DataFrame, *, metric: str = "dice") -> str:
@@ -225,41 +257,42 @@ def say_best(summary: pd.DataFrame, differences: pd.DataFrame, *, metric: str = 
     rows = out_of_domain(differences[differences["first"] == best])
     rows = rows[[not is_oracle(label) for label in rows["second"]]]
     if rows.empty:
-        return f"**{best}**, here: its mean {title} out of domain is {reached}; no other was scored on the same cases."
+        return f"**{best} is the only one**: mean {title} {reached} out of domain; no other method has scores on the same cases."
     verdicts = {str(row["second"]): str(row["verdict"]) for row in rows.to_dict("records")}
     groups = {
         kind: list_words([label for label, verdict in verdicts.items() if verdict.startswith(kind)])
         for kind in ("cannot tell", "equivalent", "worse")
     }
-    others = f"; it cannot be told from {groups['cannot tell']}" if groups["cannot tell"] else ""
-    others += f"; equivalent to it: {groups['equivalent']}" if groups["equivalent"] else ""
-    others += f"; on the cases of both, {groups['worse']} did better than it" if groups["worse"] else ""
-    others = others or f", better than each of {count(len(rows), 'other')}"
-    return f"**{best}**, here: its mean {title} out of domain is {reached}{others}."
+    told = {
+        "cannot tell": "It is not distinguishable from",
+        "equivalent": "It is equivalent to",
+        "worse": "On the cases that both have scored it is worse than",
+    }
+    others = " ".join(f"{words} {groups[kind]}." for kind, words in told.items() if groups[kind])
+    others = (
+        others or f"It is better than {'each of ' * (len(rows) > 1)}the {count(len(rows), 'other method')}."
+    )
+    return f"**{best} has the best mean**: {title} {reached} out of domain. {others}"
 
 
 def say_budget(minutes: float, runs: "Sequence[Run]") -> str:
     """Tell what equal time was, and how many epochs it gave the methods of these runs."""
     epochs = {run.spec.label: run.spec.epochs or 0 for run in runs}
     if not epochs:
-        return "No trained method has finished with equal steps, so there is nothing to plan equal time from."
+        return "Equal time cannot be planned: no trained method has finished with equal steps."
     few, many = min(epochs, key=epochs.__getitem__), max(epochs, key=epochs.__getitem__)
-    between = f"between {epochs[few]} ({few}) and {epochs[many]} ({many}) epochs"
-    gave = between if epochs[few] < epochs[many] else f"{count(epochs[few], 'epoch')} to each method"
+    between = f"{count(epochs[few], 'epoch')} for {few} and {epochs[many]} for {many}, the least and the most"
+    gave = between if epochs[few] < epochs[many] else f"{count(epochs[few], 'epoch')} for each method"
     return (
-        f"Each training got {minutes:.2f} minutes of a core, which gave {gave}; at least one, "
-        f"and at most {MOST_TIMES} times those of equal steps."
+        f"Each training has {minutes:.2f} minutes of one core. That is {gave}. A method gets at least 1 epoch and at most "
+        f"{MOST_TIMES} times those of equal steps."
     )
 
 
 def say_gains(differences: pd.DataFrame, *, metric: str = "dice") -> str:
-    """Tell what a method gains over others out of domain: of `statistics.compare`, the method first."""
+    """Say what a method gains over others out of domain: of `statistics.compare`, the method first."""
     title, factor = UNITS[metric]
     rows = out_of_domain(differences).to_dict("records")
     if not rows:
-        return "What it gains is not known yet: no case has been scored by it and by another."
-    parts = [
-        f"{_VERDICTS[row['verdict']].format(row['second'])}: {format_interval(row, factor, '+.1f')}"
-        for row in rows
-    ]
-    return f"The method of this page, {rows[0]['first']}, is out of domain {list_words(parts)} in {title}."
+        return "Its gain is not known yet: no case has been scored by it and by another method."
+    return f"Out of domain, in {title}: {say_pairs(rows, factor)}."

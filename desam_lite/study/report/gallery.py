@@ -1,4 +1,4 @@
-"""Cases chosen by rule, methods x cases as images, and the failures of every domain, to be leafed through.
+"""Cases chosen by rule, methods x cases as images, and the failures of every domain.
 
 The gallery is plain HTML with the images inside, so that it opens and shuts without a script, in Jupyter, in the book and from a
 file: a notebook's output is rendered as plain Markdown, where sphinx-design's directives are not known.
@@ -14,6 +14,7 @@ import pandas as pd
 
 from desam_lite.evaluation.statistics import METRICS
 from desam_lite.study.report.notebook import DescribedFigure, encode_png
+from desam_lite.study.report.sentences import count
 from desam_lite.study.report.slice_examples import Example, case_example
 from desam_lite.study.report.slice_figures import draw_slices, draw_slices_alt
 from desam_lite.study.report.style import NO_RUNS, UNITS
@@ -128,7 +129,7 @@ def collect_failures(
 
 
 class Gallery:
-    """Slices behind headings that open when clicked: entries of `collect_failures`, organs as name -> colour in order of ids."""
+    """Slices under headings that open when clicked: entries of `collect_failures`, organs as name -> colour in order of ids."""
 
     def __init__(self, entries: Sequence[DomainFailures], organs: Mapping[str, str], *, columns: int = 4):
         self.entries, self.organs, self.columns = list(entries), organs, columns
@@ -155,26 +156,29 @@ class Gallery:
 
 
 def say_comparison(scores: pd.DataFrame, labels: Sequence[str]) -> str:
-    """Answer whether the method or the case makes more of a difference, out of domain."""
+    """Answer whether scores differ more between methods or between cases out of domain.
+
+    Both are standard deviations, among models of one source and seed: over the methods on one case, and over the cases of one
+    method, each as the root of the mean variance.
+    """
     title, factor = UNITS[_metric(scores)]
     wide = _scored_by_all(scores, labels) * factor
-    if len(wide) < 2 or len(labels) < 2:
+    cases = wide.groupby(["source", "seed"]).var(ddof=1).stack().dropna()
+    if cases.empty or len(labels) < 2:
         return "There is no answer yet: no two cases out of domain have been scored by two methods."
-    apart = wide.max(axis=1) - wide.min(axis=1)
-    low, high = np.percentile(wide.mean(axis=1), [10, 90])
-    method, case = f"{apart.median():.0f}", f"{high - low:.0f}"
+    between = {"methods": wide.var(axis=1, ddof=1).mean() ** 0.5, "cases": cases.mean() ** 0.5}
+    method, case = (f"{value:.0f}" for value in between.values())
     verdict = (
-        "Method and case matter equally"
+        "Methods and cases differ equally"
         if method == case
-        else "The method matters more than the case"
-        if float(method) > float(case)
-        else "The case matters more than the method"
+        else f"{max(between, key=between.__getitem__).capitalize()} differ more than {min(between, key=between.__getitem__)}"
     )
+    apart = wide.max(axis=1) - wide.min(axis=1)
     widest = wide.iloc[int(apart.to_numpy().argmax())]
     return (
-        f"**{verdict}**: on one and the same case out of domain the best and the worst method are {method} points of {title} "
-        f"apart at the median, and four in five cases lie within {case}. Where they differ most, {widest.idxmax()} has "
-        f"{widest.max():.0f} and {widest.idxmin()} {widest.min():.0f}."
+        f"**{verdict}**. The standard deviation of {title} out of domain is {method} over the methods on one case and {case} "
+        f"over the cases of one method ({count(len(labels), 'method')}, {count(len(wide), 'scored case')}). The largest "
+        f"difference on one case is between {widest.idxmax()} ({widest.max():.0f}) and {widest.idxmin()} ({widest.min():.0f})."
     )
 
 

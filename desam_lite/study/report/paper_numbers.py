@@ -94,6 +94,6 @@ def why_not_comparable(task: "Task", specs: "Sequence[RunSpec]", label: str, pro
         "another protocol": protocol != "published",
         f"trained at {len(trained)} of {len(domains)} hospitals": len(trained) < len(domains),
         "another split": any(spec.split != "published_90_10" for spec in own),
-        f"other settings ({', '.join(departures)})": bool(departures),
+        f"other settings ({', '.join(f'{name} {value}' for name, value, _ in departures)})": bool(departures),
     }
     return next((reason for reason, holds in reasons.items() if holds), "")

@@ -45,6 +45,27 @@ def out_of_domain(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[~frame["in_domain"].astype(bool)].dropna(subset="mean") if len(frame) else frame
 
 
+VERDICTS: dict[str, str] = {
+    "better": "better than",
+    "worse": "worse than",
+    "equivalent": "equivalent to",
+    "better by less than the margin": "better by less than the margin than",
+    "worse by less than the margin": "worse by less than the margin than",
+    "cannot tell": "not distinguishable from",
+}
+"""The verdicts of `statistics.decide` as they stand between two methods in a sentence."""
+
+
+def say_pairs(
+    rows: Iterable[Mapping[Any, Any]], factor: float = 100.0, words: Mapping[str, str] = VERDICTS
+) -> str:
+    """Say each difference of `statistics.compare` with its verdict, as in "A is better than B: +5.0 (+1.0 to +9.0)"."""
+    return "; ".join(
+        f"{row['first']} is {words[row['verdict']]} {row['second']}: {format_interval(row, factor, '+.1f')}"
+        for row in rows
+    )
+
+
 def say_transfer(
     summary: pd.DataFrame, losses: pd.DataFrame, *, metric: str = "dice", control: str = "Prior"
 ) -> str:
@@ -55,21 +76,18 @@ def say_transfer(
     title, factor = UNITS[metric]
     scored = summary.dropna(subset="mean").to_dict("records")
     home, away = (
-        {str(r["label"]): r for r in scored if bool(r["in_domain"]) == side} for side in (True, False)
+        {str(r["label"]): f"{r['mean'] * factor:.0f}" for r in scored if bool(r["in_domain"]) == side}
+        for side in (True, False)
     )
     learners = [label for label in home if label in away and label != control and not is_oracle(label)]
     if not learners:
         return "There is no answer yet: no trained method has been scored both in and out of domain."
     verdict = say_losses(losses[losses["label"].isin(learners)]["verdict"])
-    moves = [
-        f"from {home[label]['mean'] * factor:.0f} to {away[label]['mean'] * factor:.0f} for {label}"
-        for label in learners
-    ]
-    sentence = f"**{verdict}**: from the hospital of its training to the others, mean {title} goes {', '.join(moves)}."
+    moves = "; ".join(f"{label} {home[label]} and {away[label]}" for label in learners)
+    sentence = f"**{verdict}**. Mean {title} in domain and out of domain: {moves}."
     if control in away:
-        mean = f"{away[control]['mean'] * factor:.0f}"
         sentence += (
-            f" The prior, an average mask drawn without looking at the scan, scores {mean} out of domain."
+            f" {control}, an average mask that ignores the scan, scores {away[control]} out of domain."
         )
     return sentence
 
@@ -78,31 +96,32 @@ def say_losses(verdicts: Iterable[str]) -> str:
     """Sum up the verdicts on scores out of domain against those in domain in a few words."""
     words = list(verdicts)
     lost = [word.startswith("worse") for word in words]
-    if all(lost):
-        return "Not as well"
     if any(lost):
-        return "Some methods lose"
-    return "Too little to tell" if set(words) == {"cannot tell"} else "No loss was shown"
+        return "Not as well" if all(lost) else "Some methods score lower there"
+    return "Cannot tell" if set(words) <= {"cannot tell"} else "No loss was shown"
 
 
 def say_ablation(differences: pd.DataFrame, *, metric: str = "dice") -> str:
-    """Answer whether a whole is better out of domain than with parts taken away, of `statistics.compare`, the whole first."""
+    """Answer whether a whole is better out of domain than with parts removed, of `statistics.compare`, the whole first."""
     title, factor = UNITS[metric]
     rows = out_of_domain(differences).to_dict("records")
     if not rows:
         return "There is no answer yet: no two decoders have been scored on the same cases out of domain."
     better, worse = ([row["verdict"].startswith(word) for row in rows] for word in ("better", "worse"))
     verdict = (
-        "Removing any part made it worse"
+        "The full decoder is better than every reduced one"
         if all(better)
-        else "Some parts make a difference"
-        if any(better + worse)
-        else "Too little to tell"
-        if {row["verdict"] for row in rows} == {"cannot tell"}
-        else "No part was shown to make a difference"
+        else "Some parts help and some hurt"
+        if any(better) and any(worse)
+        else "Some parts help"
+        if any(better)
+        else "The full decoder is worse than a reduced one"
+        if any(worse)
+        else "No part makes a difference"
+        if all(row["verdict"] == "equivalent" for row in rows)
+        else "Cannot tell which part helps"
     )
-    each = [f"{row['first']} against {row['second']} {format_interval(row, factor, '+.1f')}" for row in rows]
-    return f"**{verdict}**: out of domain, the difference in {title} is {', '.join(each)}."
+    return f"**{verdict}**. Out of domain, in {title}: {say_pairs(rows, factor)}."
 
 
 def say_unfinished(runs: "Sequence[Run]") -> str:
@@ -129,7 +148,7 @@ def say_minutes(runs: "Sequence[Run]") -> str:
 
 def say_seconds(began: float) -> str:
     """Return how long a page without training took, from ``time.perf_counter()`` at its start."""
-    return f"The page trains nothing; it took {count(time.perf_counter() - began, 'second')} here."
+    return f"Nothing is trained on this page; it took {count(time.perf_counter() - began, 'second')} to run."
 
 
 def say_facts(task: "Task", specs: "Sequence[RunSpec]", profile: str, protocol: str) -> str:
@@ -147,31 +166,25 @@ def say_facts(task: "Task", specs: "Sequence[RunSpec]", profile: str, protocol: 
 def say_caveats(
     task: "Task", specs: "Sequence[RunSpec]" = (), *, backbone: str = "", weights: str = ""
 ) -> str:
-    """Return what keeps the numbers of a page (of runs, or of one encoder without runs) from being set beside the paper's."""
-    reasons = ["the scans are synthetic"] if task.manifest.synthetic else []
+    """Return why the numbers of a page (of runs, or of one encoder without runs) may not be compared with the paper's."""
+    reasons = ["The scans are synthetic."] if task.manifest.synthetic else []
     encoders = {(spec.backbone, spec.weights) for spec in specs} | {(backbone, weights)}
     for name, origin in sorted((pair for pair in encoders if pair[0]), key=str):
-        stand_in = f"the encoder `{name}` is a small stand-in for SAM"
-        untrained = f"what is labelled *{RANDOM_ENCODER}* stands on a `{name}` with random weights"
+        stand_in = f"The encoder `{name}` is a small stand-in for SAM"
         reasons += {
-            RANDOM_WEIGHTS: [f"{untrained}, which has never learnt to see"],
-            SHIPPED_WEIGHTS: [f"{stand_in}, trained by this study on synthetic images"],
-        }.get(origin or "", [stand_in] if name == "sam_tiny" else [])
+            RANDOM_WEIGHTS: [f"*{RANDOM_ENCODER}* marks an untrained `{name}`."],
+            SHIPPED_WEIGHTS: [f"{stand_in}, trained by this study on synthetic images."],
+        }.get(origin or "", [f"{stand_in}."] if name == "sam_tiny" else [])
     if reasons:
-        return f"**Not comparable with the paper.** On this page {', and '.join(reasons)}."
-    return "These numbers may be set beside the paper's only where data, settings, protocol and averaging are the same."
+        return f"**Not comparable with the paper.** {' '.join(reasons)}"
+    return "These numbers may be compared with the paper's only where data, settings, protocol and averaging are the same."
 
 
-def say_settings(specs: "Sequence[RunSpec]") -> str:
-    """Return in which settings DeSAM departs from the public code, whose settings are the defaults of `RunSpec`."""
-    changes = list_departures(specs)
-    if not changes:
-        return "DeSAM is trained and run with the settings of the public code."
-    return f"DeSAM departs from the settings of the public code in {list_words(changes)}."
+def list_departures(specs: "Sequence[RunSpec]") -> list[tuple[str, str, str]]:
+    """Return the settings in which runs of DeSAM depart from the public code: name, value here, value there.
 
-
-def list_departures(specs: "Sequence[RunSpec]") -> list[str]:
-    """Return the settings in which runs of DeSAM are not as published, as in "`epochs` 12 instead of 50"."""
+    The settings of the public code are the defaults of `RunSpec`.
+    """
     desam = [spec for spec in specs if spec.method == "desam"]
     changes = []
     for name in ("split", *(name for name in DECODER if name not in _CHOSEN)):
@@ -180,5 +193,5 @@ def list_departures(specs: "Sequence[RunSpec]") -> list[str]:
             str(getattr(spec, name)) for spec in desam if getattr(spec, name) not in (None, default)
         )
         if values:
-            changes.append(f"`{name}` {' or '.join(values)} instead of {default}")
+            changes.append((name, " or ".join(values), str(default)))
     return changes

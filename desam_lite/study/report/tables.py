@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from desam_lite.study.report.sentences import join_distinct, say_minutes
+from desam_lite.study.report.sentences import join_distinct, list_departures, say_minutes
 from desam_lite.study.report.style import UNITS
 from desam_lite.utils.provenance import code_version, library_versions
 
 if TYPE_CHECKING:
     from desam_lite.data.tasks import Task
+    from desam_lite.methods.run_spec import RunSpec
     from desam_lite.study.run import Run
 
 _SCALED = ("mean", "low", "high", "seed_sd", "case_sd")  # columns in the unit of the metric
@@ -102,6 +103,17 @@ def domain_table(task: "Task") -> Table:
         for name, domain in task.manifest.domains.items()
     ]
     return Table(pd.DataFrame(rows))
+
+
+def settings_table(specs: "Sequence[RunSpec]") -> Table:
+    """Return the settings in which DeSAM departs from the public code on a page."""
+    frame = pd.DataFrame(list_departures(specs), columns=["setting", "here", "public code"])
+    return Table(
+        frame,
+        "Settings of DeSAM that differ from the public code"
+        if len(frame)
+        else "DeSAM has the settings of the public code",
+    )
 
 
 def provenance_table(

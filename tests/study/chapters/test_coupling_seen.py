@@ -96,7 +96,7 @@ def test_a_map_has_the_dice_of_each_place_the_right_way_up() -> None:
     assert np.allclose(drawn[0].images[0].get_array(), [[0, 20], [40, 60]])
     assert drawn[0].images[0].get_extent() == [0, 30, 40, 0]
     said = coupling_seen.draw_maps_alt(maps())
-    assert "DeSAM-B, asked with a box: mean 60 inside, 20 outside the organ" in said
+    assert "DeSAM-B, prompted with a box: mean 60 inside, 20 outside the organ" in said
 
 
 def test_prompts_are_marked_where_they_are_in_millimetres() -> None:
@@ -109,7 +109,7 @@ def test_prompts_are_marked_where_they_are_in_millimetres() -> None:
 
 def test_spreads_say_median_and_range() -> None:
     assert len(coupling_seen.draw_spreads(spreads()).axes[0].lines) == 4
-    assert "Tuned SAM-P, asked with a point: median 40, from 10 to 80" in coupling_seen.draw_spreads_alt(
+    assert "Tuned SAM-P, prompted with a point: median 40, from 10 to 80" in coupling_seen.draw_spreads_alt(
         spreads()
     )
 
@@ -128,19 +128,60 @@ def test_nothing_to_show_is_said(figure: Figure, alt: str) -> None:
     assert [text.get_text() for text in figure.texts] == [style.NO_RUNS] and style.NO_RUNS in alt
 
 
+PAIRS = [("Tuned SAM-P", "DeSAM-P"), ("Tuned SAM tight box (oracle)", "DeSAM-B")]
+
+
+def compared(*verdicts: str, cases: int = 5) -> pd.DataFrame:
+    rows = [
+        {"first": pair[0], "second": pair[1], "verdict": verdict, "in_domain": False, "cases": cases}
+        | {"mean": 0.1, "low": 0.05, "high": 0.15}
+        for pair, verdict in zip(PAIRS, verdicts, strict=False)
+    ]
+    return pd.DataFrame(rows)
+
+
 @pytest.mark.parametrize(
-    ("lows", "highs", "verdict"),
+    ("verdicts", "told"),
     [
-        ((0.1, 0.2), (0.3, 0.4), "A poor prompt spoils the mask of the coupled decoder more"),
-        ((0.1, -0.2), (0.3, 0.1), "It depends on how the two were trained"),
-        ((-0.1, -0.2), (0.3, 0.1), "The coupled decoder was not seen to depend"),
-        ((-0.3, -0.2), (-0.1, 0.1), "A poor prompt spoils the mask of the decoupled decoder more"),
-        ((np.nan, np.nan), (np.nan, np.nan), "Too few seeds or cases to tell"),
+        (
+            ("better", "better by less than the margin"),
+            "A poor prompt lowers Dice more with the coupled decoder",
+        ),
+        (("better", "worse"), "It depends on how the two were trained"),
+        (("better", "cannot tell"), "It depends on how the two were trained"),
+        (("worse", "equivalent"), "A poor prompt lowers Dice more with the decoupled decoder"),
+        (("equivalent", "equivalent"), "Both decoders depend equally"),
+        (("cannot tell", "equivalent"), "Cannot tell"),  # as with one seed
     ],
 )
-def test_the_verdict_on_coupling_follows_the_intervals(
-    lows: tuple[float, ...], highs: tuple[float, ...], verdict: str
-) -> None:
-    names = {"first": ["Tuned SAM-P", "Tuned SAM tight box (oracle)"], "second": ["DeSAM-P", "DeSAM-B"]}
-    table = pd.DataFrame({**names, "in_domain": False, "mean": 0.0, "low": lows, "high": highs})
-    assert coupling_seen.say_coupling(table).startswith(f"**{verdict}")
+def test_the_verdict_on_coupling_is_that_of_the_rule(verdicts: tuple[str, str], told: str) -> None:
+    said = coupling_seen.say_coupling(compared(*verdicts))
+    assert said.startswith(f"**{told}") and "+10 (+5 to +15) (n = 5 cases)" in said
+
+
+def test_one_case_is_singular_and_no_pair_has_no_answer() -> None:
+    assert "(n = 1 case)" in coupling_seen.say_coupling(compared("better", cases=1))
+    assert "no answer yet" in coupling_seen.say_coupling(compared("better").assign(mean=np.nan))
+
+
+def prompted(label: str, inside: float, outside: float) -> pd.DataFrame:
+    rows = [
+        {"label": label, "source": "A", "seed": seed, "target": "B", "in_domain": False, "case": f"c{case}"}
+        | {"inside": place, "dice": inside if place else outside}
+        for seed in range(2)
+        for case in range(4)
+        for place in (True, False)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_models_are_compared_inside_and_outside_the_organ() -> None:
+    maps = pd.concat([prompted("Tuned SAM-P", 0.8, 0.1), prompted("DeSAM-P", 0.7, 0.7)])
+    table = coupling_seen.compare_by_place(maps, PAIRS[:1])
+    assert table.set_index("prompts")["verdict"].to_dict() == {"inside": "better", "outside": "worse"}
+    said = coupling_seen.say_by_place(table)
+    assert "With prompts inside the organ, Tuned SAM-P is better than DeSAM-P: +10.0" in said
+    assert "With prompts outside the organ, Tuned SAM-P is worse than DeSAM-P: -60.0" in said
+    single = coupling_seen.compare_by_place(maps[maps["seed"] == 0], PAIRS[:1])
+    assert "is not distinguishable from DeSAM-P" in coupling_seen.say_by_place(single)  # one seed
+    assert "No pair" in coupling_seen.say_by_place(table[:0])

@@ -132,8 +132,10 @@ def test_the_answer_follows_the_numbers() -> None:
     )
     losses = pd.DataFrame({"label": ["U-Net", "Prior"], "source": "CT", "verdict": ["worse", "equivalent"]})
     said = modality_splits.say_modalities(summary, losses, single)
-    assert said.startswith("**Not as well**") and "U-Net 80 to 30 from CT" in said
-    assert "by +15.0: better on 1 of 2 organs, worse on 0, cannot tell on 1." in said
+    assert said.startswith("**Not as well**") and ": U-Net 80 and 30 from CT." in said
+    assert "by +15.0: better on 1 of 2 organs, worse on 0, equivalent on 0, cannot tell on 1." in said
+    alone = modality_splits.say_modalities(summary, losses, single.iloc[:1])
+    assert "better on 1 of 1 organ, worse on 0" in alone
     kept = losses.assign(verdict="equivalent")
     assert "No loss was shown" in modality_splits.say_modalities(summary, kept, single.iloc[:0])
     assert "no answer yet" in modality_splits.say_modalities(summary.iloc[:1], losses, single)

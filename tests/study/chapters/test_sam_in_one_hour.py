@@ -62,3 +62,29 @@ def test_maps_are_shown_without_the_padding(model: SAM, example: Example) -> Non
         assert image.shape == (grid * 24 // 32, grid, 3)
         assert image.min() >= 0 and image.max() <= 1
     assert len(sam_in_one_hour.draw_features(example, maps).axes) == 5
+
+
+@pytest.mark.parametrize(
+    ("iou", "dice", "verdict", "told"),
+    [
+        (
+            [0.5, 0.9, 0.6],
+            [0.1, 0.71, 0.93],
+            "picks a worse one",
+            "; guess 3 has Dice 93% and predicted IoU 0.60.",
+        ),
+        ([0.5, 0.9, 0.6], [0.1, 0.93, 0.71], "picks the best one", "Dice 93%, which no other guess exceeds."),
+        ([0.5, 0.9, 0.6], [0.93, 0.93, 0.1], "picks the best one", "which no other guess exceeds."),  # a tie
+        ([0.5], [0.2], "picks the best one", "guess 1 has the highest predicted IoU (0.50) and Dice 20%"),
+    ],
+)
+def test_what_is_said_of_the_iou_head_follows_the_masks(
+    iou: list[float], dice: list[float], verdict: str, told: str
+) -> None:
+    masks = np.zeros((len(iou), 2, 2), bool)
+    three = sam_in_one_hour.PromptedMasks(
+        "a click", Prompts.whole_image(), masks, np.array(iou), np.array(dice)
+    )
+    said = sam_in_one_hour.say_click([three], three, "micro")
+    assert f"its IoU head {verdict}**" in said and told in said
+    assert said.endswith(f"Dice {dice[three.best]:.0%} for a click (one slice, encoder `micro`).")

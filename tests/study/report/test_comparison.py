@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from desam_lite.data.manifest import load_manifest
 from desam_lite.evaluation.statistics import compare, summarise
 from desam_lite.methods import METHODS
 from desam_lite.methods.registry import METHOD_CHOICES
@@ -110,20 +111,18 @@ def test_the_answer_names_who_cannot_be_told_apart() -> None:
     summary = summarise(SCORED)
     ahead = compare(SCORED, [("CSDG", other) for other in ("Prior", "U-Net", "SAM point (oracle)")])
     said = comparison.say_best(summary, ahead)
-    assert said.startswith("**CSDG**, here: its mean Dice (%) out of domain is 65.8 (")
-    assert said.endswith("; it cannot be told from U-Net.")
+    assert said.startswith("**CSDG has the best mean**: Dice (%) 65.8 (")
+    assert said.endswith(" out of domain. It is not distinguishable from U-Net.")
     alone = comparison.say_best(summary, ahead[ahead["second"] == "Prior"])
-    assert alone.endswith(", better than each of 1 other.")
+    assert alone.endswith(" It is better than the 1 other method.")
     assert comparison.say_best(pd.DataFrame(), ahead).startswith("There is no answer yet")
 
 
 def test_gains_are_told_with_their_sign_and_interval() -> None:
     found = compare(SCORED, [("CSDG", "Prior"), ("CSDG", "U-Net")])
     gains = comparison.say_gains(found)
-    assert gains.startswith(
-        "The method of this page, CSDG, is out of domain better than Prior: +50.8 (+42.7 to"
-    )
-    assert " and not to be told apart from U-Net: +0.8 (-7.3 to +8.8) in Dice (%)." in gains
+    assert gains.startswith("Out of domain, in Dice (%): CSDG is better than Prior: +50.8 (+42.7 to")
+    assert gains.endswith("; CSDG is not distinguishable from U-Net: +0.8 (-7.3 to +8.8).")
     assert "worse than Prior" in comparison.say_gains(
         compare(SCORED.assign(metric="assd"), [("CSDG", "Prior")])
     )
@@ -133,10 +132,12 @@ def test_gains_are_told_with_their_sign_and_interval() -> None:
 @pytest.mark.parametrize(
     ("verdict", "words"),
     [
-        ("equivalent", "is out of domain equivalent to U-Net: +0.0"),
-        ("better by less than the margin", "better than U-Net by less than the margin"),
-        ("worse by less than the margin", "worse than U-Net by less than the margin"),
-        ("cannot tell", "not to be told apart from U-Net"),
+        ("better", "CSDG is better than U-Net: +0.0."),
+        ("worse", "CSDG is worse than U-Net"),
+        ("equivalent", "CSDG is equivalent to U-Net"),
+        ("better by less than the margin", "CSDG is better by less than the margin than U-Net"),
+        ("worse by less than the margin", "CSDG is worse by less than the margin than U-Net"),
+        ("cannot tell", "CSDG is not distinguishable from U-Net"),
     ],
 )
 def test_every_verdict_has_its_words(verdict: str, words: str) -> None:
@@ -149,11 +150,12 @@ def test_the_best_may_lose_on_the_cases_of_both_and_may_be_alone() -> None:
     ahead = compare(SCORED, [("CSDG", other) for other in ("Prior", "U-Net")])
     reversed_ = ahead.assign(verdict=["better", "better", "worse", "worse"])
     assert comparison.say_best(summary, reversed_).endswith(
-        "; on the cases of both, U-Net did better than it."
+        "On the cases that both have scored it is worse than U-Net."
     )
-    assert comparison.say_best(summary, ahead[:0]).endswith("; no other was scored on the same cases.")
-    close = comparison.say_best(summary, ahead[ahead["second"] == "U-Net"])
-    assert close.endswith("; it cannot be told from U-Net.")
+    alone = comparison.say_best(summary, ahead[:0])
+    assert alone.startswith("**CSDG is the only one**")
+    both = comparison.say_best(summary, ahead.assign(verdict="better"))
+    assert both.endswith("It is better than each of the 2 other methods.")
 
 
 def test_both_tables_stand_side_by_side() -> None:
@@ -169,11 +171,11 @@ def test_both_tables_stand_side_by_side() -> None:
 def test_the_budget_is_said_with_the_epochs_it_gave() -> None:
     said = comparison.say_budget(0.5, [run("unet", [1.0], epochs=30), run("csdg", [1.0], epochs=7)])
     assert said.startswith(
-        "Each training got 0.50 minutes of a core, which gave between 7 (CSDG) and 30 (U-Net) epochs"
+        "Each training has 0.50 minutes of one core. That is 7 epochs for CSDG and 30 for U-Net, the least and the most."
     )
     alone = comparison.say_budget(0.5, [run("unet", [1.0], epochs=1)])
-    assert "which gave 1 epoch to each method;" in alone
-    assert "nothing to plan" in comparison.say_budget(0.5, [])
+    assert "That is 1 epoch for each method." in alone
+    assert "cannot be planned" in comparison.say_budget(0.5, [])
 
 
 def test_methods_are_set_beside_a_control_target_by_target() -> None:
@@ -185,11 +187,11 @@ def test_methods_are_set_beside_a_control_target_by_target() -> None:
     assert (beside.loc[0, "label"], beside.loc[0, "target"]) == ("CSDG", "B")
     assert beside.loc[0, "ahead"] == pytest.approx(-0.2)
     assert beside["ahead"].is_monotonic_increasing
-    assert comparison.say_behind(beside) == "Behind Prior, by the mean of a target: CSDG at B."
+    assert comparison.say_behind(beside) == "Behind Prior in the mean at a target: CSDG at B."
     far = comparison.margins_over_control(moved.assign(metric="hd95"))  # there more is worse
     assert "U-Net at every target" in comparison.say_behind(far)
     assert "No method is behind Prior" in comparison.say_behind(beside[beside["ahead"] > 0])
-    assert "No method stands beside" in comparison.say_behind(comparison.margins_over_control(SCORED[:0]))
+    assert "No method has been compared" in comparison.say_behind(comparison.margins_over_control(SCORED[:0]))
 
 
 def costed(label: str, training: float, memory: float, *, finished: bool = True, parameters: int = 0) -> Any:
@@ -253,4 +255,33 @@ def test_every_method_says_what_differs_from_its_paper() -> None:
     assert frame.loc["Prior", "paper"] == "this study"
     assert frame.loc["CSDG", "paper"] == "csdg"
     assert "EfficientNet" in frame.loc["CSDG", "what differs"]
-    assert frame.loc["MaxStyle", "what differs"].endswith("standardised.")
+    assert frame.loc["MaxStyle", "what differs"].endswith(".")
+
+
+COILS = {
+    "A": "without endorectal coil",
+    "C": "without endorectal coil",
+    "B": "with endorectal coil",
+    "E": "with endorectal coil",
+}
+
+
+def test_sites_are_grouped_by_the_coil_of_the_manifest() -> None:
+    manifest = load_manifest("phantom_prostate")
+    grouped = comparison.group_by_coil(SimpleNamespace(manifest=manifest))  # type: ignore[arg-type]
+    assert list(grouped) == ["A", "C", "D", "B", "E", "F"]
+    assert [name for name, coil in grouped.items() if coil == COILS["B"]] == ["B", "E", "F"]
+    abdomen = SimpleNamespace(manifest=load_manifest("phantom_abdomen"))
+    assert comparison.group_by_coil(abdomen) == {}  # type: ignore[arg-type]
+
+
+def test_what_coils_share_is_told_in_numbers_whichever_way_they_go() -> None:
+    cells = [[0.9, 0.8, 0.5, 0.4], [0.2, 0.3, 0.9, 0.87]]
+    matrix = pd.DataFrame(cells, index=["A", "B"], columns=list("ACBE"))
+    assert comparison.say_coils(matrix, COILS, "DeSAM-B") == (
+        "DeSAM-B, Dice (%): trained without endorectal coil (A) it scores 80 to 80 at other sites without endorectal coil "
+        "and 40 to 50 at the rest; trained with endorectal coil (B) it scores 87 to 87 at other sites with endorectal coil "
+        "and 20 to 30 at the rest."
+    )
+    turned = comparison.say_coils(matrix.loc[["A"], ["A", "C"]], COILS, "DeSAM-B")
+    assert turned == "" == comparison.say_coils(matrix, {}, "DeSAM-B")

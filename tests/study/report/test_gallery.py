@@ -53,17 +53,18 @@ def test_a_case_that_one_method_lacks_is_not_compared() -> None:
 
 def test_the_answer_names_the_widest_disagreement() -> None:
     said = gallery.say_comparison(scores(), LABELS)
-    assert "U-Net has 90 and DeSAM-B 30" in said
-    assert said.startswith("**The case matters more than the method**")
-    far = scores().assign(value=lambda f: np.where(f["label"] == "U-Net", 0.9, 0.1))
-    assert gallery.say_comparison(far, LABELS).startswith("**The method matters more than the case**")
-    equal = scores()[lambda f: f["case"].isin(["c1", "c2"])]
-    equal = equal.assign(
-        value=[0.6, 0.5, 0.5, 0.4]
-    )  # a method and a case each make a difference of 10 and 8 points
-    assert gallery.say_comparison(equal, LABELS).startswith("**The method matters more than the case**")
-    equal = equal.assign(value=[0.625, 0.525, 0.5, 0.4])  # and now of 10 each
-    assert gallery.say_comparison(equal, LABELS).startswith("**Method and case matter equally**")
+    assert "between U-Net (90) and DeSAM-B (30)" in said
+    frame = scores()[lambda f: f["case"].isin(["c1", "c2"]) & ~f["in_domain"]]
+    for values, verdict in (
+        ([0.6, 0.5, 0.3, 0.2], "Cases differ more than methods"),
+        ([0.6, 0.3, 0.5, 0.2], "Methods differ more than cases"),  # the reverse
+        ([0.6, 0.5, 0.5, 0.4], "Methods and cases differ equally"),
+    ):
+        table = {("U-Net", "c1"): values[0], ("DeSAM-B", "c1"): values[1]}
+        table |= {("U-Net", "c2"): values[2], ("DeSAM-B", "c2"): values[3]}
+        own = frame.assign(value=[table[key] for key in zip(frame["label"], frame["case"], strict=True)])
+        told = gallery.say_comparison(own, LABELS)
+        assert told.startswith(f"**{verdict}**") and "(2 methods, 2 scored cases)" in told
     assert "no answer yet" in gallery.say_comparison(scores(), LABELS[:1])
     single = scores()[lambda f: f["case"] == "c1"]
     assert "no answer yet" in gallery.say_comparison(single, LABELS)

@@ -58,7 +58,7 @@ def test_a_number_is_comparable_only_where_everything_is_the_papers() -> None:
                 "prostate",
                 {name: value},
                 "published",
-                f"other settings (`{name}` {value} instead of {default})",
+                f"other settings ({name} {value})",
             )
             for name, value, default in (
                 ("mask_loss", "dice_ce", "dice"),

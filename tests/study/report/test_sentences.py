@@ -11,7 +11,7 @@ import pytest
 from desam_lite.data.manifest import Manifest
 from desam_lite.evaluation.statistics import MARGINS, METRICS, decide, summarise
 from desam_lite.methods.run_spec import make_spec
-from desam_lite.study.report import sentences
+from desam_lite.study.report import sentences, tables
 
 
 def run(label: str = "U-Net", *, finished: bool = True, **changed: Any) -> Any:
@@ -64,8 +64,8 @@ PRIOR = [("Prior", True, 0.55, 0.5, 0.6), ("Prior", False, 0.45, 0.4, 0.5)]
 def test_the_answer_names_every_number_and_the_control() -> None:
     said = sentences.say_transfer(summary(*LOSER, *PRIOR), losses("worse"))
     assert said == (
-        "**Not as well**: from the hospital of its training to the others, mean Dice (%) goes from 90 to 50 for U-Net. "
-        "The prior, an average mask drawn without looking at the scan, scores 45 out of domain."
+        "**Not as well**. Mean Dice (%) in domain and out of domain: U-Net 90 and 50. "
+        "Prior, an average mask that ignores the scan, scores 45 out of domain."
     )
 
 
@@ -73,10 +73,10 @@ def test_the_answer_names_every_number_and_the_control() -> None:
     ("verdicts", "verdict"),
     [
         (("worse", "worse by less than the margin"), "Not as well"),
-        (("worse", "cannot tell"), "Some methods lose"),
+        (("worse", "cannot tell"), "Some methods score lower there"),
         (("equivalent", "cannot tell"), "No loss was shown"),
         (("better", "better"), "No loss was shown"),
-        (("cannot tell", "cannot tell"), "Too little to tell"),  # as with one seed
+        (("cannot tell", "cannot tell"), "Cannot tell"),  # as with one seed
     ],
 )
 def test_the_answer_on_transfer_is_that_of_the_rule(verdicts: tuple[str, str], verdict: str) -> None:
@@ -93,13 +93,15 @@ def test_an_oracle_is_no_method_that_loses() -> None:
 
 def test_distances_are_told_in_mm() -> None:
     far = summary(("U-Net", True, 2.0, 1.0, 3.0), ("U-Net", False, 9.0, 8.0, 10.0))
-    assert "mean HD95 (mm) goes from 2 to 9" in sentences.say_transfer(far, losses("worse"), metric="hd95")
+    told = sentences.say_transfer(far, losses("worse"), metric="hd95")
+    assert "Mean HD95 (mm) in domain and out of domain: U-Net 2 and 9" in told
 
 
 def test_without_results_there_is_no_answer() -> None:
     empty = summarise(pd.DataFrame(columns=["label", "in_domain"]))
     assert "no answer yet" in sentences.say_transfer(empty, losses()[:0])
     assert "no answer yet" in sentences.say_transfer(summary(*PRIOR), losses("worse"))
+    assert sentences.say_transfer(summary(*LOSER), losses()[:0]).startswith("**Cannot tell**")
 
 
 def test_failed_runs_are_named_with_the_reason() -> None:
@@ -137,9 +139,9 @@ def test_facts_of_one_source_case_and_seed_are_singular() -> None:
 @pytest.mark.parametrize(
     ("synthetic", "specs", "said"),
     [
-        (True, [spec(None, None)], "On this page the scans are synthetic."),
-        (False, [spec()], "*random encoder* stands on a `sam_tiny` with random weights"),
-        (False, [spec(weights="tiny.safetensors")], "the encoder `sam_tiny` is a small stand-in"),
+        (True, [spec(None, None)], "The scans are synthetic."),
+        (False, [spec()], "*random encoder* marks an untrained `sam_tiny`."),
+        (False, [spec(weights="tiny.safetensors")], "The encoder `sam_tiny` is a small stand-in for SAM."),
         (
             False,
             [spec(weights="shipped")],
@@ -161,19 +163,17 @@ def test_what_forbids_comparison_with_the_paper_is_said(synthetic: bool, specs: 
 def test_departures_from_the_public_code_are_all_named() -> None:
     place = {"manifest": "m.yaml", "data_root": ".", "source": "A", "method": "desam"}
     plain = make_spec(**place)
-    assert "with the settings of the public code" in sentences.say_settings(
-        [plain, make_spec(**place, seed=3)]
-    )
+    assert sentences.list_departures([plain, make_spec(**place, seed=3)]) == []
     changed = [make_spec(**place, epochs=7, iou_loss="mse"), make_spec(**place, epochs=9, prompt_mode="box")]
-    said = sentences.say_settings(changed)
-    assert "`epochs` 7 or 9 instead of 50" in said
-    assert "`iou_loss` mse instead of l1" in said
-    assert said.count("instead of") == 2
+    departures = [("epochs", "7 or 9", "50"), ("iou_loss", "mse", "l1")]
+    assert sorted(sentences.list_departures(changed)) == departures
+    assert tables.settings_table(changed).frame["public code"].tolist() == ["50", "l1"]
+    assert tables.settings_table([plain]).caption == "DeSAM has the settings of the public code"
 
 
 def test_settings_of_other_methods_are_no_departures() -> None:
     unet = make_spec(manifest="m.yaml", data_root=".", source="A", method="unet", epochs=3)
-    assert "instead" not in sentences.say_settings([unet])
+    assert sentences.list_departures([unet]) == []
 
 
 def differences(*rows: tuple[str, bool, float, float, float], metric: str = "dice") -> pd.DataFrame:
@@ -188,20 +188,20 @@ def test_parts_count_when_the_interval_excludes_zero() -> None:
         differences(("A", False, 0.05, 0.01, 0.09), ("B", False, -0.02, -0.04, 0.03), ("B", True, 9, 9, 9))
     )
     assert said == (
-        "**Some parts make a difference**: out of domain, the difference in Dice (%) is "
-        "Whole against A +5.0 (+1.0 to +9.0), Whole against B -2.0 (-4.0 to +3.0)."
+        "**Some parts help**. Out of domain, in Dice (%): Whole is better than A: +5.0 (+1.0 to +9.0); "
+        "Whole is not distinguishable from B: -2.0 (-4.0 to +3.0)."
     )
 
 
 @pytest.mark.parametrize(
     ("low", "high", "metric", "verdict"),
     [
-        (0.01, 0.05, "dice", "Removing any part made it worse"),
-        (-5.0, -1.0, "hd95", "Removing any part made it worse"),
-        (-0.05, -0.01, "dice", "Some parts make a difference"),
-        (-0.05, 0.05, "dice", "Too little to tell"),
-        (0.0, 0.0, "dice", "No part was shown to make a difference"),  # a tie
-        (np.nan, np.nan, "dice", "Too little to tell"),  # one seed
+        (0.01, 0.05, "dice", "The full decoder is better than every reduced one"),
+        (-5.0, -1.0, "hd95", "The full decoder is better than every reduced one"),
+        (-0.05, -0.01, "dice", "The full decoder is worse than a reduced one"),
+        (-0.05, 0.05, "dice", "Cannot tell which part helps"),
+        (0.0, 0.0, "dice", "No part makes a difference"),  # a tie
+        (np.nan, np.nan, "dice", "Cannot tell which part helps"),  # one seed
     ],
 )
 def test_the_verdict_on_parts_follows_the_interval(
@@ -212,12 +212,17 @@ def test_the_verdict_on_parts_follows_the_interval(
     assert said.startswith(f"**{verdict}**")
 
 
+def test_parts_may_help_and_hurt() -> None:
+    mixed = differences(("A", False, 0.05, 0.01, 0.09), ("B", False, -0.05, -0.09, -0.01))
+    assert sentences.say_ablation(mixed).startswith("**Some parts help and some hurt**")
+
+
 def test_without_common_cases_nothing_is_said_of_parts() -> None:
     assert "no answer yet" in sentences.say_ablation(differences(("A", False, np.nan, np.nan, np.nan)))
 
 
 def test_a_page_without_training_says_its_seconds() -> None:
-    assert "it took 3 seconds" in sentences.say_seconds(time.perf_counter() - 3)
+    assert "it took 3 seconds to run." in sentences.say_seconds(time.perf_counter() - 3)
 
 
 def test_words_are_listed_and_values_joined_once() -> None:
