@@ -14,7 +14,7 @@ FolderOption = Annotated[Path, typer.Option(help="Folder of the weights files.")
 
 @weights_app.command("list")
 def list_(folder: FolderOption = Path("weights")) -> None:
-    """List SAM's public weights: file, size, address, hash, and which of them are here.
+    """List the public weights of SAM and MedSAM: file, size, address, hash, and which of them are here.
 
     Example: desam-lite weights list
     """
@@ -48,7 +48,7 @@ def fetch(
 def check(
     files: Annotated[
         list[Path] | None,
-        typer.Argument(help="Weights files of any kind.  [default: SAM's in the folder]"),
+        typer.Argument(help="Weights files of any kind.  [default: the public ones in the folder]"),
     ] = None,
     folder: FolderOption = Path("weights"),
 ) -> None:
@@ -61,7 +61,9 @@ def check(
 
     paths = files or [folder / public.name for public in PUBLIC.values() if (folder / public.name).exists()]
     if not paths:
-        raise StudyError(f"none of SAM's public weights is in '{folder}': name files, or --folder.")
+        raise StudyError(
+            f"none of the public weights of SAM and MedSAM is in '{folder}': name files, or --folder."
+        )
     faults = []
     for path in paths:
         try:

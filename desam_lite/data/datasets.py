@@ -170,17 +170,32 @@ class SliceData(_ListedSlices):
 
 
 class PixelData(_ListedSlices):
-    """Slices for methods that run SAM's encoder: kept as uint8, brought to SAM's square ``(3, square, square)`` in a batch."""
+    """Slices for methods that run SAM's encoder: kept as uint8, brought to SAM's square ``(3, square, square)`` in a batch.
 
-    def __init__(self, store: SliceStore, refs: Sequence[SliceRef], n_organs: int, *, size: int, square: int):
+    The arguments are those of all listed slices, and ``unit_range`` that of `preprocess`.
+    """
+
+    def __init__(
+        self,
+        store: SliceStore,
+        refs: Sequence[SliceRef],
+        n_organs: int,
+        *,
+        size: int,
+        square: int,
+        unit_range: bool = False,
+    ):
         self.images: list[torch.Tensor] = []
+        self.unit_range = unit_range
         super().__init__(store, refs, n_organs, size=size, square=square)
 
     def _add(self, case: CaseSlices, rows: list[int]) -> None:
         self.images += torch.from_numpy(case.images[rows])
 
     def _inputs(self, rows: npt.NDArray[np.int64]) -> dict[str, Any]:
-        return {"images": torch.cat([preprocess(self.images[r][None], self.square) for r in rows])}
+        slices = (self.images[r][None] for r in rows)
+        fitted = [preprocess(image, self.square, unit_range=self.unit_range) for image in slices]
+        return {"images": torch.cat(fitted)}
 
 
 class EmbeddingData(_ListedSlices):

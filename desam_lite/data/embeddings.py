@@ -174,7 +174,7 @@ def encode_on_demand(model: PromptedSAM, images: npt.NDArray[np.uint8], fmt: For
 def _encode(model: PromptedSAM, images: torch.Tensor, fmt: Format, of: str) -> ImageEmbeddings:
     """Encode slices ``(B, H, W)`` uint8 on the model's device, as a store of the format would give them."""
     device = next(model.parameters()).device
-    pixels = preprocess(images.to(device), model.image_size)
+    pixels = preprocess(images.to(device), model.image_size, unit_range=model.spec.unit_range)
     reduced = device.type in _REDUCED_ON and fmt in _PRODUCTS
     with torch.autocast(device.type, _PRODUCTS.get(fmt), enabled=reduced):
         maps = as_stored(model.encode(pixels), fmt)

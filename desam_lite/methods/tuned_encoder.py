@@ -51,8 +51,10 @@ class TunedEncoder(Method):
         """Predict in batches of slices, back on the grid of the scan."""
         self.module.eval()
         size = (images.shape[1], images.shape[2])
+        unit_range = self.model.spec.unit_range
         for chunk in torch.split(torch.from_numpy(images), AT_ONCE):
-            logits = self.module(preprocess(chunk.to(self.device), self.input_size))
+            pixels = preprocess(chunk.to(self.device), self.input_size, unit_range=unit_range)
+            logits = self.module(pixels)
             on_slice = unfit_square(logits.float(), size, self.input_size)
             for probability in on_slice.sigmoid().cpu().numpy():
                 yield SlicePrediction.from_probability(probability)

@@ -22,7 +22,7 @@ def build_desam(
     """Build a DeSAM, in evaluation mode.
 
     Args:
-        backbone: "sam_tiny", "vit_b", "vit_l" or "vit_h".
+        backbone: "sam_tiny", "vit_b", "vit_l", "vit_h" or "medsam".
         variant: "desam", "no_iou_head", "no_fusion" or "pdmm_only".
         n_classes: K, organs predicted in one pass.
         checkpoint: SAM's original weights, ours, the published DeSAM's, or "shipped" for `sam_tiny`'s; with ``#sha256=HEX``

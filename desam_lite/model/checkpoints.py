@@ -18,7 +18,13 @@ from desam_lite.model.names import RANDOM_WEIGHTS
 from desam_lite.model.prompted_sam import FROZEN_SEED, PromptedSAM
 from desam_lite.model.sam import BACKBONES, SAM_MASKS, get_backbone
 from desam_lite.model.sam_decoder import SAM
-from desam_lite.model.weights import find_weights, parse_weights, read_tensors, weights_sha256
+from desam_lite.model.weights import (
+    find_weights,
+    parse_weights,
+    public_weights,
+    read_tensors,
+    weights_sha256,
+)
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import digest
 
@@ -71,6 +77,11 @@ def load_checkpoint(model: DeSAM | SAM, path: Path | str, *, encoder: bool = Fal
 
 def _match_file(model: DeSAM | SAM, text: Path | str, encoder: bool) -> dict[str, torch.Tensor]:
     path = find_weights(text)
+    public = public_weights(path)
+    if public is not None and public.backbone != model.backbone:
+        raise StudyError(
+            f"the weights file '{path}' is {public.title}, the run asks for {model.backbone}: set backbone={public.backbone}."
+        )
     tensors = read_tensors(path)
     if isinstance(model, SAM):
         return _match_tensors(
@@ -158,8 +169,9 @@ def _misfit(model: PromptedSAM, path: Path, tensors: Mapping[str, torch.Tensor],
             _published_name("pdmm.context.0.first.conv1.weight"): (spec.pdmm[0], spec.width, 3, 3),
         }
         fits = {tuple(tensors[key].shape) == shape for key, shape in telling.items() if key in tensors}
-        if fits == {True} and name != model.backbone:
+        if fits == {True} and asdict(spec) != asdict(model.spec):
             advice = f"that is a {name}, the run asks for {model.backbone}: set backbone={name}"
+            break
     return StudyError(f"the weights file '{path}' {fault}: {advice}.")
 
 

@@ -1,10 +1,11 @@
-"""SAM's parts at four sizes, and the four feature maps that DeSAM takes from its image encoder.
+"""SAM's parts at four sizes, MedSAM's among them, and the four feature maps that DeSAM takes from its image encoder.
 
 The classes are segment-anything's own (Kirillov et al., ICCV 2023); here are their sizes and what is read from them.
 """
 
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
@@ -38,7 +39,10 @@ class BackboneSpec:
         prim_heads: Heads of PRIM's attention.
         prim_mlp: Hidden channels of PRIM's token MLP.
         prim_downsample: How much narrower than the neck PRIM's attention between tokens and image is.
+        unit_range: Whether the encoder was trained on intensities from 0 to 1 in each slice; else on SAM's mean and deviation.
     """
+
+    unit_range: ClassVar[bool] = False
 
     image_size: int
     patch: int
@@ -59,6 +63,15 @@ class BackboneSpec:
         return self.image_size // self.patch
 
 
+class MedSAMSpec(BackboneSpec):
+    """MedSAM's ViT-B (Ma et al., Nature Communications 2024), SAM's at its size, trained on medical images.
+
+    There slices are stretched to the square; here they keep their proportions, as for all backbones.
+    """
+
+    unit_range: ClassVar[bool] = True
+
+
 BACKBONES: dict[str, BackboneSpec] = {
     "sam_tiny": BackboneSpec(
         256, 8, 128, 8, 4, (1, 3, 5, 7), window=8, neck=128, pdmm=(64, 32, 16), prim_heads=4, prim_mlp=512
@@ -66,6 +79,7 @@ BACKBONES: dict[str, BackboneSpec] = {
     "vit_b": BackboneSpec(1024, 16, 768, 12, 12, (2, 5, 8, 11)),
     "vit_l": BackboneSpec(1024, 16, 1024, 24, 16, (5, 11, 17, 23)),
     "vit_h": BackboneSpec(1024, 16, 1280, 32, 16, (7, 15, 23, 31)),
+    "medsam": MedSAMSpec(1024, 16, 768, 12, 12, (2, 5, 8, 11)),
 }
 
 
@@ -152,12 +166,13 @@ def encode_levels(
     return levels, encoder.neck(tokens.permute(0, 3, 1, 2))  # (B, 256, h, w)
 
 
-def preprocess(slices: torch.Tensor, size: int) -> torch.Tensor:
+def preprocess(slices: torch.Tensor, size: int, *, unit_range: bool = False) -> torch.Tensor:
     """Bring slices of one channel to SAM's square.
 
     Args:
         slices: ``(B, H, W)`` uint8, 0 to 255.
         size: S, the side of the square, in pixels.
+        unit_range: Whether intensities shall run from 0 to 1 in each slice (`BackboneSpec.unit_range`).
 
     Returns:
         ``(B, 3, S, S)`` float32: longest side scaled to S, SAM's mean and standard deviation, zeros at bottom and right.
@@ -166,4 +181,7 @@ def preprocess(slices: torch.Tensor, size: int) -> torch.Tensor:
     intensities = slices[:, None].float()  # (B, 1, H, W)
     scaled = fit_square(intensities, size)  # (B, 1, S, S)
     inside = fit_square(torch.ones_like(intensities[:1]), size, nearest=True)  # (1, 1, S, S), 0 where padded
+    if unit_range:
+        low, high = (extreme(intensities, dim=(2, 3), keepdim=True) for extreme in (torch.amin, torch.amax))
+        mean, std = low.expand(-1, 3, -1, -1), (high - low).clamp_min(1e-8)
     return (scaled - mean) / std * inside  # (B, 3, S, S)

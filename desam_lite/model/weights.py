@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from desam_lite.model.download import PUBLIC
+from desam_lite.model.download import PUBLIC, PublicWeights
 from desam_lite.model.names import SHIPPED_WEIGHTS
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import sha256_file
@@ -65,8 +65,8 @@ def find_weights(text: Path | str) -> Path:
     """Return the file that the setting ``weights`` names, once its content is the right one.
 
     Raises:
-        StudyError: The file is missing or empty, its SHA-256 is not the one stated, or it bears the name of one of SAM's public
-            files and is not that file.
+        StudyError: The file is missing or empty, its SHA-256 is not the one stated, or it bears the name of a public file of
+            SAM or MedSAM and is not that file.
     """
     path, stated = parse_weights(text)
     public = next((weights for weights in PUBLIC.values() if weights.name == path.name), None)
@@ -100,6 +100,12 @@ def _sha256_as_of(path: Path, size: int, mtime_ns: int) -> str:
     return sha256_file(path)
 
 
+def public_weights(path: Path) -> PublicWeights | None:
+    """Return which published file this is by its content; None if it is none of them."""
+    sha256 = weights_sha256(path)
+    return next((public for public in PUBLIC.values() if public.sha256 == sha256), None)
+
+
 def identify_weights(text: Path | str) -> str:
     """Say in a few words what a weights file is, once all of it has been read.
 
@@ -107,11 +113,10 @@ def identify_weights(text: Path | str) -> str:
         StudyError: It is missing, damaged or could run code, or it bears the name of a public file and is not that file.
     """
     path = find_weights(text)
-    sha256 = weights_sha256(path)
-    for public in PUBLIC.values():
-        if sha256 == public.sha256:
-            return f"SAM's {public.backbone} as published (SHA-256 {sha256})"
-    return f"{len(read_tensors(path))} tensors, none of SAM's public files (SHA-256 {sha256})"
+    public, sha256 = public_weights(path), weights_sha256(path)
+    if public is not None:
+        return f"{public.title} (SHA-256 {sha256})"
+    return f"{len(read_tensors(path))} tensors, none of the public files of SAM and MedSAM (SHA-256 {sha256})"
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -31,6 +31,7 @@ from desam_lite.methods import METHODS
 from desam_lite.methods.frozen_encoder import check_weights, open_embeddings, weights_hash
 from desam_lite.methods.model_card import make_card
 from desam_lite.methods.run_spec import RUN_VERSION, RunSpec
+from desam_lite.model.sam import get_backbone
 from desam_lite.training.devices import make_fabric
 from desam_lite.training.loop import CHECKPOINT, TrainSettings, train
 from desam_lite.training.method import Method, Predictor
@@ -322,7 +323,8 @@ def _training_data(
     n_organs = len(task.manifest.organs)
     sizes = {"size": method.mask_size, "square": method.input_size}
     if method.inputs == "pixels":
-        return PixelData(task.slices, refs, n_organs, **sizes)
+        unit_range = get_backbone(spec.backbone or "").unit_range
+        return PixelData(task.slices, refs, n_organs, **sizes, unit_range=unit_range)
     if method.inputs == "slices":
         return SliceData(task.slices, refs, n_organs, method.input_size)
     assert store is not None

@@ -28,7 +28,7 @@ def test_list_tells_address_hashes_and_what_is_here(run, mirror: Path) -> None:
     assert code == 0
     for weights in PUBLIC.values():
         assert weights.url in out and weights.sha256 in out
-    assert out.count(", here") == 1 and out.count(", not here") == 2
+    assert out.count(", here") == 1 and out.count(", not here") == 3
 
 
 def test_fetch_shows_progress_and_names_the_file(run, mirror: Path, tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_check_reads_what_is_in_the_folder_unless_files_are_named(run, mirror: P
 
 def test_check_of_an_empty_folder_says_so(run, tmp_path: Path) -> None:
     code, _, err = run("weights", "check", "--folder", tmp_path)
-    assert code == 1 and "none of SAM's public weights is in" in complaint(err)
+    assert code == 1 and "none of the public weights of SAM and MedSAM is in" in complaint(err)
 
 
 @pytest.mark.parametrize("command", ["list", "fetch", "check"])

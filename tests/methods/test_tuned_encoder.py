@@ -1,13 +1,22 @@
 """SAM's encoder is run with gradients as segment-anything runs it, and without them as fast as can be."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from segment_anything.modeling import ImageEncoderViT
-from small_model import random_pixels
+from small_model import MICRO, random_pixels
 from test_lora import adapted, an_encoder
 
+from desam_lite.data.datasets import PixelData, list_slices
+from desam_lite.data.tasks import open_task
 from desam_lite.methods import tuned_encoder
+from desam_lite.methods.samed import SAMed
 from desam_lite.methods.tuned_encoder import embed_patches, run_encoder
+from desam_lite.model.resize import unfit_square
+from desam_lite.model.sam import BACKBONES, MedSAMSpec, preprocess
+from desam_lite.model.sam_decoder import SAM
 
 
 def encode(encoder: ImageEncoderViT, pixels: torch.Tensor) -> torch.Tensor:
@@ -36,3 +45,21 @@ def test_gradients_are_those_of_segment_anythings_own_forward(
     for ours, theirs in zip(*gradients, strict=True):
         assert ours.abs().max() > 0
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
+
+
+def test_training_and_prediction_see_slices_as_the_backbone_does(
+    tiny_task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BACKBONES, "medsam", MedSAMSpec(**vars(MICRO)))
+    method = SAMed(SAM("medsam"), 2, 0)
+    slices = open_task(*tiny_task, tmp_path, progress=False).slices
+    images = slices.load("A", "A0").images
+    pixels = preprocess(torch.from_numpy(images), MICRO.image_size, unit_range=True)
+    refs = list_slices(slices, "A", ["A0"], "all")
+    data = PixelData(slices, refs, 1, size=16, square=MICRO.image_size, unit_range=True)
+    seen = data.batch(np.arange(len(images))).images
+    assert seen is not None and torch.equal(seen, pixels)
+    with torch.no_grad():
+        logits = unfit_square(method.module(pixels), images.shape[1:], MICRO.image_size)
+    predicted = np.stack([slice_.probability for slice_ in method.predict(images, None)])
+    np.testing.assert_allclose(predicted, logits.sigmoid().numpy(), atol=1e-5)

@@ -27,9 +27,10 @@ from small_model import (
 from desam_lite.model.build import build_desam
 from desam_lite.model.checkpoints import load_checkpoint, match_published, random_weights
 from desam_lite.model.desam import DeSAM
+from desam_lite.model.download import PUBLIC, PublicWeights
 from desam_lite.model.names import Variant
 from desam_lite.model.prompts import Prompts
-from desam_lite.model.sam import BACKBONES, BackboneSpec, get_backbone
+from desam_lite.model.sam import BACKBONES, BackboneSpec, MedSAMSpec, get_backbone
 from desam_lite.model.weights import SHIPPED, read_tensors
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import sha256_file
@@ -49,6 +50,33 @@ def save(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
 
 def on_meta(tensors: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
     return {name: torch.empty(shape, device="meta") for name, shape in tensors.items()}
+
+
+# MedSAM's, in SAM's format
+
+
+def test_medsams_file_fills_the_backbone_of_its_name_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BACKBONES, "medsam", MedSAMSpec(**vars(MICRO)))
+    medsam, sam = save(tmp_path / "a.pth", sam_tensors(seed=1)), save(tmp_path / "b.pth", sam_tensors(seed=2))
+    for backbone, path in (("medsam", medsam), ("micro", sam)):
+        published = PublicWeights(backbone, f"{backbone}.pth", path.stat().st_size, sha256_file(path), "page")
+        monkeypatch.setitem(PUBLIC, backbone, published)
+    model = build_desam("medsam", checkpoint=medsam)
+    assert model.spec.unit_range
+    assert torch.equal(model.image_encoder.pos_embed, sam_tensors(seed=1)["image_encoder.pos_embed"])
+    with pytest.raises(
+        StudyError, match=r"b\.pth' is SAM's micro as published, the run asks for medsam: set back"
+    ):
+        build_desam("medsam", checkpoint=sam)
+    with pytest.raises(
+        StudyError, match=r"a\.pth' is MedSAM's medsam as published, the run asks for micro: set b"
+    ):
+        build_desam("micro", checkpoint=medsam)
+    lacks = {name: value for name, value in sam_tensors().items() if "neck.0" not in name}
+    with pytest.raises(StudyError, match=r"lacks tensor 'image_encoder\.neck\.0\.weight'.* medsam with"):
+        build_desam("medsam", checkpoint=save(tmp_path / "cut.pth", lacks))
 
 
 # SAM's own checkpoint

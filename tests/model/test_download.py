@@ -109,9 +109,9 @@ def visible(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def test_the_three_files_are_those_their_names_say() -> None:
-    assert list(PUBLIC) == ["vit_b", "vit_l", "vit_h"]
-    for backbone, weights in PUBLIC.items():
+def test_the_files_are_those_their_names_say() -> None:
+    assert list(PUBLIC) == ["vit_b", "vit_l", "vit_h", "medsam"]
+    for backbone, weights in list(PUBLIC.items())[:3]:
         assert weights.name.startswith(f"sam_{backbone}_")
         assert weights.url == f"https://dl.fbaipublicfiles.com/segment_anything/{weights.name}"
         assert len(weights.sha256) == 64
@@ -260,8 +260,26 @@ def test_a_file_in_the_way_is_neither_used_nor_replaced(server: Server, tmp_path
     assert server.requests == []
 
 
+def test_what_is_offered_to_a_browser_alone_is_not_fetched_but_said_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        StudyError, match=r"get it from https://drive.google.com/.*, put it into .*weights check"
+    ):
+        fetch_weights("medsam", tmp_path)
+    sha256 = hashlib.sha256(CONTENT).hexdigest()
+    small = PublicWeights("medsam", "medsam_vit_b.pth", len(CONTENT), sha256, "https://page")
+    monkeypatch.setitem(PUBLIC, "medsam", small)
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror" / small.name).write_bytes(CONTENT)
+    fetched = fetch_weights("medsam", tmp_path, mirror=str(tmp_path / "mirror"), progress=False)
+    assert fetched.read_bytes() == CONTENT and fetch_weights("medsam", tmp_path) == fetched
+
+
 def test_a_backbone_without_public_weights_is_refused_with_those_that_have_some(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match="no public weights of 'sam_tiny': choose from vit_b, vit_l, vit_h"):
+    with pytest.raises(
+        StudyError, match="no public weights of 'sam_tiny': choose from vit_b, vit_l, vit_h, medsam"
+    ):
         fetch_weights("sam_tiny", tmp_path)
 
 

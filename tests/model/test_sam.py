@@ -7,7 +7,9 @@ from segment_anything import sam_model_registry
 from segment_anything.utils.transforms import ResizeLongestSide
 from small_model import MICRO, random_pixels
 
+from desam_lite.model.resize import fit_square
 from desam_lite.model.sam import (
+    BACKBONES,
     PIXEL_MEAN,
     PIXEL_STD,
     build_image_encoder,
@@ -88,3 +90,20 @@ def test_preprocessing_is_that_of_segment_anything() -> None:
     assert made.shape == (3, 48, 48)
     assert (made[:, :, 32:] == 0).all()
     assert (made - expected).abs().max() < 0.02  # one half of a grey level is 0.009
+
+
+def test_medsam_sees_each_slice_from_zero_to_one() -> None:
+    """MedSAM's public code: longest side aside, (image - min) / (max - min) of the slice, no mean or deviation."""
+    assert BACKBONES["medsam"].unit_range and not BACKBONES["vit_b"].unit_range
+    assert vars(BACKBONES["medsam"]) == vars(BACKBONES["vit_b"])  # its size is ViT-B's
+    slices = torch.randint(
+        40, 200, (2, 24, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    made = preprocess(slices, 48, unit_range=True)
+    scaled = fit_square(slices[:, None].float(), 48)[..., :32]
+    for row in range(2):
+        low, high = slices[row].min(), slices[row].max()
+        expected = ((scaled[row] - low) / (high - low)).expand(3, -1, -1)
+        torch.testing.assert_close(made[row, :, :, :32], expected)
+    assert (made[..., 32:] == 0).all()
+    assert preprocess(torch.full((1, 8, 8), 7, dtype=torch.uint8), 16, unit_range=True).isfinite().all()

@@ -271,4 +271,6 @@ def test_a_published_file_is_recognised_by_its_content_under_any_name(public: No
 
 def test_other_weights_are_counted(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(2), "b": torch.ones(3)}, tmp_path / "own.pth")
-    assert identify_weights(tmp_path / "own.pth").startswith("2 tensors, none of SAM's public files")
+    assert identify_weights(tmp_path / "own.pth").startswith(
+        "2 tensors, none of the public files of SAM and MedSAM"
+    )

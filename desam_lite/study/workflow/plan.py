@@ -260,7 +260,7 @@ def run_resources(spec: RunSpec, profile: str) -> dict[str, int]:
     """
     if not get_profile(profile).needs_weights:
         return {"mem_mb": 3 * _GIB, "runtime": 120, "cpus": 1, "gpu": 0}
-    large = {"vit_h": 32, "vit_l": 24, "vit_b": 16}.get(spec.backbone or "", 12)
+    large = {"vit_h": 32, "vit_l": 24, "vit_b": 16, "medsam": 16}.get(spec.backbone or "", 12)
     trained = spec.method != "prior"
     return {"mem_mb": large * _GIB, "runtime": 720 if trained else 60, "cpus": 4, "gpu": int(trained)}
 
