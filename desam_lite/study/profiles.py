@@ -59,6 +59,7 @@ class Profile(BaseModel):
         common: Settings of every run.
         on_unet: Settings of the runs of every method on the U-Net.
         per_method: Settings of the runs of one method, by its name.
+        rates: Learning rates of choices of `METHOD_CHOICES`, by name, where they are not those of their methods.
         needs_weights: Whether the frozen encoder must be given as a file.
         methods: Names of `METHOD_CHOICES` that are run when none are named.
         timed: Labels of the methods that are trained once more with equal time; all when empty.
@@ -75,15 +76,17 @@ class Profile(BaseModel):
     common: dict[str, Any]
     on_unet: dict[str, Any] = {}
     per_method: dict[str, dict[str, Any]] = {}
+    rates: dict[str, float] = {}
     needs_weights: bool = False
     methods: tuple[str, ...] = ("prior", "unet", "desam_b", "desam_p")
     timed: tuple[str, ...] = ()
     size: StudySize
 
-    def settings(self, method: str) -> dict[str, Any]:
-        """Return the settings of the runs of a method."""
+    def settings(self, method: str, choice: str = "") -> dict[str, Any]:
+        """Return the settings of the runs of a method, chosen by this name."""
         on_unet = self.on_unet if "unet_width" in METHODS[method].uses else {}
-        return {**self.common, **on_unet, **self.per_method.get(method, {})}
+        rate = {"learning_rate": self.rates[choice]} if choice in self.rates else {}
+        return {**self.common, **on_unet, **self.per_method.get(method, {}), **rate}
 
 
 # The recipe for a decoder on a small encoder. The published one (batch 8, rate 1e-4, L1) presumes SAM's own weights: here PRIM at
@@ -259,7 +262,7 @@ def plan_domain_splits(
             data_root=Path(data_root),
             source=source,
             seed=seed,
-            **{**profile.settings(fixed[name]["method"]), **settings, **fixed[name]},
+            **{**profile.settings(fixed[name]["method"], name), **settings, **fixed[name]},
         )
         for source in chosen
         for name in names

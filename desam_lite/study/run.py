@@ -190,7 +190,7 @@ def execute_run(
     run.directory.mkdir(parents=True, exist_ok=True)
     if not options.fabric.is_global_zero:  # it helps to train; the first process does the rest
         quiet, task = replace(options, progress=False), task.only(spec.organs)
-        fit(run, task, split_domain(spec, task, spec.source), _open_store(run, task, quiet), quiet)
+        fit(run, task, split_domain(spec, task, spec.source), open_store(run, task, quiet), quiet)
         return run
     with run_lock(run.directory):
         if not run.finished:
@@ -231,7 +231,7 @@ def execute(run: Run, task: Task, options: ExecutionOptions) -> None:
     task = task.only(spec.organs)  # from here on it has no other organs
     split = split_domain(spec, task, spec.source)
     write_csv(pd.DataFrame(split.items(), columns=["case", "part"]), folder / "split.csv")
-    store = _open_store(run, task, options)
+    store = open_store(run, task, options)
     predictor = fit(run, task, split, store, options)
     trained = time.perf_counter()
     tested = scored_cases(spec, task)
@@ -277,7 +277,7 @@ def scored_cases(spec: RunSpec, task: Task) -> dict[str, list[str]]:
     return tested
 
 
-def _open_store(run: Run, task: Task, options: ExecutionOptions) -> EmbeddingStore | None:
+def open_store(run: Run, task: Task, options: ExecutionOptions) -> EmbeddingStore | None:
     """Return the embeddings the run needs, computing what is missing; None for a method on slices."""
     if run.spec.embedding_format is None:
         return None
@@ -297,7 +297,7 @@ def fit(
         predictor.to(options.fabric.device)
         return predictor
     data = {
-        part: _training_data(predictor, spec, task, names, store, options) for part, names in parts.items()
+        part: training_data(predictor, spec, task, names, store, options) for part, names in parts.items()
     }
     names = ("epochs", "patience", "batch_size", "learning_rate", "clip", "seed")
     settings = TrainSettings(**{name: getattr(spec, name) for name in names})
@@ -310,7 +310,7 @@ def fit(
     return predictor
 
 
-def _training_data(
+def training_data(
     method: Method,
     spec: RunSpec,
     task: Task,
@@ -318,6 +318,7 @@ def _training_data(
     store: EmbeddingStore | None,
     options: ExecutionOptions,
 ) -> TrainingData:
+    """Return the slices of some cases of the source as a method takes them."""
     assert spec.train_slices is not None
     refs = list_slices(task.slices, spec.source, cases, spec.train_slices)
     n_organs = len(task.manifest.organs)

@@ -63,6 +63,38 @@ def method_table(task: str, folder: Path | str, *, against: str = "DeSAM-B") -> 
     return Table(pd.DataFrame(), f"Nothing is recorded of {task} in {folder}.")
 
 
+def tuning_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return what was tried for each method, one row a method: validation loss at each rate, the chosen one in brackets.
+
+    A chosen rate at the end of those that were tried is named so: a rate beyond it may be better still.
+    """
+    texts = []
+    for label, own in rows.groupby("label", sort=False):
+        own = own.sort_values("learning_rate")
+        tried = [f"{row.loss:.3f} at {row.learning_rate:g}" for row in own.itertuples()]
+        best = own["loss"].to_numpy().argmin()
+        chosen = own.iloc[best]
+        end = ", an end of those tried" if best in (0, len(own) - 1) and len(own) > 2 else ""
+        texts.append(
+            {
+                "method": label,
+                "lowest validation loss": ", ".join(tried),
+                "chosen rate": f"{chosen['learning_rate']:g}{end}" if len(own) > 2 else "not all tried yet",
+                "epochs": f"{chosen['epochs']} (to the {chosen['stopped']})",
+            }
+        )
+    return pd.DataFrame(texts)
+
+
+def tuning_table(folder: Path | str) -> Table:
+    """Return `tuning_rows` of what is recorded in a folder."""
+    records = read_benchmarks(folder, "tuning")
+    if records.empty:
+        return Table(records, f"Nothing is recorded of learning rates in {folder}.")
+    caption = "Learning rates tried for each method, by the validation loss of source A alone, seed 0"
+    return Table(tuning_rows(records), f"{caption} ({', '.join(records['device'].unique())})")
+
+
 def format_table(folder: Path | str) -> Table:
     """Return what the number format of stored embeddings does to Dice, of all ``embedding_dice-DEVICE.json`` in a folder."""
     records = read_benchmarks(folder, "embedding_dice")
