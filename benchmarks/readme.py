@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from desam_lite.study.report.benchmark_tables import method_rows, say_methods
+import pandas as pd
+
+from desam_lite.study.report.benchmark_tables import method_rows, say_methods, tuning_rows
 from desam_lite.utils.files import write_text
 
 HERE = Path(__file__).resolve().parent
@@ -33,7 +35,14 @@ def main() -> None:
 
 def text() -> str:
     """Return what the README should say."""
-    return HEAD + "".join(_line(name) for name in sorted(AIMS)) + _gpu() + _method_tables() + _where()
+    return (
+        HEAD
+        + "".join(_line(name) for name in sorted(AIMS))
+        + _gpu()
+        + _study_tables()
+        + _method_tables()
+        + _where()
+    )
 
 
 def _line(name: str) -> str:
@@ -280,10 +289,39 @@ def _method_tables() -> str:
     )
 
 
-def _method_table(record: Result, task: str) -> str:
-    frame = method_rows(record, task)
+def _tuning(record: Result) -> str:
+    frame = tuning_rows(pd.DataFrame(record["rows"]))
+    chosen = (frame["chosen rate"] != "not all tried yet").sum()
+    return f"{chosen} of {len(frame)} methods tried with all three (below)"
+
+
+def _study_cost(record: Result) -> str:
+    longest = max(record["rows"], key=lambda row: row["hours"])
+    assumed = sum(row["assumed"] for row in record["rows"])
+    return (
+        f"{record['hours']:.0f} core hours, of which {longest['label']} {longest['hours']:.0f}; the epochs of {assumed} of "
+        f"{len(record['rows'])} methods are assumed (below)"
+    )
+
+
+def _study_tables() -> str:
+    """Return what was tried of learning rates, and what each method of the study costs."""
+    tables = [
+        ("Learning rates tried", tuning_rows(pd.DataFrame(_read(path)["rows"]))) for path in _files("tuning")
+    ]
+    for path in _files("study_cost"):
+        frame = pd.DataFrame(_read(path)["rows"])[["label", "epochs", "minutes", "hours"]]
+        tables.append(("What the kept study costs", frame.round(1).astype(str)))
+    return "".join(f"\n## {title}\n\n{_markdown(frame)}" for title, frame in tables)
+
+
+def _markdown(frame: pd.DataFrame) -> str:
     lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.to_numpy().tolist()]
-    rows = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _method_table(record: Result, task: str) -> str:
+    rows = _markdown(method_rows(record, task))
     return f"\n## All methods on {task}\n\n{say_methods(record, task)}.\n\n{rows}"
 
 
@@ -347,6 +385,8 @@ AIMS: dict[str, tuple[str, Callable[[Result], str]]] = {
         _embeddings,
     ),
     "embedding_dice": ("Dice with float8 and the 16-bit formats, against float32", _embedding_dice),
+    "tuning": ("three learning rates a method, chosen on the validation of source A alone", _tuning),
+    "study_cost": ("core hours of the kept study, method by method", _study_cost),
     "graph": (
         "a no-op under 5 s with 500 finished runs; a job of a second does not import for ten",
         _graph,

@@ -14,6 +14,8 @@ import pytest
 import torch
 from conftest import ROOT
 
+from desam_lite.study.profiles import METHOD_CHOICES, get_profile
+
 FOLDER = ROOT / "benchmarks"
 FIELDS = {
     "decision_rule": {
@@ -45,6 +47,11 @@ FIELDS = {
         *(f"{state}_share_of_{raw}" for state in ("cold", "warm") for raw in ("raw", "raw_random")),
         *("decode_cpu_ms", "decode_gb_s", "rms_error"),
         *(f"published_{what}" for what in ("bytes_per_slice", "write_mb_s", "decode_cpu_ms")),
+    },
+    "tuning": {"choice", "label", "learning_rate", "loss", "epochs", "stopped", "cpu_minutes", "chosen"},
+    "study_cost": {
+        *("choice", "label", "train_seconds", "val_seconds", "predict_seconds"),
+        *("epochs", "assumed", "minutes", "hours"),
     },
     "methods": {"task", "label", "source", "target", "seeds", "dice", "low", "high"},
     "phantom_gap": {"task", "label", "source", "target", "dice", "low", "high"},
@@ -270,3 +277,17 @@ def test_recorded_results_are_not_quick_runs() -> None:
     assert recorded
     for path in recorded:
         assert not json.loads(path.read_text()).get("quick"), path.name
+
+
+def test_the_study_trains_with_the_rates_that_were_chosen() -> None:
+    """Of every choice of which all three rates are recorded: what a table says was chosen is what is used."""
+    path = FOLDER / "results" / "tuning-cpu.json"
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    rates = {name: [row for row in rows if row["choice"] == name] for name in {row["choice"] for row in rows}}
+    study = get_profile("study")
+    for name, own in rates.items():
+        best = min(own, key=lambda row: row["loss"])
+        assert [row["chosen"] for row in own] == [row is best for row in own]
+        if len(own) == 3:
+            used = study.settings(METHOD_CHOICES[name]["method"], name)["learning_rate"]
+            assert used == best["learning_rate"], name

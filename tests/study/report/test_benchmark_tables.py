@@ -2,11 +2,20 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 from conftest import ROOT
 
-from desam_lite.study.report.benchmark_tables import format_table, method_rows, method_table, say_methods
+from desam_lite.study.report.benchmark_tables import (
+    format_table,
+    method_rows,
+    method_table,
+    say_methods,
+    tuning_rows,
+    tuning_table,
+)
 
 RECORD = {
     "device": "a machine",
@@ -91,3 +100,29 @@ def test_formats_are_told_beside_the_seeds_and_float32_is_not_compared_with_itse
     assert list(table.frame["between seeds"]) == ["3.0", "3.0"]
     assert "a machine" in table.caption
     assert "Nothing is recorded" in format_table(tmp_path / "nothing").caption
+
+
+def tried(label: str, *losses: float) -> list[dict[str, Any]]:
+    rows = [
+        {"label": label, "learning_rate": rate, "loss": loss, "epochs": 40, "stopped": "plateau"}
+        for rate, loss in zip((3e-4, 1e-3, 3e-3), losses, strict=False)
+    ]
+    return rows[::-1]
+
+
+def test_what_was_tried_is_told_with_the_chosen_rate_and_whether_it_is_an_end() -> None:
+    rows = pd.DataFrame(
+        [*tried("U-Net", 0.3, 0.1, 0.2), *tried("CSDG", 0.1, 0.2, 0.3), *tried("SAMed", 0.2, 0.1)]
+    )
+    frame = tuning_rows(rows).set_index("method")
+    assert frame.loc["U-Net"].tolist() == [
+        "0.300 at 0.0003, 0.100 at 0.001, 0.200 at 0.003",
+        "0.001",
+        "40 (to the plateau)",
+    ]
+    assert frame.loc["CSDG", "chosen rate"] == "0.0003, an end of those tried"
+    assert frame.loc["SAMed", "chosen rate"] == "not all tried yet"
+
+
+def test_nothing_tried_is_told(tmp_path: Path) -> None:
+    assert "Nothing is recorded of learning rates" in tuning_table(tmp_path).caption
