@@ -80,7 +80,8 @@ def _match_file(model: DeSAM | SAM, text: Path | str, encoder: bool) -> dict[str
     public = public_weights(path)
     if public is not None and public.backbone != model.backbone:
         raise StudyError(
-            f"the weights file '{path}' is {public.title}, the run asks for {model.backbone}: set backbone={public.backbone}."
+            f"the weights file '{path}' is the published {public.name}, the run asks for {model.backbone}: "
+            f"set backbone={public.backbone}."
         )
     tensors = read_tensors(path)
     if isinstance(model, SAM):

@@ -1,26 +1,15 @@
-"""SAM's three public weights files and MedSAM's: what they are, and how they get here.
+"""SAM's three public weights files and MedSAM's: what they are, and how they get here."""
 
-Own code, since neither pooch nor torch.hub goes on with a download that broke off, and these are up to 2.6 GB.
-"""
-
-import math
-import os
 from dataclasses import dataclass
-from http.client import HTTPException
-from itertools import chain
 from pathlib import Path
-from urllib.request import Request, urlopen
 
 from filelock import FileLock
 
+from desam_lite.utils.download import download
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import sha256_file
-from desam_lite.utils.progress import track
 
 SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything"
-_BYTES_AT_ONCE = 1 << 20  # one step of the progress bar
-_TIMEOUT = 60.0  # seconds without a byte
-_PARTIAL = 206  # HTTP: the answer begins where the request said
 
 
 @dataclass(frozen=True)
@@ -47,11 +36,6 @@ class PublicWeights:
     def url(self) -> str:
         """Where the authors offer it."""
         return self.page or f"{SAM_URL}/{self.name}"
-
-    @property
-    def title(self) -> str:
-        """What it is, in words."""
-        return f"{'MedSAM' if self.backbone == 'medsam' else 'SAM'}'s {self.backbone} as published"
 
 
 _VIT_B = "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"
@@ -103,7 +87,7 @@ def fetch_weights(
             )
         origin = Path(mirror).absolute().as_uri() if mirror and "://" not in mirror else mirror or SAM_URL
         url = f"{origin.rstrip('/')}/{public.name}"
-        _download(url, part, public, progress)
+        download(url, part, public.name, public.size, progress=progress)
         sha256 = sha256_file(part)
         if sha256 != public.sha256:
             part.unlink()
@@ -113,44 +97,3 @@ def fetch_weights(
             )
         part.replace(path)
     return path
-
-
-def _download(url: str, part: Path, public: PublicWeights, progress: bool) -> None:
-    """Add to ``part`` what it lacks, or begin anew where the server cannot begin elsewhere."""
-    size = part.stat().st_size if part.exists() else 0
-    if size == public.size:  # stopped before it was checked
-        return
-    start = size if size < public.size else 0
-    try:
-        request = Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-        with urlopen(request, timeout=_TIMEOUT) as answer:
-            begin = start if answer.status == _PARTIAL else 0
-            chunks = iter(lambda: answer.read(_BYTES_AT_ONCE), b"")
-            first = next(chunks, b"")
-            chunks = chain([first], chunks)
-            kind = answer.headers.get_content_type()
-            if kind == "text/html" or (not begin and first.lstrip().startswith((b"<", b"{"))):
-                raise StudyError(
-                    f"{url} gave a page instead of the file (a log-in?): see it in a browser and fetch again, or use --mirror."
-                )
-            size = begin + int(answer.headers["Content-Length"] or public.size - begin)
-            if size != public.size:  # an error page, or half a copy
-                raise StudyError(
-                    f"{url} has {size} bytes, the published file {public.size}: fetch it from elsewhere with --mirror."
-                )
-            steps = math.ceil((size - begin) / _BYTES_AT_ONCE)
-            with part.open("ab" if begin else "wb") as file:
-                for chunk in track(chunks, f"fetching {public.name}", total=steps, enabled=progress):
-                    file.write(chunk)
-                file.flush()
-                os.fsync(file.fileno())
-        if (ended := part.stat().st_size) < size:
-            if getattr(answer, "chunked", False):  # it says where it ends: this is another file
-                os.truncate(part, begin)
-                raise StudyError(f"{url} has {ended} of {size} bytes: fetch from elsewhere with --mirror.")
-            raise EOFError(f"it ended at {ended} of {size} bytes")
-    except (OSError, HTTPException, ValueError, EOFError) as error:
-        reason = str(error).strip("<>").removeprefix("urlopen error ") or type(error).__name__
-        raise StudyError(
-            f"{url} cannot be read ({reason}): fetch again, which goes on where it stopped, or from elsewhere with --mirror."
-        ) from error

@@ -64,10 +64,7 @@ class BackboneSpec:
 
 
 class MedSAMSpec(BackboneSpec):
-    """MedSAM's ViT-B (Ma et al., Nature Communications 2024), SAM's at its size, trained on medical images.
-
-    There slices are stretched to the square; here they keep their proportions, as for all backbones.
-    """
+    """MedSAM's ViT-B (Ma et al., 2024), of SAM's size. Its authors stretch slices to the square; here they keep their shape."""
 
     unit_range: ClassVar[bool] = True
 

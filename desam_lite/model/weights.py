@@ -115,7 +115,7 @@ def identify_weights(text: Path | str) -> str:
     path = find_weights(text)
     public, sha256 = public_weights(path), weights_sha256(path)
     if public is not None:
-        return f"{public.title} (SHA-256 {sha256})"
+        return f"the published {public.name} (SHA-256 {sha256})"
     return f"{len(read_tensors(path))} tensors, none of the public files of SAM and MedSAM (SHA-256 {sha256})"
 
 

@@ -46,7 +46,7 @@ def test_fetch_of_what_is_not_there_is_one_sentence(run, mirror: Path, tmp_path:
 
 def test_check_reads_what_is_in_the_folder_unless_files_are_named(run, mirror: Path) -> None:
     code, out, _ = run("weights", "check", "--folder", mirror)
-    assert code == 0 and out.startswith(f"{mirror / NAME}: SAM's vit_b as published")
+    assert code == 0 and out.startswith(f"{mirror / NAME}: the published {NAME} (SHA-256 ")
     torch.save({"a": torch.ones(1)}, mirror / "own.pth")
     (mirror / "cut.pth").write_bytes(b"PK\x03\x04")
     code, out, err = run("weights", "check", mirror / "cut.pth", mirror / "gone.pth", mirror / "own.pth")

@@ -67,11 +67,11 @@ def test_medsams_file_fills_the_backbone_of_its_name_and_no_other(
     assert model.spec.unit_range
     assert torch.equal(model.image_encoder.pos_embed, sam_tensors(seed=1)["image_encoder.pos_embed"])
     with pytest.raises(
-        StudyError, match=r"b\.pth' is SAM's micro as published, the run asks for medsam: set back"
+        StudyError, match=r"b\.pth' is the published micro\.pth, the run asks for medsam: set back"
     ):
         build_desam("medsam", checkpoint=sam)
     with pytest.raises(
-        StudyError, match=r"a\.pth' is MedSAM's medsam as published, the run asks for micro: set b"
+        StudyError, match=r"a\.pth' is the published medsam\.pth, the run asks for micro: set b"
     ):
         build_desam("micro", checkpoint=medsam)
     lacks = {name: value for name, value in sam_tensors().items() if "neck.0" not in name}

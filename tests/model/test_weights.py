@@ -266,7 +266,7 @@ def test_a_public_name_promises_the_published_content(public: None, tmp_path: Pa
 def test_a_published_file_is_recognised_by_its_content_under_any_name(public: None, tmp_path: Path) -> None:
     for name in (NAME, "copy.pth"):
         (tmp_path / name).write_bytes(CONTENT)
-        assert identify_weights(tmp_path / name).startswith("SAM's vit_b as published (SHA-256 ")
+        assert identify_weights(tmp_path / name).startswith(f"the published {NAME} (SHA-256 ")
 
 
 def test_other_weights_are_counted(tmp_path: Path) -> None:

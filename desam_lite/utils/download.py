@@ -1,0 +1,70 @@
+"""Downloading a large file, going on where it broke off.
+
+Own code, since neither pooch nor torch.hub goes on with a download that broke off, and weights are up to 2.6 GB.
+"""
+
+import math
+import os
+from http.client import HTTPException
+from itertools import chain
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+from desam_lite.utils.errors import StudyError
+from desam_lite.utils.progress import track
+
+_BYTES_AT_ONCE = 1 << 20  # one step of the progress bar
+_TIMEOUT = 60.0  # seconds without a byte
+_PARTIAL = 206  # HTTP: the answer begins where the request said
+
+
+def download(url: str, part: Path, name: str, expected: int, *, progress: bool = True) -> None:
+    """Add to a partial file what it lacks, or begin anew where the server cannot begin elsewhere.
+
+    Args:
+        url: Of the whole file.
+        part: The partial file; it may not exist yet.
+        name: Of the file, for the progress bar.
+        expected: Its published size, in bytes.
+        progress: Whether to show a bar (one step per MiB).
+
+    Raises:
+        StudyError: It cannot be read, or is of another size, or a page came in its place.
+    """
+    size = part.stat().st_size if part.exists() else 0
+    if size == expected:  # stopped before it was checked
+        return
+    start = size if size < expected else 0
+    try:
+        request = Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+        with urlopen(request, timeout=_TIMEOUT) as answer:
+            begin = start if answer.status == _PARTIAL else 0
+            chunks = iter(lambda: answer.read(_BYTES_AT_ONCE), b"")
+            first = next(chunks, b"")
+            chunks = chain([first], chunks)
+            kind = answer.headers.get_content_type()
+            if kind == "text/html" or (not begin and first.lstrip().startswith((b"<", b"{"))):
+                raise StudyError(
+                    f"{url} gave a page instead of the file (a log-in?): see it in a browser and fetch again, or use --mirror."
+                )
+            size = begin + int(answer.headers["Content-Length"] or expected - begin)
+            if size != expected:  # an error page, or half a copy
+                raise StudyError(
+                    f"{url} has {size} bytes, the published file {expected}: fetch it from elsewhere with --mirror."
+                )
+            steps = math.ceil((size - begin) / _BYTES_AT_ONCE)
+            with part.open("ab" if begin else "wb") as file:
+                for chunk in track(chunks, f"fetching {name}", total=steps, enabled=progress):
+                    file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+        if (ended := part.stat().st_size) < size:
+            if getattr(answer, "chunked", False):  # it says where it ends: this is another file
+                os.truncate(part, begin)
+                raise StudyError(f"{url} has {ended} of {size} bytes: fetch from elsewhere with --mirror.")
+            raise EOFError(f"it ended at {ended} of {size} bytes")
+    except (OSError, HTTPException, ValueError, EOFError) as error:
+        reason = str(error).strip("<>").removeprefix("urlopen error ") or type(error).__name__
+        raise StudyError(
+            f"{url} cannot be read ({reason}): fetch again, which goes on where it stopped, or from elsewhere with --mirror."
+        ) from error
