@@ -63,12 +63,17 @@ def predict(
     Example: desam-lite predict scan.nii.gz --model results/runs/NAME --out mask.nii.gz --preview mask.png
     Example: desam-lite predict DICOM_FOLDER --series 5 --model results/runs/NAME --out mask.dcm
     """
+    from desam_lite.data.dicom import holds_dicom
     from desam_lite.methods import load_predictor
     from desam_lite.prediction.files import plan_jobs, skipped_labels
     from desam_lite.prediction.scan import choose_device, require_iou_head
 
     places = {"mask": out, "probability": probability, "scores": scores, "preview": preview}
     jobs = plan_jobs(scans, {kind: path for kind, path in places.items() if path is not None})
+    if series is not None and not any(holds_dicom(job.scan) for job in jobs):
+        raise StudyError(
+            f"--series {series} chooses a DICOM series, and no scan here is DICOM: leave it out."
+        )
     for folder in filter(Path.is_dir, scans):
         if labels := skipped_labels(folder):
             typer.echo(

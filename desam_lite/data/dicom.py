@@ -273,7 +273,7 @@ def _affine(frames: list[Frame]) -> tuple[npt.NDArray[np.float64], tuple[str, ..
         if abs(np.dot(normal, step)) < (1 - _ALIKE) * np.linalg.norm(step):
             warnings.append("its slices are tilted against their stack (gantry tilt): few viewers show that")
     else:
-        thickness = first.header.get("SpacingBetweenSlices") or first.header.get("SliceThickness")
+        thickness = abs(first.header.get("SpacingBetweenSlices") or first.header.get("SliceThickness") or 0)
         if not thickness:
             raise StudyError(
                 f"{first.path} is the only slice and has no SliceThickness: export the series again."

@@ -60,6 +60,7 @@ def plan_jobs(inputs: Sequence[Path], places: Mapping[str, Path]) -> list[ScanJo
         StudyError: There is no scan, a name does not fit, two scans would get one file, a file would take the place of a scan, or
             a mask cannot be DICOM.
     """
+    _refuse_slices(inputs)
     scans = list({path.resolve(): path for given in inputs for path in _scans_of(given)}.values())
     several = len(inputs) > 1 or scans != [*inputs]
     jobs = [
@@ -75,6 +76,16 @@ def plan_jobs(inputs: Sequence[Path], places: Mapping[str, Path]) -> list[ScanJo
                     f"'{job.scan}' is no DICOM, so its mask can refer to no series: give --out a name in .nii.gz."
                 )
     return jobs
+
+
+def _refuse_slices(inputs: Sequence[Path]) -> None:
+    """Refuse the slices of a series given file by file, as ``FOLDER/*`` gives them: each would be a scan."""
+    folders: dict[Path, Path] = {}
+    for path in inputs:
+        if path.is_file() and holds_dicom(path) and folders.setdefault(path.parent, path) != path:
+            raise StudyError(
+                f"'{path.name}' and others are DICOM files of one folder: give the folder '{path.parent}', which is one scan."
+            )
 
 
 def _scans_of(given: Path) -> list[Path]:

@@ -133,6 +133,14 @@ def test_what_cannot_become_a_segmentation_is_told_before_the_work(highdicom: An
         plan_jobs([tmp_path / "d"], {"mask": tmp_path / "m.nii.gz"})
 
 
+def test_slices_given_file_by_file_are_told_to_be_one_scan(tmp_path: Path) -> None:
+    paths = write_series(tmp_path / "d", lopsided(), oblique_affine())
+    with pytest.raises(StudyError, match=rf"DICOM files of one folder: give the folder '{tmp_path / 'd'}'"):
+        plan_jobs(paths, {"mask": tmp_path / "m.nii.gz"})
+    (job,) = plan_jobs(paths[:1], {"mask": tmp_path / "m.nii.gz"})
+    assert job.scan == paths[0]
+
+
 def test_a_mask_beside_its_series_is_no_part_of_it(highdicom: Any, tmp_path: Path) -> None:
     write_series(tmp_path / "d", lopsided(), oblique_affine())
     for _ in range(2):
