@@ -1,4 +1,4 @@
-"""Grids of any size: their Dice, false alarms and seconds, and how far the IoU head's scores are what they seem."""
+"""Grids of points of any size: their Dice, false alarms and seconds, and how well the IoU head's scores rank points."""
 
 import time
 from collections.abc import Sequence
@@ -149,32 +149,32 @@ def say_points(enough: pd.DataFrame, seconds: pd.DataFrame, *, label: str) -> st
     least, best = close.sort_values("points").iloc[0], rows[rows["points"] == rows["best"]].iloc[0]
     fewer = unsure[unsure["points"] < least["points"]]["points"]
     doubt = (
-        f" Whether {list_words([f'{n:.0f}' for n in sorted(fewer)])} would do cannot be told."
+        f" It cannot tell whether {list_words([f'{n:.0f}' for n in sorted(fewer)])} would be enough."
         if len(fewer)
         else ""
     )
     cost = seconds[seconds["label"] == label].set_index("points")["seconds"]
     n, most = int(least["points"]), int(rows["points"].max())
     return (
-        f"**{n} {'point is' if n == 1 else 'points are'} enough** for {label} on these cases: out of domain mean Dice is "
-        f"{least['value'] * 100:.0f} with {n}, and {best['value'] * 100:.0f} with the best grid tried ({best['points']:.0f}), at "
-        f"most {MARGINS['dice'] * 100:.0f} points of Dice apart.{doubt} A slice takes {cost[n]:.2f} s with {n} and "
-        f"{cost[most]:.2f} s with {most}."
+        f"**{n} {'point is' if n == 1 else 'points are'} enough** for {label} on these cases. Out of domain, mean Dice (%) is "
+        f"{least['value'] * 100:.0f} with {n} and {best['value'] * 100:.0f} with the best grid tried ({best['points']:.0f}). The "
+        f"rule does not call the smaller grid worse by {MARGINS['dice'] * 100:.0f} points or more.{doubt} A slice takes "
+        f"{cost[n]:.2f} s with {n} and {cost[most]:.2f} s with {most}."
     )
 
 
 def say_ranking(quality: pd.DataFrame) -> str:
     """Say how well the IoU heads rank prompts, from label, auc, rank, chosen, typical, best: means over slices and cases."""
-    parts = [
-        f"{row['label']} prefers a point in the organ to one outside in {_percent(row['auc'])} of pairs, its score and the Dice "
-        f"of the mask have a rank correlation of "
-        f"{'none that can be computed' if pd.isna(row['rank']) else format(row['rank'], '.2f')}, and the point it chooses gives "
-        f"Dice {_percent(row['chosen'])} where the median point gives {_percent(row['typical'])} and the best "
-        f"{_percent(row['best'])}"
-        for row in quality.to_dict("records")
-    ]
-    return f"{'; '.join(parts)}." if parts else "No model judges its prompts."
-
-
-def _percent(value: float) -> str:
-    return "no" if pd.isna(value) else f"{value * 100:.0f} %"
+    parts = []
+    for row in quality.to_dict("records"):
+        auc, chosen, typical, best = (
+            "none" if pd.isna(row[name]) else f"{row[name] * 100:.0f} %"
+            for name in ("auc", "chosen", "typical", "best")
+        )
+        rank = "undefined" if pd.isna(row["rank"]) else f"{row['rank']:.2f}"
+        parts.append(
+            f"{row['label']} scores a point inside the organ higher than one outside in {auc} of pairs. The rank correlation of "
+            f"its score with Dice is {rank}. Dice is {chosen} with the chosen point, {typical} with the median point and {best} "
+            "with the best."
+        )
+    return " ".join(parts) or "No model scores its prompts."

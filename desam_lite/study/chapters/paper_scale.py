@@ -1,7 +1,7 @@
 """What the study costs: runs counted from the plans, bytes from the shapes, minutes and memory from the recorded benchmarks.
 
-Nothing here is a guess: a row exists where a benchmark has recorded it, on the device that it names. The hours of the whole
-study follow from the measured rates.
+Every row is of a recorded benchmark, on the device that it names. Hours follow from the measured rates; runs of methods without
+one are counted and listed.
 """
 
 import heapq
@@ -21,6 +21,7 @@ from desam_lite.model.sam import get_backbone
 from desam_lite.study.plans import EXPERIMENTS, plan_experiment
 from desam_lite.study.profiles import Profile
 from desam_lite.study.report.benchmark_tables import read_benchmarks
+from desam_lite.study.report.sentences import count
 from desam_lite.study.report.style import WIDTH, styled
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8": 1}
@@ -131,7 +132,7 @@ def study_hours(
         One row per number of devices: ``devices``, ``runs``, ``runs_without_rate``, ``encode_hours``, ``run_hours`` (sum),
         ``longest_run_hours``, ``wall_hours``.
     """
-    timed = [spec for spec in specs if spec.method in DECODERS and any(_cases(spec.manifest).values())]
+    timed = [spec for spec in specs if _is_timed(spec)]
     seconds = [run_seconds(spec, rates, slices_per_case) for spec in timed]
     tasks = {spec.manifest for spec in timed}
     encodes = [sum(_cases(task).values()) * slices_per_case / rates.encode for task in tasks]
@@ -150,6 +151,10 @@ def study_hours(
     return pd.DataFrame(rows)
 
 
+def _is_timed(spec: RunSpec) -> bool:
+    return spec.method in DECODERS and any(_cases(spec.manifest).values())
+
+
 @cache
 def _cases(manifest: Path) -> dict[str, int]:
     return {name: domain.cases or 0 for name, domain in load_manifest(manifest).domains.items()}
@@ -158,21 +163,26 @@ def _cases(manifest: Path) -> dict[str, int]:
 def say_hours(specs: Sequence[RunSpec], table: pd.DataFrame, rates: Rates) -> str:
     """Return the arithmetic of `study_hours` in words."""
     first = table.iloc[0]
-    each = ", ".join(f"{label} {count}" for label, count in Counter(spec.label for spec in specs).items())
+    untimed = Counter(spec.label for spec in specs if not _is_timed(spec))
     times = ", ".join(f"{_hours(row['wall_hours'])} on {row['devices']}" for row in table.to_dict("records"))
-    return (
-        f"The paper-sized study has {first['runs']:.0f} runs ({each}). At the rates measured on {rates.device} (encoding "
-        f"{rates.encode:.3g}, training {rates.train:.3g}, predicting {rates.predict:.3g} slices per second) the "
-        f"{first['runs'] - first['runs_without_rate']:.0f} runs with a measured rate take {_hours(first['run_hours'])} of "
-        f"computing after {_hours(first['encode_hours'])} of encoding: {times} such devices."
+    sentence = (
+        f"At the rates measured on {rates.device} (slices per second: encoding {rates.encode:.3g}, training {rates.train:.3g}, "
+        f"predicting {rates.predict:.3g}), {len(specs) - untimed.total()} of {count(len(specs), 'planned run')} take "
+        f"{_hours(first['run_hours'])} of computing after {_hours(first['encode_hours'])} of encoding: {times} such devices."
     )
+    if untimed:
+        each = ", ".join(f"{label} {number}" for label, number in untimed.items())
+        sentence += (
+            f" The other {count(untimed.total(), 'run')} have no measured rate and come on top: {each}."
+        )
+    return sentence
 
 
 def say_gpu(folder: Path | str) -> str:
     """Say that nothing was measured on a GPU, where that is so."""
     if any(Path(folder).glob("*-cuda.json")):
         return ""
-    return " **Not run on a GPU**: none has been at hand. Every number of hours on this page is an estimate from these rates."
+    return " **Nothing was measured on a GPU**; hours are estimates from rates measured on processors."
 
 
 def _hours(hours: float) -> str:

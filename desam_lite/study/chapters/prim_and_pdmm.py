@@ -1,4 +1,4 @@
-"""What a built decoder is: the shapes that flow through its parts, their sizes, and how far a prompt reaches."""
+"""The parts of a built decoder: their output shapes and sizes, and whether a prompt reaches the mask."""
 
 from collections.abc import Callable
 from contextlib import ExitStack

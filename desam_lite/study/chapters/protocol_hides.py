@@ -1,6 +1,6 @@
-"""Finished runs scored again in other ways, from their stored predictions: one quirk of the published protocol at a time.
+"""Finished runs scored again from their stored predictions, one quirk of the published protocol at a time.
 
-``metrics.csv`` holds the two ends, `whole_volume` and `published`. Here is the way from one to the other.
+``metrics.csv`` has the two ends, `whole_volume` and `published`; the steps between them are here.
 """
 
 import textwrap
@@ -143,15 +143,15 @@ def say_protocol(effects: pd.DataFrame, scorings: pd.DataFrame, *, control: str 
     best = scorings.loc[scorings.groupby(["protocol", "pooling", "rule"])["mean"].idxmax(), "label"]
     winners = best.value_counts()
     verdict, order = (
-        ("Enough to change the order of the methods", f"{count} orders of the methods")
+        ("It changes the order of the methods", f"{count} orders of the methods")
         if count > 1
-        else ("Points, but not the order of the methods", "one order of the methods")
+        else ("It changes scores, but not the order of the methods", "one order of the methods")
     )
     moves = ", ".join(f"{row['label']} {row['mean'] * 100:+.1f}" for row in trained.to_dict("records"))
     return (
-        f"**{verdict}**: the same predictions, scored by the published protocol instead of on every slice, move by this many "
-        f"points of Dice out of domain: {moves}. {len(scorings) // scorings['label'].nunique()} ways of counting give {order}, "
-        f"and {winners.index[0]} is first in {winners.iloc[0]} of them."
+        f"**{verdict}**. With the published protocol instead of every slice, Dice (%) out of domain changes by this much on the "
+        f"same predictions: {moves}. {len(scorings) // scorings['label'].nunique()} ways of scoring give {order}; "
+        f"{winners.index[0]} is first in {winners.iloc[0]} of them."
     )
 
 
@@ -281,4 +281,4 @@ def draw_scorings_alt(scorings: pd.DataFrame) -> str:
     ranges = scorings.groupby("label", sort=False)["mean"].agg(["min", "max"]) * 100
     parts = [f"{label} {row['min']:.0f} to {row['max']:.0f}" for label, row in ranges.iterrows()]
     count = len(scorings) // scorings["label"].nunique()
-    return f"Range of the mean Dice (%) out of domain over {count} ways of counting: {'; '.join(parts)}."
+    return f"Range of the mean Dice (%) out of domain over {count} ways of scoring: {'; '.join(parts)}."

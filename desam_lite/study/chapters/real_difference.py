@@ -1,4 +1,4 @@
-"""How much a difference between two methods is worth: with fewer seeds, fewer cases, or a test that forgets the seeds.
+"""How certain a difference between two methods is: with fewer seeds, fewer cases, or a test that ignores the seeds.
 
 Everything starts from the scores that `statistics.scores` returns. Methods are compared out of domain, case by case, and a case
 counts once however many sources and seeds have scored it.
@@ -248,26 +248,24 @@ def say_difference(table: pd.DataFrame, flipped: pd.DataFrame, *, metric: str = 
         return "There is no answer yet: no two methods have been scored on the same cases out of domain."
     decided = int((table["verdict"] != "cannot tell").sum())
     if table["seeds"].min() < 2:
-        told = "**One seed cannot tell**: without a second, nothing shows how much other seeds would differ."
+        told = "**One seed cannot tell**: the spread between seeds is unknown."
     else:
         told = (
             f"**{decided or 'None'} of {count(len(table), 'comparison')} out of domain {'are' if decided > 1 else 'is'} "
-            "decided**, with seeds and patients as chance and hospitals fixed."
+            "decided**, with seeds and patients as random and hospitals as fixed."
         )
     worst = flipped.iloc[int(flipped["half_cases"].to_numpy().argmax())]
     pair = f"{worst['first']} against {worst['second']} ({worst['mean'] * factor:+.1f})"
     return (
-        f"{told} The least certain winner is that of {pair}: with one seed and half of the patients, "
-        f"{worst['half_cases']:.0%} of the studies would have named the other."
+        f"{told} The least certain winner is that of {pair}: with one seed and half of the patients, the other method wins "
+        f"in {worst['half_cases']:.0%} of the studies."
     )
 
 
 def say_spreads(spreads: Spreads | None, names: tuple[str, str], *, metric: str = "dice") -> str:
     """Say which spreads the simulated studies have, and of which pair; None: those of `ASSUMED`."""
     _, factor = UNITS[metric]
-    source = (
-        f"{names[0]} minus {names[1]}" if spreads else "assumed, for with one seed they cannot be estimated"
-    )
+    source = f"{names[0]} minus {names[1]}" if spreads else "assumed, because one seed gives no estimate"
     seed, patient, rest = (f"{value * factor:.1f}" for value in spreads or ASSUMED)
     return f"{source}: standard deviation {seed} over seeds, {patient} over patients, {rest} of the rest"
 
@@ -385,7 +383,7 @@ def draw_rates(rates: pd.DataFrame, *, metric: str = "dice") -> Figure:
                 xlabel=f"true difference\n{UNITS[metric][0]}",
             )
             ax.grid(axis="y")
-        axes[0].set_ylabel("studies that call it (%)")
+        axes[0].set_ylabel("studies that report it (%)")
         add_legend(figure, axes[0].get_lines()[:2])
     return figure
 
@@ -400,4 +398,4 @@ def draw_rates_alt(rates: pd.DataFrame) -> str:
         for seeds, frame in rates.groupby("seeds")
     ]
     ends = f"{rates['effect'].iloc[0]:g} and {rates['effect'].iloc[-1]:g}"
-    return f"Share of simulated studies that call a true difference of {ends}: {'; '.join(parts)}."
+    return f"Share of simulated studies that report a true difference of {ends}: {'; '.join(parts)}."

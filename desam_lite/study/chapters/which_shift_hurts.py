@@ -1,4 +1,4 @@
-"""Which factor of the shift between two hospitals hurts: trained models on new patients, one dial of the scanner at a time.
+"""Which factor of the shift between two hospitals lowers Dice: trained models on new patients, one dial of the scanner at a time.
 
 The patients are made for this question: no model was trained on them, and each is scanned again and again, with one dial turned
 towards the other hospital or with all of them (`desam_lite.synthetic.phantoms.dials`). Nothing is trained or chosen here.
@@ -22,6 +22,7 @@ from desam_lite.data.embeddings import AT_ONCE, ReadEmbeddings, encode_on_demand
 from desam_lite.data.slices import prepare_intensity, select_slices
 from desam_lite.data.tasks import Task
 from desam_lite.evaluation.metrics import Protocol, score_case
+from desam_lite.evaluation.statistics import MARGINS, decide
 from desam_lite.methods import TrainedModel, load_predictor
 from desam_lite.methods.prompted import PromptedMethod
 from desam_lite.model.prompts import ImageEmbeddings
@@ -263,26 +264,28 @@ def slider_picture(
 
 
 def say_dials(lost: pd.DataFrame, source: str, target: str, *, control: str = "Prior") -> str:
-    """Say which dial from source to target costs most, as the mean over the trained methods.
+    """Say which dial from source to target lowers Dice most, as the mean over the trained methods.
 
     ``lost`` is `statistics.summarise` by label and dial of the changes of Dice; the control is not trained.
     """
     trained = lost[lost["label"] != control]
     single = trained[trained["dial"] != ALL_DIALS].groupby("dial", sort=False)["mean"].mean()
     if single.empty:
-        return "There is no answer yet: no trained method has met a dial."
+        return "There is no answer yet: no trained method has been scored with a dial turned."
     worst = str(single.idxmin())
     each, together = (
         ", ".join(f"{row['mean'] * 100:+.0f} for {row['label']}" for row in rows.to_dict("records"))
         for rows in (trained[trained["dial"] == worst], trained[trained["dial"] == ALL_DIALS])
     )
     name = worst.replace("_", " ")
-    highs = trained[trained["dial"] == worst]["high"]
-    if (highs < 0).any():
-        verdict = f"**The {name}**"
-    elif highs.isna().all():
-        verdict = f"**Too few seeds or patients to tell**; the {name} costs most here"
-    else:
-        verdict = f"**No single dial was shown to hurt**; the {name} costs most"
-    every = f"; with all dials turned it is {together}" if together else ""
-    return f"{verdict}: turned from {source} to {target} on the same patients, Dice (%) changes by {each}{every}."
+    ends = trained[trained["dial"] == worst][["low", "high"]].to_numpy(float)
+    words = [decide(low, high, MARGINS["dice"]) for low, high in ends]
+    verdict = (
+        f"**The {name}**"
+        if any(word.startswith("worse") for word in words)
+        else f"**Cannot tell with so few seeds or patients**; the {name} has the lowest mean"
+        if "cannot tell" in words
+        else f"**No single dial was shown to lower Dice**; the {name} has the lowest mean"
+    )
+    every = f" With all dials turned it changes by {together}." if together else ""
+    return f"{verdict}. Turned from {source} to {target} on the same patients, it changes Dice (%) by {each}.{every}"

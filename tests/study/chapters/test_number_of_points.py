@@ -96,11 +96,14 @@ def test_enough_points_are_the_fewest_that_the_rule_calls_not_worse() -> None:
     said = number_of_points.say_points(table, cost, label="DeSAM-P")
     assert (
         said.startswith("**9 points are enough**")
-        and "58 with 9, and 60 with the best grid tried (81)" in said
+        and "58 with 9 and 60 with the best grid tried (81)" in said
     )
     assert "no answer yet" in number_of_points.say_points(table, cost, label="other")
     unsure = number_of_points.say_points(table.assign(low=[-0.4, -0.1, 0]), cost, label="DeSAM-P")
-    assert unsure.startswith("**81 points are enough**") and "Whether 9 would do cannot be told" in unsure
+    assert (
+        unsure.startswith("**81 points are enough**")
+        and "It cannot tell whether 9 would be enough." in unsure
+    )
 
 
 def test_one_seed_does_not_say_how_many_points_are_enough() -> None:
@@ -114,4 +117,10 @@ def test_one_seed_does_not_say_how_many_points_are_enough() -> None:
 def test_the_sentence_on_ranking_says_what_cannot_be_computed() -> None:
     row = {"label": "DeSAM-P", "auc": 0.9, "rank": np.nan, "chosen": 0.6, "typical": 0.5, "best": 0.7}
     said = number_of_points.say_ranking(pd.DataFrame([row]))
-    assert "in 90 % of pairs" in said and "none that can be computed" in said
+    assert "in 90 % of pairs." in said and "with Dice is undefined." in said
+    assert "Dice is 60 % with the chosen point, 50 % with the median point and 70 % with the best." in said
+    blind = number_of_points.say_ranking(pd.DataFrame([row | {"auc": np.nan, "chosen": np.nan}]))
+    assert (
+        "in none of pairs" in blind
+        and number_of_points.say_ranking(pd.DataFrame()) == "No model scores its prompts."
+    )

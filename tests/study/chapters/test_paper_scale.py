@@ -132,11 +132,21 @@ def test_rates_are_those_recorded_or_none(tmp_path: Path) -> None:
 def test_the_arithmetic_in_words_holds_its_numbers() -> None:
     table = paper_scale.study_hours(STUDY, RATES, 20)
     said = paper_scale.say_hours(STUDY, table, RATES)
-    assert f"{len(STUDY)} runs" in said and "a device" in said
+    timed = len(STUDY) - table.loc[0, "runs_without_rate"]
+    assert f"{timed} of {len(STUDY)} planned runs take" in said and "a device" in said
+    assert (
+        f"The other {table.loc[0, 'runs_without_rate']} runs have no measured rate and come on top: Prior "
+        in said
+    )
+    measured = [spec for spec in STUDY if spec.method == "desam" and spec.source == "CT"]
+    whole = paper_scale.say_hours(measured, paper_scale.study_hours(measured, RATES, 20), RATES)
+    assert "The other" not in whole and f"{len(measured)} of {len(measured)} planned runs" in whole
+    single = paper_scale.say_hours(measured[:1], paper_scale.study_hours(measured[:1], RATES, 20), RATES)
+    assert "1 of 1 planned run take" in single
     assert f"{table.loc[0, 'wall_hours']:.3g} h on 1" in said
 
 
 def test_the_page_says_where_nothing_was_measured_on_a_gpu(tmp_path: Path) -> None:
-    assert "**Not run on a GPU**" in paper_scale.say_gpu(tmp_path)
+    assert "**Nothing was measured on a GPU**" in paper_scale.say_gpu(tmp_path)
     (tmp_path / "encoder-cuda.json").write_text("{}")
     assert paper_scale.say_gpu(tmp_path) == ""

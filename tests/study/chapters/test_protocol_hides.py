@@ -125,7 +125,7 @@ def test_every_way_of_counting_is_counted_once(runs: list[Run], task: Task, tmp_
     assert len(ways) == 2 * len(protocol_hides.LADDER) * 2 * 3
     assert protocol_hides.orders(ways)["ways"].sum() == len(ways) // 2
     said = protocol_hides.say_protocol(protocol_hides.quirk_effects(rescored), ways)
-    assert "30 ways of counting" in said and "U-Net" in said and "Prior +" not in said
+    assert "30 ways of scoring" in said and "U-Net" in said and "Prior +" not in said
 
 
 def test_two_orders_are_said_to_be_two() -> None:
@@ -136,7 +136,7 @@ def test_two_orders_are_said_to_be_two() -> None:
         {"label": ["DeSAM-B"], "first": "published", "second": "whole_volume", "mean": [0.2]}
     )
     assert set(protocol_hides.orders(ways)["order"]) == {"U-Net > DeSAM-B", "DeSAM-B > U-Net"}
-    assert protocol_hides.say_protocol(effects, ways).startswith("**Enough to change the order")
+    assert protocol_hides.say_protocol(effects, ways).startswith("**It changes the order of the methods**")
     assert "DeSAM-B +20.0" in protocol_hides.say_protocol(effects, ways)
 
 
@@ -162,3 +162,9 @@ def test_the_figure_shades_what_is_not_scored() -> None:
     assert "scores 3 of 6 slices; in the others the prediction has 512 pixels and the reference 256" in (
         protocol_hides.draw_case_alt(example, pixels)
     )
+
+
+def test_a_square_changes_dice_by_rounding_only() -> None:
+    for height, width in ((256, 256), (320, 320), (160, 320)):
+        plain, squared = PAGE.dice_on_square(height, width)
+        assert 0.7 < plain < 0.95 and squared == pytest.approx(plain, abs=0.01)

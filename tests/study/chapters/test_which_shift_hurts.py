@@ -126,16 +126,27 @@ def test_sliders_hold_every_dial_and_a_move_changes_the_picture(shift: Shift) ->
     assert "as A" in before.alt and "noise 1" in after.alt
 
 
-@pytest.mark.parametrize(("high", "start"), [(-0.1, "**The field of view**"), (0.1, "**No single dial")])
-def test_the_worst_dial_is_that_of_the_trained_methods(high: float, start: str) -> None:
+@pytest.mark.parametrize(
+    ("low", "high", "start"),
+    [
+        (-0.9, -0.1, "**The field of view**"),
+        (-0.9, 0.1, "**Cannot tell"),
+        (-0.01, 0.01, "**No single dial was shown to lower Dice**"),
+        (0.1, 0.2, "**No single dial was shown to lower Dice**"),  # the reverse
+        (np.nan, np.nan, "**Cannot tell"),  # one seed
+    ],
+)
+def test_the_worst_dial_is_that_of_the_trained_methods(low: float, high: float, start: str) -> None:
     rows = [
         ("U-Net", "noise", -0.1),
         ("U-Net", "field_of_view", -0.3),
         ("U-Net", ALL_DIALS, -0.5),
         ("Prior", "noise", -0.9),
     ]
-    lost = pd.DataFrame(rows, columns=["label", "dial", "mean"]).assign(low=-0.9, high=high)
+    lost = pd.DataFrame(rows, columns=["label", "dial", "mean"]).assign(low=low, high=high)
     said = which_shift_hurts.say_dials(lost, "A", "B")
     assert (
-        said.startswith(start) and "-30 for U-Net" in said and "all dials turned it is -50 for U-Net" in said
+        said.startswith(start)
+        and "-30 for U-Net" in said
+        and "With all dials turned it changes by -50 for U-Net." in said
     )
