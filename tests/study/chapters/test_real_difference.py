@@ -167,6 +167,6 @@ def test_figures_say_what_they_draw() -> None:
     rates = pd.DataFrame({"seeds": [2, 2], "effect": [0.0, 6.0], "p": [0.2, 0.9], "rule": [0.05, 0.5]})
     assert len(real_difference.draw_rates(rates).axes[0].lines) == 3
     assert real_difference.draw_rates_alt(rates) == (
-        "Share of simulated studies that call a true difference of 0 and 6: 2 seeds: p below 0.05, models taken as fixed "
+        "Share of simulated studies that report a true difference of 0 and 6: 2 seeds: p below 0.05, models taken as fixed "
         "20% and 90%, the decision rule 5% and 50%."
     )
