@@ -175,7 +175,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     ),
     "2-D": (put(IMAGE, image_data()[..., 0]), "A/Case00", r"is 2-D \(12, 10\), not one 3-D volume"),
     "no voxels": (put(IMAGE, image_data()[:, :, :0]), "A/Case00", r"has no voxels|not a NIfTI file"),
-    "colours": (rgb, "A/Case00", r"holds .* voxels, not grey levels"),
+    "colours": (rgb, "A/Case00", r"holds .* voxels, not intensities"),
     "complex": (put(IMAGE, image_data().astype(np.complex64)), "A/Case00", r"holds complex64 voxels"),
     "NaN": (
         put(IMAGE, with_voxel(np.nan)),
@@ -188,7 +188,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
         "A/Case00",
         r"NaN or infinite voxels",
     ),
-    "constant": (put(IMAGE, image_data() * 0 + 7), "A/Case00", r"has one grey level \(7\) everywhere"),
+    "constant": (put(IMAGE, image_data() * 0 + 7), "A/Case00", r"has one intensity \(7\) everywhere"),
     "header claims a huge size": (
         header(42, "<3h", 32000, 32000, 32000),
         "A/Case00",
@@ -235,7 +235,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "label ids unknown": (
         put(LABEL, IDS),
         "A/Case00",
-        r"ids the manifest does not know \(7, 200\): add them",
+        r"ids that are not in the manifest \(7, 200\): add them",
     ),
     "negative label": (put(LABEL, -label_data().astype(np.int16)), "A/Case00", r"does not know \(-1\)"),
     "label interpolated": (
@@ -288,7 +288,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "label in colours": (
         lambda folder: rgb(folder, LABEL),
         "A/Case00",
-        r"Case00_segmentation.nii.gz holds .* voxels, not grey levels",
+        r"Case00_segmentation.nii.gz holds .* voxels, not intensities",
     ),
     "label 4-D": (put(LABEL, np.stack([label_data()] * 2, -1)), "A/Case00", r"_segmentation.nii.gz is 4-D"),
     "label unreadable as gzip": (

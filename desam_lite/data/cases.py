@@ -91,7 +91,7 @@ def check_pair(
     if unknown:
         ids = ", ".join(map(str, unknown[:10]))
         faults.append(
-            f"label {label_path} holds ids the manifest does not know ({ids}): add them to 'organs' or to the "
+            f"label {label_path} holds ids that are not in the manifest ({ids}): add them to 'organs' or to the "
             f"'label_map' of domain {domain!r}, for instance label_map: {{{unknown[0]}: {manifest.organs[0].label}}}."
         )
     elif not organs.any():

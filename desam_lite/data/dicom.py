@@ -167,7 +167,7 @@ def read_series(source: Path, choice: str | None = None) -> Series:
     data = _stack(frames)
     if data.min() == data.max():
         raise StudyError(
-            f"{source} has one grey level ({data.min():g}) everywhere: export it again from its source."
+            f"{source} has one intensity ({data.min():g}) everywhere: export it again from its source."
         )
     shape = (data.shape[0], data.shape[1], data.shape[2])
     return Series(data, Geometry(shape, affine), tuple(frames), warnings)

@@ -82,7 +82,7 @@ def read_image(path: Path | str) -> Scan:
         raise StudyError(f"image {path} holds {bad} NaN or infinite voxels: export it again from its source.")
     if data.min() == data.max():
         raise StudyError(
-            f"image {path} has one grey level ({data.min():g}) everywhere: export it again from its source."
+            f"image {path} has one intensity ({data.min():g}) everywhere: export it again from its source."
         )
     return replace(scan, data=data)
 
@@ -192,7 +192,7 @@ def _checked_size(path: Path, raw: Any) -> int:
         header = type(raw)(raw.binaryblock, raw.endianness)
     dtype = header.get_data_dtype()
     if dtype.kind not in "uif":
-        raise StudyError(f"{path} holds {dtype} voxels, not grey levels: convert it to a scalar image.")
+        raise StudyError(f"{path} holds {dtype} voxels, not intensities: convert it to a scalar image.")
     # nibabel turns a spacing of 0 into 1 mm; that matters where the affine is made from it.
     if int(raw["sform_code"]) == 0 and not raw["pixdim"][1:4].all():
         raise StudyError(f"{path} has a zero voxel spacing in its header: repair it.")

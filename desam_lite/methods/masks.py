@@ -21,7 +21,7 @@ class ToolMasks(Predictor):
 
     paper = "unknown"
     defaults_from = "another tool"
-    differs = ("its masks were made outside of this study, which knows nothing of their training",)
+    differs = ("its masks were made outside of this study, so their training is not known",)
 
     def __init__(self, spec: RunSpec):
         self.spec = spec

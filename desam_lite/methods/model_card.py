@@ -74,7 +74,7 @@ def read_card(directory: Path) -> ModelCard:
         method = run["identity"]["settings"]["method"]
         if find_method(method) is None:
             raise StudyError(
-                f"the card '{path}' is of the method '{method}', which nobody has registered here: "
+                f"the card '{path}' is of the method '{method}', which is not registered here: "
                 f"import {run.get('method_module', 'its module')} first."
             )
         colors = card.get("colors") or [PALETTE[n % len(PALETTE)] for n in range(len(organs))]

@@ -80,7 +80,7 @@ def _match_file(model: DeSAM | SAM, text: Path | str, encoder: bool) -> dict[str
     public = public_weights(path)
     if public is not None and public.backbone != model.backbone:
         raise StudyError(
-            f"the weights file '{path}' is the published {public.name}, the run asks for {model.backbone}: "
+            f"the weights file '{path}' is the published {public.name}, the run needs {model.backbone}: "
             f"set backbone={public.backbone}."
         )
     tensors = read_tensors(path)
@@ -94,7 +94,7 @@ def _match_file(model: DeSAM | SAM, text: Path | str, encoder: bool) -> dict[str
     for setting, expected in (("backbone", model.backbone), ("variant", model.variant)):
         if card[setting] != expected:
             raise StudyError(
-                f"the weights file '{path}' was trained with {setting} {card[setting]}, the run asks for {expected}: "
+                f"the weights file '{path}' was trained with {setting} {card[setting]}, the run needs {expected}: "
                 f"set {setting}={card[setting]}."
             )
     decoder = {name: _OURS + name for name in model.state_dict() if not name.startswith(_FROZEN)}
@@ -171,7 +171,7 @@ def _misfit(model: PromptedSAM, path: Path, tensors: Mapping[str, torch.Tensor],
         }
         fits = {tuple(tensors[key].shape) == shape for key, shape in telling.items() if key in tensors}
         if fits == {True} and asdict(spec) != asdict(model.spec):
-            advice = f"that is a {name}, the run asks for {model.backbone}: set backbone={name}"
+            advice = f"that is a {name}, the run needs {model.backbone}: set backbone={name}"
             break
     return StudyError(f"the weights file '{path}' {fault}: {advice}.")
 

@@ -147,7 +147,7 @@ def require_iou_head(card: ModelCard) -> None:
     """
     if not card.predicts_iou:
         raise StudyError(
-            f"{card.spec.label} does not judge its masks: scores are given by models asked with points that have an IoU head."
+            f"{card.spec.label} gives no scores: choose a model that is prompted with points and has an IoU head."
         )
 
 

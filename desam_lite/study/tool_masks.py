@@ -125,7 +125,7 @@ def pair_masks(
             faults.append(f"{path} may be of {domains}: put it into a folder of its domain's name.")
         else:
             faults.append(
-                f"{path} is named like no case of the task: call it DOMAIN_CASE.nii.gz, or take it out."
+                f"{path} has the name of no case of the task: call it DOMAIN_CASE.nii.gz, or take it out."
             )
     for domain, case in tested_places:
         if not files[domain, case]:

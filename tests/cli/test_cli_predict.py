@@ -156,7 +156,7 @@ def test_labels_in_a_folder_are_told_and_not_predicted(
 WRONG: dict[str, tuple[list[str], str]] = {
     "no model": (["--model", "nowhere"], "'nowhere' holds no model.json: give the folder of a finished run"),
     "accelerator": (["--accelerator", "abacus"], "no accelerator 'abacus': use auto, cpu or gpu."),
-    "scores": (["--scores", "s.csv"], "U-Net does not judge its masks"),
+    "scores": (["--scores", "s.csv"], "U-Net gives no scores"),
     "series": (["--series", "5"], "--series 5 chooses a DICOM series, and no scan here is DICOM"),
     "name of the mask": (["--out", "mask.png"], "the mask cannot be written to 'mask.png'"),
     "a bad scan": ([], "B1.nii.gz is truncated"),

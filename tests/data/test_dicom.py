@@ -172,7 +172,7 @@ FAULTS: dict[str, tuple[Callable[[Path, list[Path]], None], str]] = {
     ),
     "low is bright": (edited(1, PhotometricInterpretation="MONOCHROME1"), r"stored as MONOCHROME1, not as"),
     "frames without places": (edited(1, NumberOfFrames=3), r"holds frames without a place each"),
-    "one grey level": (black, r"has one grey level \(0\) everywhere"),
+    "one grey level": (black, r"has one intensity \(0\) everywhere"),
 }
 
 

@@ -168,5 +168,5 @@ def test_a_run_names_the_shipped_weights_by_its_content() -> None:
 
 
 def test_shipped_weights_are_refused_for_another_backbone() -> None:
-    with pytest.raises(StudyError, match="that is a sam_tiny, the run asks for vit_b"):
+    with pytest.raises(StudyError, match="that is a sam_tiny, the run needs vit_b"):
         check_weights(spec_for(backbone="vit_b", weights=SHIPPED_WEIGHTS), 1)

@@ -255,7 +255,5 @@ def test_what_a_method_saved_asks_for_it_where_it_is_not_known(tiny_task: Place,
     add("mine", Plain)
     (run,) = execute_runs([spec_for(tiny_task, method="mine")], tmp_path, progress=False)
     del METHODS["mine"]
-    with pytest.raises(
-        StudyError, match=f"'mine', which nobody has registered here: import {__name__} first"
-    ):
+    with pytest.raises(StudyError, match=f"'mine', which is not registered here: import {__name__} first"):
         read_card(run.directory)

@@ -67,12 +67,10 @@ def test_medsams_file_fills_the_backbone_of_its_name_and_no_other(
     assert model.spec.unit_range
     assert torch.equal(model.image_encoder.pos_embed, sam_tensors(seed=1)["image_encoder.pos_embed"])
     with pytest.raises(
-        StudyError, match=r"b\.pth' is the published micro\.pth, the run asks for medsam: set back"
+        StudyError, match=r"b\.pth' is the published micro\.pth, the run needs medsam: set back"
     ):
         build_desam("medsam", checkpoint=sam)
-    with pytest.raises(
-        StudyError, match=r"a\.pth' is the published medsam\.pth, the run asks for micro: set b"
-    ):
+    with pytest.raises(StudyError, match=r"a\.pth' is the published medsam\.pth, the run needs micro: set b"):
         build_desam("micro", checkpoint=medsam)
     lacks = {name: value for name, value in sam_tensors().items() if "neck.0" not in name}
     with pytest.raises(StudyError, match=r"lacks tensor 'image_encoder\.neck\.0\.weight'.* medsam with"):
@@ -256,7 +254,7 @@ def test_weights_of_another_backbone_say_which(
     tensors = published_tensors(wider) if published else sam_tensors(wider)
     path = save(tmp_path / "w.pth", tensors)
     with pytest.raises(
-        StudyError, match="that is a micro_wide, the run asks for micro: set backbone=micro_wide"
+        StudyError, match="that is a micro_wide, the run needs micro: set backbone=micro_wide"
     ) as caught:
         build_desam("micro", checkpoint=path)
     assert re.search(r"tensor '.+' of shape \(.*36.*\) where \(.*24.*\) is expected", str(caught.value))
@@ -268,7 +266,7 @@ def test_the_encoder_of_sam_vit_l_is_recognised(backbone: str) -> None:
     with torch.device("meta"):
         model, other = DeSAM(backbone, "pdmm_only"), DeSAM("vit_l", "pdmm_only")
     frozen = {n: t for n, t in other.state_dict().items() if not n.startswith("pdmm.")}
-    with pytest.raises(StudyError, match=f"that is a vit_l, the run asks for {backbone}: set backbone=vit_l"):
+    with pytest.raises(StudyError, match=f"that is a vit_l, the run needs {backbone}: set backbone=vit_l"):
         match_published(model, Path("sam.pth"), frozen)
     assert match_published(other, Path("sam.pth"), frozen).keys() == frozen.keys()
 
@@ -350,9 +348,9 @@ def test_a_card_that_names_its_own_file_ends_in_an_error(tmp_path: Path) -> None
     [
         (
             {"variant": "no_fusion"},
-            "trained with variant no_fusion, the run asks for desam: set variant=no_fusion",
+            "trained with variant no_fusion, the run needs desam: set variant=no_fusion",
         ),
-        ({"backbone": "vit_l"}, "trained with backbone vit_l, the run asks for micro: set backbone=vit_l"),
+        ({"backbone": "vit_l"}, "trained with backbone vit_l, the run needs micro: set backbone=vit_l"),
     ],
 )
 def test_our_weights_of_another_kind_say_which(changes: dict[str, Any], fault: str, tmp_path: Path) -> None:

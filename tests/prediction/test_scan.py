@@ -216,10 +216,10 @@ NO_SCANS: dict[str, tuple[Callable[[Path], object], str]] = {
     "NaN": (_nan, "holds 1 NaN or infinite voxels"),
     "2-D": (lambda path: save_scan(path, lopsided()[..., 0]), "is 2-D"),
     "4-D": (lambda path: save_scan(path, np.stack([lopsided()] * 2, axis=-1)), "is 4-D"),
-    "one grey level": (lambda path: save_scan(path, 0 * lopsided()), "has one grey level"),
+    "one grey level": (lambda path: save_scan(path, 0 * lopsided()), "has one intensity"),
     "colours": (
         lambda path: save_scan(path, np.zeros((4, 5, 6), [(c, "u1") for c in "RGB"])),
-        "not grey levels",
+        "not intensities",
     ),
 }
 
@@ -257,7 +257,7 @@ def test_scores_name_the_slice_in_our_frame_and_in_the_file(upwards: bool, tmp_p
 def test_a_model_that_was_not_trained_to_judge_gives_no_scores(name: str, tmp_path: Path) -> None:
     model = bright_model(name=name)
     found = predict_scan(model, save_scan(tmp_path / "s.nii", lopsided()), progress=False)
-    with pytest.raises(StudyError, match="does not judge its masks"):
+    with pytest.raises(StudyError, match="gives no scores"):
         scores_table(found, model.card)
 
 

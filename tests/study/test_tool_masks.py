@@ -139,7 +139,7 @@ def test_every_fault_is_in_one_listing_and_nothing_is_written(
     for sentence in (
         f"A_{trained}.nii.gz is of A/{trained}, a case for training on A: take it out",
         "B/B3 has several masks",
-        "extra.nii.gz is named like no case of the task",
+        "extra.nii.gz has the name of no case of the task",
         "B/B0 has no mask: add",
         "B_B1.nii.gz lies on another grid than its scan",
         "B_B2.nii.gz holds the ids 4: number its organs 1 blob.",

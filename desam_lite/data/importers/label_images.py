@@ -39,7 +39,7 @@ def read_label_images(folder: Path, series: Series, ids: Mapping[range, int]) ->
 def _match_images(folder: Path, images: list[Path], slices: tuple[Path, ...]) -> dict[Path, Path]:
     if len(images) != len(slices):
         raise StudyError(
-            f"{folder} holds {len(images)} label pictures for {len(slices)} slices: one each is needed."
+            f"{folder} holds {len(images)} label images for {len(slices)} slices: one each is needed."
         )
     by_stem = {image.stem: image for image in images}
     alone = [path for path in slices if path.stem not in by_stem]
@@ -47,7 +47,7 @@ def _match_images(folder: Path, images: list[Path], slices: tuple[Path, ...]) ->
         return {path: by_stem[path.stem] for path in slices}
     if len(alone) < len(slices):
         raise StudyError(
-            f"{folder} has no label picture for slice {alone[0].name}, but has for others: name it alike."
+            f"{folder} has no label image for slice {alone[0].name}, but has for others: name it alike."
         )
     return dict(zip(sorted(slices, key=_natural_stem), images, strict=True))
 
@@ -63,25 +63,25 @@ def _read_label_image(path: Path, shape: tuple[int, int], ids: Mapping[range, in
             pixels = np.asarray(image if wide else image.convert("RGB")).astype(np.int64)
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
         raise StudyError(
-            f"label picture {path} cannot be read ({error}): copy it again from its source."
+            f"label image {path} cannot be read ({error}): copy it again from its source."
         ) from error
     intensities = pixels if wide else pixels[..., 0]
     if wide and pixels.max() > 255:
         if (pixels % 257).any():
-            raise StudyError(f"label picture {path} holds values over 255: export it with 8 bits.")
+            raise StudyError(f"label image {path} holds values over 255: export it with 8 bits.")
         intensities = pixels // 257  # 0..255 stretched to 0..65535
     elif not wide and np.ptp(pixels, axis=-1).any():
-        raise StudyError(f"label picture {path} is in colour: export it in grey.")
+        raise StudyError(f"label image {path} is in colour: export it in grey.")
     if intensities.shape != shape:
         raise StudyError(
-            f"label picture {path} is {intensities.shape} pixels but its slice {shape}: export it on the slice's grid."
+            f"label image {path} is {intensities.shape} pixels but its slice {shape}: export it on the slice's grid."
         )
     labels = np.zeros(shape, np.uint8)
     for value in np.unique(intensities[intensities > 0]).tolist():
         label = next((label for values, label in ids.items() if value in values), None)
         if label is None:
             raise StudyError(
-                f"label picture {path} holds the grey value {value}, which stands for no organ: correct it."
+                f"label image {path} holds the grey value {value}, which stands for no organ: correct it."
             )
         labels[intensities == value] = label
     return labels

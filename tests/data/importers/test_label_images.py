@@ -1,4 +1,4 @@
-"""CHAOS: DICOM slices and label pictures."""
+"""CHAOS: DICOM slices and label images."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -231,8 +231,8 @@ CHAOS_FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "slice cut": (cut_slice, r"the pixels of .*IMG-0004-00001.dcm cannot be read"),
     "slice that is text": (text_slice, r"IMG-0004-00001.dcm is not a DICOM file"),
     "no slice": (no_slices, r"holds no DICOM slice with an image"),
-    "picture missing": (lose_picture, r"holds 5 label pictures for 6 slices"),
-    "picture named otherwise": (rename_picture, r"no label picture for slice IMG-0004-00003.dcm"),
+    "picture missing": (lose_picture, r"holds 5 label images for 6 slices"),
+    "picture named otherwise": (rename_picture, r"no label image for slice IMG-0004-00003.dcm"),
     "picture of another size": (small_picture, r"is \(4, 4\) pixels but its slice \(10, 12\)"),
     "unknown grey": (unknown_grey, r"holds the grey value 90, which stands for no organ"),
     "picture broken": (broken_picture, r"IMG-0004-00003.png cannot be read"),

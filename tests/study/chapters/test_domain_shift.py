@@ -1,4 +1,4 @@
-"""A band of grey levels: the counts it is fitted on, the band itself, and what happens to it at the next hospital."""
+"""A band of intensities: the counts it is fitted on, the band itself, and what happens to it at the next hospital."""
 
 import numpy as np
 import pandas as pd
