@@ -82,7 +82,7 @@ class CSDG(UNetMethod):
     )
     differs: ClassVar[tuple[str, ...]] = (
         "this study's U-Net from random weights, not an EfficientNet-b2 U-Net trained on ImageNet",
-        "no geometric or contrast augmentation before it, unless it is chosen for all methods",
+        "nnU-Net's augmentation before it, or none, as the profile has it; the public code has its own, with elastic deformation",
         "kernel sizes are drawn for each slice, not once for a batch",
         "the blending map is the spline itself brought to 0..1; the public code takes its exponential first",
         "the divergence is taken in every pixel of every organ's map, not over classes",

@@ -123,7 +123,7 @@ class MaxStyle(UNetMethod):
         "this study's U-Net with its skip connections, not a network of two decoders on a filtered code",
         "the image code is the U-Net's map of 16 x 16, and the decoder has group normalisation: batch statistics would not be "
         "those of one process on several devices",
-        "no noise is added to the slices that are decoded, and no geometric or contrast augmentation before it",
+        "no noise is added to the slices that are decoded; nnU-Net's augmentation before it, or none, as the profile has it",
         "the attack climbs the shared mask loss, not cross-entropy alone, in float32 whatever the precision of training",
         "whether a layer is changed is drawn for each slice; partners go round the batch, so that none is its own (public code: "
         "any order but the identity); with several devices partners are on the same one",

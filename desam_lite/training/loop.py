@@ -100,7 +100,8 @@ def learning_rate_after(losses: Sequence[float], settings: TrainSettings) -> flo
         start = find_plateau(losses, settings) or settings.latest
         length = max(1, round(TAIL * start))
     past = max(len(losses) - start, 0)
-    return settings.learning_rate * max(1 - past / length, 0.0) ** DECAY
+    remaining: float = max(1 - past / length, 0.0) ** DECAY
+    return settings.learning_rate * remaining
 
 
 def train(
