@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +198,9 @@ def predict_files(
         nothing = "" if prediction.labels.any() else " (no organ was found)"
         draw(path, prediction, model.card.organs, f"{job.scan.name}{nothing}\n{model.card.title}")
     if job.outputs["mask"].suffix == _DICOM:
+        if uncoded := [name for name in model.card.organs if name not in model.card.terms]:
+            doubt = f"its mask names {', '.join(uncoded)} by a code of this package: the model's manifest gave no 'snomed'"
+            prediction = replace(prediction, warnings=(*prediction.warnings, doubt))
         write_segmentation(
             job.outputs["mask"],
             prediction.labels,

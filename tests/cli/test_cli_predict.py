@@ -129,6 +129,7 @@ def test_of_a_folder_of_dicom_a_series_is_chosen_and_its_mask_is_dicom(
     assert (code, out) == (1, "") and "holds 2 DICOM series" in err and "4: T2 tra, MR, 3 slices" in err
     code, out, err = run(*words, "--series", "4")
     assert code == 0 and f"{tmp_path / 'm.dcm'}: 1 blob" in out, err
+    assert "its mask names blob by a code of this package: the model's manifest gave no 'snomed'" in err
     referred = pydicom.dcmread(tmp_path / "m.dcm").ReferencedSeriesSequence[0].SeriesInstanceUID
     (source,) = {pydicom.dcmread(path).SeriesInstanceUID for path in (tmp_path / "in" / "4").iterdir()}
     assert referred == source

@@ -8,14 +8,17 @@ import pytest
 import yaml
 from saved_model import spec_of
 
-from desam_lite.data.manifest import load_manifest
+from desam_lite.data.manifest import Term, load_manifest
 from desam_lite.methods.model_card import make_card, read_card
 from desam_lite.utils.errors import StudyError
 
 TASK: dict[str, Any] = {
     "name": "two",
     "title": "Two hospitals",
-    "organs": [{"name": "liver", "label": 6, "color": "#112233"}, {"name": "spleen", "label": 1}],
+    "organs": [
+        {"name": "liver", "label": 6, "color": "#112233"},
+        {"name": "spleen", "label": 1, "snomed": "64033007 left"},
+    ],
     "domains": {
         "A": {"title": "A", "intensity": {"window": [-100, 300]}},
         "B": {"title": "B", "label_map": {7: 6}},
@@ -41,6 +44,7 @@ def test_a_card_brings_back_model_organs_and_the_sources_preparation(name: str, 
     card = read_card(tmp_path)
     assert card.spec == spec_of(name, (Path("m.yaml"), Path("d")), seed=3)
     assert list(card.organs) == ["liver", "spleen"] and card.organs["liver"] == "#112233"
+    assert card.terms == {"spleen": Term("64033007", "left")}
     assert card.intensity.window == (-100, 300) and card.intensity.percentiles is None
     assert card.title.endswith("trained on A of Two hospitals")
     assert written["licence_of_data"] == "ask them"
