@@ -192,7 +192,7 @@ def cost_table(runs: "Sequence[Run]", summary: pd.DataFrame, *, metric: str = "d
         row = {
             "method": label,
             "trained parameters": f"{records['trained_parameters'].max():,}",
-            "epochs": _range(records["epochs"]) if "epochs" in records else "none",
+            "epochs": _epoch_range(records["epochs"]) if "epochs" in records else "none",
             "trained": _say_stopped(records["stopped"]) if "stopped" in records else "",
             "ceiling": f"{records['ceiling'].mean() * 100:.1f}" if "ceiling" in records else "",
             "training (min)": f"{records['minutes.training'].mean():.1f}",
@@ -206,7 +206,7 @@ def cost_table(runs: "Sequence[Run]", summary: pd.DataFrame, *, metric: str = "d
     return Table(pd.DataFrame(rows))
 
 
-def _range(epochs: "pd.Series[int]") -> str:
+def _epoch_range(epochs: "pd.Series[int]") -> str:
     least, most = int(epochs.min()), int(epochs.max())
     return str(least) if least == most else f"{least} to {most}"
 
