@@ -17,7 +17,7 @@ register(
 
 _LIGHT, _NNUNET = {"augmentation": "light"}, {"augmentation": "nnunet"}
 _RANDOMISED, _SYNTHETIC = {"augmentation": "random"}, {"augmentation": "synthetic"}
-_AS_STREAM = "by what makes the images that `sam_tiny` was trained on"
+_AS_STREAM = "with the random appearances that `sam_tiny` was trained on"
 _OF_LABELS = "images of random contrast made of the source's label maps {cite}`synthseg`"
 _AUGMENTED_UNET = "the U-Net, its training slices augmented"
 register(
@@ -34,12 +34,12 @@ register(
     ],
 )
 for _class, _color, _marker, _meaning in (
-    ("RandConv", "#56b4e9", "s", "trained to predict the same on randomly convolved slices"),
+    ("RandConv", "#56b4e9", "s", "trained for equal predictions on randomly convolved slices"),
     ("MixStyle", "#117733", "D", "feature statistics mixed between slices"),
     ("CSDG", "#999933", "P", "slices passed through random shallow networks, two results blended"),
-    ("AdvBias", "#000000", "<", "slices under the bias field that harms it most"),
-    ("MaxStyle", "#332288", "h", "slices decoded in the style that harms it most"),
-    ("SLAug", "#44aa99", "X", "each class with intensities of its own, less where the loss depends on them"),
+    ("AdvBias", "#000000", "<", "trained on adversarial bias fields"),
+    ("MaxStyle", "#332288", "h", "trained on adversarial styles"),
+    ("SLAug", "#44aa99", "X", "random intensities for each class, fewer where the loss is sensitive"),
 ):
     _name = _class.lower()
     _row = Choice(_name, f"the U-Net, {_meaning} {{cite}}`{_name}`", _color, _marker)
@@ -48,7 +48,7 @@ for _class, _color, _marker, _meaning in (
 _PDMM_ONLY, _NO_IOU_HEAD = {"variant": "pdmm_only"}, {"variant": "no_iou_head"}
 _NO_FUSION, _RANDOM = {"variant": "no_fusion"}, {"weights": "random"}
 _NOT_FUSED = "its PDMM without PRIM's mask embedding"
-_UNTRAINED = "an encoder that has never been trained: a control"
+_UNTRAINED = "an untrained encoder: a control"
 register(
     "desam",
     f"{_HERE}.desam:DeSAMMethod",
@@ -89,7 +89,7 @@ register(
     ],
 )
 
-_HANDED = "the U-Net's mask handed as a box to SAM as it is, which outlines the organ {cite}`sam_parallel`"
+_HANDED = "SAM as it is {cite}`sam_parallel`, prompted with the box of the U-Net's mask"
 register(
     "unet_box",
     f"{_HERE}.unet_box:UNetBox",
@@ -133,7 +133,7 @@ register(
     choices=[Choice("samed", _SAMED, "#a66f00", "p")],
 )
 
-_DAPSAM = "SAM with adapters in its encoder, and a prompt from learnt prototypes {cite}`dapsam`"
+_DAPSAM = "SAM with adapters in its encoder, and a prompt from learned prototypes {cite}`dapsam`"
 register(
     "dapsam",
     f"{_HERE}.dapsam:DAPSAM",

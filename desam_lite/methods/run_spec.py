@@ -21,7 +21,7 @@ from desam_lite.utils.errors import StudyError
 RUN_VERSION = 3
 """Raised when the meaning of a specification changes, so that older runs are not taken for new ones."""
 RANDOM_ENCODER = "random encoder"
-"""Marks the label of a method whose encoder has never been trained."""
+"""Marks the label of a method with an untrained encoder."""
 SINGLE_ORGAN = "one organ"
 """Marks the label of a method that is trained on one organ of several: its runs on the others have the same label."""
 
