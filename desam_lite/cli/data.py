@@ -1,17 +1,21 @@
-"""``desam-lite data``: make, check, list and look at the data of a task."""
+"""``desam-lite data``: make, import, check, list, look at and export the data of a task."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from desam_lite.cli.options import DataOption, ManifestArgument, require_writable
+from desam_lite.cli.options import DataOption, ManifestArgument, WorkspaceOption, require_writable
 from desam_lite.utils.errors import StudyError
 
 if TYPE_CHECKING:
     from desam_lite.data.manifest import Manifest
 
-data_app = typer.Typer(help="Make, check, list and look at the data of a task.", no_args_is_help=True)
+_FIRST_NUMBER = 501  # of a data set of nnU-Net; those below are its public ones
+
+data_app = typer.Typer(
+    help="Make, import, check, list, look at and export the data of a task.", no_args_is_help=True
+)
 
 
 @data_app.command()
@@ -95,6 +99,49 @@ def import_(
         raise StudyError(
             "\n".join([f"{len(summary.faults)} fault(s), these were left out:", *summary.faults])
         )
+
+
+@data_app.command()
+def export(
+    layout: Annotated[str, typer.Argument(help="nnunet.")],
+    manifest: ManifestArgument,
+    source: Annotated[str, typer.Option(help="Domain to train on.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to: the one that nnU-Net calls nnUNet_raw.")],
+    data: DataOption = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split of the source.")] = 0,
+    profile: Annotated[str, typer.Option(help="Whose split: smoke, teach or paper.")] = "teach",
+    number: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=999, help="Of the data set.  [default: 501 for the first domain of the manifest, ...]"
+        ),
+    ] = None,
+    workspace: WorkspaceOption = Path("results"),
+) -> None:
+    """Write a task as another tool wants it, with this study's split: train on the source, predict imagesTs, then score.
+
+    Example: desam-lite data export nnunet phantom_prostate --source A --out nnUNet_raw
+    """
+    from desam_lite.data.export import export_nnunet
+    from desam_lite.data.manifest import find_manifest
+    from desam_lite.data.tasks import open_task
+    from desam_lite.study.profiles import get_profile, plan_domain_splits
+    from desam_lite.study.run import scored_cases, split_source
+
+    if layout != "nnunet":
+        raise StudyError(f"there is no layout '{layout}' to export to: use nnunet.")
+    require_writable(out, folder=True)
+    task, root = _open_manifest(manifest, data)
+    choice = {"sources": [source], "methods": ["prior"], "seeds": [seed]}
+    (spec,) = plan_domain_splits(get_profile(profile), find_manifest(manifest), root, **choice)
+    opened = open_task(spec.manifest, root, workspace)
+    chosen = list(task.domains).index(source) + _FIRST_NUMBER if number is None else number
+    split, tested = split_source(spec, opened), scored_cases(spec, opened)
+    folder = export_nnunet(opened, out, source, split, tested, number=chosen)
+    few = {part: sum(place == part for place in split.values()) for part in ("train", "val")}
+    typer.echo(
+        f"{folder}: {few['train']} cases to train on, {few['val']} to validate on, {sum(map(len, tested.values()))} to predict"
+    )
 
 
 @data_app.command()

@@ -48,7 +48,9 @@ def predict(
     ] = None,
     preview: Annotated[
         Path | None,
-        typer.Option(help="Also draw slices with the organs' contours as PNG; a folder for several scans."),
+        typer.Option(
+            help="Also write a page (HTML) with all slices and the organs' contours; a folder for several scans."
+        ),
     ] = None,
     accelerator: AcceleratorOption = "auto",
     overwrite: Annotated[
@@ -60,7 +62,7 @@ def predict(
 
     What is there already is skipped; a scan at fault does not stop the others.
 
-    Example: desam-lite predict scan.nii.gz --model results/runs/NAME --out mask.nii.gz --preview mask.png
+    Example: desam-lite predict scan.nii.gz --model results/runs/NAME --out mask.nii.gz --preview mask.html
     Example: desam-lite predict DICOM_FOLDER --series 5 --model results/runs/NAME --out mask.dcm
     """
     from desam_lite.data.dicom import holds_dicom
@@ -94,14 +96,12 @@ def predict(
 
 
 def _draw_preview(path: Path, prediction: "ScanPrediction", organs: Mapping[str, str], title: str) -> None:
-    """Draw slices with the organs' contours."""
-    from desam_lite.study.report.contact_sheets import (
-        scan_sheet,
-        write_png,
-    )  # matplotlib: only who wants one pays
+    """Write a page with all slices and the organs' contours."""
+    from desam_lite.study.report.case_viewer import CaseViewer
 
-    spacing = prediction.geometry.spacing
-    write_png(path, scan_sheet(prediction.images, prediction.labels, organs, spacing, title))
+    heading, *notes = [*title.splitlines(), *prediction.warnings]
+    drawn, spacing = {"prediction": prediction.labels}, prediction.geometry.spacing
+    CaseViewer(prediction.images, drawn, organs, spacing, heading, notes=notes).save(path)
 
 
 def _do(model: "TrainedModel", jobs: "list[ScanJob]", series: str | None) -> None:

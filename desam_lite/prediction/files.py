@@ -19,7 +19,7 @@ from desam_lite.utils.files import atomic_path
 
 _NIFTI = (".nii.gz", ".nii")
 _DICOM = ".dcm"
-_SUFFIXES = {"mask": (*_NIFTI, _DICOM), "probability": _NIFTI, "scores": (".csv",), "preview": (".png",)}
+_SUFFIXES = {"mask": (*_NIFTI, _DICOM), "probability": _NIFTI, "scores": (".csv",), "preview": (".html",)}
 """What can be written of a scan; the name of a file in a folder is the scan's, ``_KIND`` and the first suffix."""
 _NO_SCAN = re.compile(
     r"(^|[_. -])(mask|probability|segmentation|seg|labels?|gt)$|^(labels?|segmentation)[_. -]?\d+$", re.I

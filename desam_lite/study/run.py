@@ -30,7 +30,7 @@ from desam_lite.evaluation.scoring import prediction_path, read_prediction, scor
 from desam_lite.methods import METHODS
 from desam_lite.methods.frozen_encoder import check_weights, open_embeddings, weights_hash
 from desam_lite.methods.model_card import make_card
-from desam_lite.methods.run_spec import RUN_VERSION, RunSpec
+from desam_lite.methods.run_spec import RUN_VERSION, RunSpec, make_spec
 from desam_lite.model.sam import get_backbone
 from desam_lite.training.devices import make_fabric
 from desam_lite.training.loop import CHECKPOINT, TrainSettings, train
@@ -153,6 +153,24 @@ def find_run(spec: RunSpec, task: Task, workspace: Path | str) -> Run:
     if not run.finished:
         check_weights(spec, len(learnt.manifest.organs))
     return run
+
+
+def open_run(directory: Path) -> Run:
+    """Return the run in a directory, by what its ``run.json`` says.
+
+    Raises:
+        StudyError: There is none, or it is damaged or of another version of this package.
+    """
+    try:
+        record = json.loads((directory / "run.json").read_text())
+        spec = make_spec(**record["identity"]["settings"], **record["files"])
+        return Run(spec, record["task"], directory.resolve())
+    except OSError as error:
+        raise StudyError(f"'{directory}' is no folder of a run: give one, as results/runs/NAME.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StudyError(
+            f"'{directory / 'run.json'}' is damaged or of another version of this package: do the run again."
+        ) from error
 
 
 def execute_run(

@@ -26,7 +26,7 @@ from desam_lite.utils.progress import track
 _LEAST_KEPT = 0.5
 """Share of a mask's volume that must lie within its scan: with less, it is of another place or another scan."""
 
-Place = tuple[str, str]  # domain, case
+CasePlace = tuple[str, str]  # domain, case
 
 
 class PlacedMask(NamedTuple):
@@ -98,7 +98,7 @@ def _require_same(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def pair_masks(
     folder: Path, task: Task, tested: Mapping[str, Sequence[str]], source: str
-) -> tuple[dict[Place, Path], list[str]]:
+) -> tuple[dict[CasePlace, Path], list[str]]:
     """Find the mask of each tested case by its file's name.
 
     Returns:
@@ -108,11 +108,11 @@ def pair_masks(
         raise StudyError(f"there is no folder {folder}: give the one with the masks.")
     places = [(domain, case) for domain in task.manifest.domains for case in task.cases(domain)]
     tested_places = [(domain, case) for domain, cases in tested.items() for case in cases]
-    names: dict[str, list[Place]] = defaultdict(list)
+    names: dict[str, list[CasePlace]] = defaultdict(list)
     for domain, case in places:
         for name in (f"{domain}/{case}", f"{domain}_{case}", case):
             names[name].append((domain, case))
-    files: dict[Place, list[Path]] = defaultdict(list)
+    files: dict[CasePlace, list[Path]] = defaultdict(list)
     faults = []
     for path in find_scans(folder):
         meant = next(filter(None, (names.get(name) for name in _names_of(path))), [])

@@ -53,7 +53,7 @@ def test_a_scan_gets_its_mask_and_what_else_is_asked_for(
         "out": "mask.nii.gz",
         "probability": "new/p.nii.gz",
         "scores": "s.csv",
-        "preview": "p.png",
+        "preview": "p.html",
     }
     options = [part for name, file in wanted.items() for part in (f"--{name}", tmp_path / file)]
     code, out, err = run("predict", scan, "--model", desam, *options, "--accelerator", "cpu")
@@ -64,7 +64,12 @@ def test_a_scan_gets_its_mask_and_what_else_is_asked_for(
     assert out.strip() == f"{tmp_path / 'mask.nii.gz'}: 1 blob {ml:.1f} ml" and ml > 0
     scores = pd.read_csv(tmp_path / "s.csv")
     assert len(scores) == 6 and scores["predicted_iou"].notna().all()
-    assert (tmp_path / "p.png").stat().st_size > 5000
+    page = (tmp_path / "p.html").read_text()
+    assert (
+        page.count("<figure>") == 6
+        and "<h1>B0.nii.gz</h1>" in page
+        and "slice 4 of 6; prediction: blob" in page
+    )
 
 
 @pytest.mark.parametrize("name", ["tuned box", "samed", "dapsam", "unet box", "grid"])

@@ -96,7 +96,7 @@ def test_probabilities_lie_on_the_grid_of_the_scan_organs_last(organs: int, tmp_
 
 def test_scores_and_preview_are_written_when_they_have_a_place(tmp_path: Path) -> None:
     scan = save_scan(tmp_path / "scan.nii.gz", lopsided())
-    paths = {k: tmp_path / n for k, n in {"mask": "m.nii", "scores": "s.csv", "preview": "p.png"}.items()}
+    paths = {k: tmp_path / n for k, n in {"mask": "m.nii", "scores": "s.csv", "preview": "p.html"}.items()}
     drawn = []
     prediction = predict_files(
         bright_model(2), ScanJob(scan, paths), draw=lambda *given: drawn.append(given), progress=False
@@ -128,7 +128,7 @@ def test_a_folder_that_is_there_gets_files_named_after_the_scan(tmp_path: Path) 
     (job,) = plan_jobs([Path("scan.nii.gz")], {"mask": tmp_path, "preview": tmp_path})
     assert job.outputs == {
         "mask": tmp_path / "scan_mask.nii.gz",
-        "preview": tmp_path / "scan_preview.png",
+        "preview": tmp_path / "scan_preview.html",
     }
 
 
@@ -164,7 +164,7 @@ def test_several_scans_need_a_folder(out: str, tmp_path: Path) -> None:
         ("mask", "mask", ".nii.gz"),
         ("probability", "p.png", ".nii.gz"),
         ("scores", "s.tsv", ".csv"),
-        ("preview", "p.jpg", ".png"),
+        ("preview", "p.jpg", ".html"),
     ],
 )
 def test_a_name_must_say_what_the_file_is(kind: str, name: str, suffix: str) -> None:
@@ -204,7 +204,7 @@ def test_one_scan_does_not_take_the_place_of_another(tmp_path: Path) -> None:
 
 
 def test_a_job_is_done_when_every_file_is_there(tmp_path: Path) -> None:
-    job = ScanJob(tmp_path / "scan.nii", {"mask": tmp_path / "m.nii", "preview": tmp_path / "p.png"})
+    job = ScanJob(tmp_path / "scan.nii", {"mask": tmp_path / "m.nii", "preview": tmp_path / "p.html"})
     job.outputs["mask"].touch()
     assert not job.done
     job.outputs["preview"].touch()
