@@ -113,12 +113,16 @@ register(
         Choice(
             "sam_finetuned_b_points",
             f"{_TUNED_SAM} {_TRAINED_BOX}, tested with points",
-            fixed=_BOX | _BY_POINTS,
+            "#cc79a7",
+            "s",
+            _BOX | _BY_POINTS,
         ),
         Choice(
             "sam_finetuned_p_box",
             f"{_TUNED_SAM} {_TRAINED_POINTS}, tested with that box",
-            fixed=_POINTS | _BY_BOX,
+            "#aa4499",
+            "s",
+            _POINTS | _BY_BOX,
         ),
         Choice("sam_finetuned_oracle", f"{_TUNED_SAM} with {_TIGHT_BOX}", _ORACLE_GREY, "D", _BOX_ORACLE),
     ],

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from desam_lite.methods.registry import CHOICES, METHOD_CHOICES
-from desam_lite.methods.run_spec import label_of
+from desam_lite.methods.run_spec import RANDOM_ENCODER, label_of
 
 WIDTH = 5.8
 """Width of every figure in inches: a column of text, still readable on a telephone."""
@@ -76,12 +76,15 @@ def method_look(label: str) -> tuple[str, str]:
     With another encoder or prompt the colour is the method's own, but darker: still readable as text. Its augmentation changes
     nothing unless it is a choice of its own.
     """
-    name, _, encoder = label.partition(",")
     looks = {label_of(METHOD_CHOICES[key]): (choice.color, choice.marker) for key, choice in CHOICES.items()}
-    color, marker = looks.get(name) or looks.get(name.partition(" + ")[0], ("", "o"))
-    color = color or _SPARE_COLORS[sum(name.encode()) % len(_SPARE_COLORS)]
+    whole = label.removesuffix(f", {RANDOM_ENCODER}")
+    first = whole.partition(",")[0]
+    name = next((part for part in (whole, first, first.partition(" + ")[0]) if part in looks), "")
+    color, marker = looks.get(name, ("", "o"))
+    color = color or _SPARE_COLORS[sum(first.encode()) % len(_SPARE_COLORS)]
     red, green, blue = (0.6 * part for part in to_rgb(color))
-    return to_hex((red, green, blue)) if encoder and not is_oracle(name) else color, marker
+    darker = "," in label.removeprefix(name) and not is_oracle(label)
+    return to_hex((red, green, blue)) if darker else color, marker
 
 
 def method_color(label: str) -> str:
