@@ -92,17 +92,15 @@ def _scans_of(given: Path) -> list[Path]:
     if not given.is_dir():
         return [given]
     scans = [path for path in _nifti_files(given) if not _NO_SCAN.search(_stem(path))]
-    if holds_dicom(given):
-        if scans:
-            raise StudyError(
-                f"the folder '{given}' holds both NIfTI ({scans[0].name}) and DICOM: keep them apart, or give files by name."
-            )
-        return [given]
-    if not scans:
+    if scans and any(holds_dicom(path) for path in given.iterdir() if path.is_file()):
+        raise StudyError(
+            f"the folder '{given}' holds both NIfTI ({scans[0].name}) and DICOM: keep them apart, or give files by name."
+        )
+    if not scans and not holds_dicom(given):
         raise StudyError(
             f"there is no scan (.nii, .nii.gz or DICOM) in the folder '{given}': check the path."
         )
-    return scans
+    return scans or [given]
 
 
 def _nifti_files(folder: Path) -> list[Path]:

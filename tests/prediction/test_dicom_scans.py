@@ -131,6 +131,9 @@ def test_what_cannot_become_a_segmentation_is_told_before_the_work(highdicom: An
     shutil.copy(scan, tmp_path / "d" / "scan.nii.gz")
     with pytest.raises(StudyError, match=r"holds both NIfTI \(scan.nii.gz\) and DICOM: keep them apart"):
         plan_jobs([tmp_path / "d"], {"mask": tmp_path / "m.nii.gz"})
+    save_scan(tmp_path / "x.nii", lopsided())
+    (job,) = plan_jobs([tmp_path], {"mask": tmp_path / "out"})
+    assert job.scan == tmp_path / "x.nii"  # DICOM deeper down is what it was converted from
 
 
 def test_slices_given_file_by_file_are_told_to_be_one_scan(tmp_path: Path) -> None:

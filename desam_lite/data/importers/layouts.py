@@ -217,7 +217,7 @@ def _hospital(folder: Path) -> Cases:
             mask, series, names = _find_segmentation(patient)
             for number, name in names.items():
                 home, other = homes.setdefault(number, (patient.name, name))
-                if name != other:
+                if name.casefold() != other.casefold():
                     raise StudyError(
                         f"{mask} calls segment {number} {name!r}, but the one of {home} calls it {other!r}: number them alike."
                     )

@@ -42,7 +42,7 @@ def write_patient(folder: Path, seed: int, organs: tuple[str, str] = ("prostate"
 
 def write_export(source: Path) -> None:
     write_patient(source / "North ward" / "P1", 1)
-    write_patient(source / "North ward" / "P2", 2)
+    write_patient(source / "North ward" / "P2", 2, ("Prostate", "bladder"))
     write_patient(source / "South" / "P1", 3, ("bladder", "prostate"))
 
 
