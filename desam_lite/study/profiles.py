@@ -113,9 +113,9 @@ _TINY: dict[str, Any] = {
 _TUNED = {"sam_finetuned": {"learning_rate": 1e-4}}
 
 # What changes images or features is used upon the usual augmentation, as in its authors' runs on prostates; style is mixed over
-# larger batches, as there.
+# larger batches, as there. The box in SAM is that of the augmented U-Net.
 _GENERALIZING: dict[str, dict[str, Any]] = {
-    name: {"augmentation": "nnunet"} for name in ("randconv", "csdg", "advbias", "slaug")
+    name: {"augmentation": "nnunet"} for name in ("randconv", "csdg", "advbias", "slaug", "unet_box")
 } | {name: {"augmentation": "nnunet", "batch_size": 8} for name in ("mixstyle", "maxstyle")}
 
 # Every competitor, and the controls that could tell that the lead is not the decoder's; oracles, untrained encoders and decoders
