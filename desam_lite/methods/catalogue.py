@@ -67,7 +67,7 @@ register(
 )
 
 _SAM = "SAM as it is {cite}`sam`"
-_CHOSEN = "of its masks the one nearest to the source's mean mask"
+_NEAREST = "of its masks the one nearest to the source's mean mask"
 _INNERMOST = "the innermost point of the reference: no competitor"
 _TIGHT_BOX = "the tight box of the reference: no competitor"
 register(
@@ -82,8 +82,8 @@ register(
     uses=PROMPTED,
     predicts_iou=True,
     choices=[
-        Choice("sam_grid", f"{_SAM}, with a grid of points: {_CHOSEN}", "#882255", "o", _POINTS),
-        Choice("sam_box", f"{_SAM}, with the whole image as box: {_CHOSEN}", "#cc6677", "o", _BOX),
+        Choice("sam_grid", f"{_SAM}, with a grid of points: {_NEAREST}", "#882255", "o", _POINTS),
+        Choice("sam_box", f"{_SAM}, with the whole image as box: {_NEAREST}", "#cc6677", "o", _BOX),
         Choice("sam_point_oracle", f"{_SAM}, with {_INNERMOST}", _ORACLE_GREY, "*", _POINT_ORACLE),
         Choice("sam_box_oracle", f"{_SAM}, with {_TIGHT_BOX}", _ORACLE_GREY, "s", _BOX_ORACLE),
     ],

@@ -64,7 +64,7 @@ class PrototypePrompt(nn.Module):
         return prompt
 
 
-class _Network(nn.Module):
+class _AdaptedSAM(nn.Module):
     """SAM from pixels to masks, with adapters in its encoder and the prompt of prototypes."""
 
     def __init__(self, model: SAM):
@@ -132,7 +132,7 @@ class DAPSAM(TunedEncoder):
         model.image_encoder.requires_grad_(False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = _Network(model)
+            network = _AdaptedSAM(model)
         super().__init__(model, network, mask_loss)
 
     @classmethod

@@ -15,7 +15,7 @@ from desam_lite.model.names import MaskLoss
 from desam_lite.model.sam_decoder import SAM
 
 
-class _Network(nn.Module):
+class _PromptFreeSAM(nn.Module):
     """SAM from pixels to masks with its default prompt: no token, and SAM's map for "no mask given"."""
 
     def __init__(self, model: SAM):
@@ -63,7 +63,7 @@ class SAMed(TunedEncoder):
             torch.manual_seed(seed)
             add_lora(model.image_encoder, rank)
         model.prompt_encoder.no_mask_embed.requires_grad_(True)
-        super().__init__(model, _Network(model), mask_loss)
+        super().__init__(model, _PromptFreeSAM(model), mask_loss)
 
     @classmethod
     def build(cls, spec: RunSpec, n_organs: int, cases: Sequence[CaseSlices]) -> Self:

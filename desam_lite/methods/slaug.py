@@ -47,7 +47,7 @@ def bezier_curve(values: Values, inner: npt.NDArray[np.floating[Any]], *, invert
     basis = np.stack([comb(3, k) * t**k * (1 - t) ** (3 - k) for k in range(4)])
     ends = np.array([[0, 1], [1, 0]]) if inverted else np.array([[0, 0], [1, 1]])
     x, y = np.vstack([ends[:1], inner, ends[1:]]).T @ basis * (high - low) + low
-    return np.interp(values, x, y)
+    return np.asarray(np.interp(values, x, y), dtype=np.float64)
 
 
 def change_intensities(values: Values, rng: np.random.Generator, p_inverted: float) -> Values:
@@ -57,7 +57,8 @@ def change_intensities(values: Values, rng: np.random.Generator, p_inverted: flo
     scale = np.clip(rng.normal(1, SCALE_SD), 1 - SCALE_LIMIT, 1 + SCALE_LIMIT)
     dark, bright = np.percentile(curved, [KEPT_TAIL, 100 - KEPT_TAIL])
     location = np.clip(rng.normal(0, LOCATION_SD), -dark, 1 - bright)
-    return np.clip(scale * curved + location, 0, 1)
+    changed: Values = np.clip(scale * curved + location, 0, 1)
+    return changed
 
 
 def restyle(image: Values, masks: npt.NDArray[np.bool_], rng: np.random.Generator) -> tuple[Values, Values]:
