@@ -46,7 +46,7 @@ def require_writable(
 ) -> None:
     """Refuse, before any work, a place that nothing can be written to, of the other kind, or one of the inputs."""
     if path.exists() and any(place.exists() and path.samefile(place) for place in inputs):
-        raise StudyError(f"{option} {path} is what is read: name another place.")
+        raise StudyError(f"{option} {path} is also an input: give another path.")
     if path.exists() and path.is_dir() != folder:
         there, needed = ("a file", "a folder") if folder else ("a folder", "a file")
         raise StudyError(f"{option} {path} is {there}, and {needed} is needed: name another place.")

@@ -38,7 +38,7 @@ def build_desam(
     if variant not in variants:
         raise StudyError(f"there is no decoder variant '{variant}': choose from {', '.join(variants)}.")
     if n_classes < 1:
-        raise StudyError(f"a model draws at least one organ, not {n_classes}: set n_classes to 1 or more.")
+        raise StudyError(f"a model needs at least one organ, not {n_classes}: set n_classes to 1 or more.")
     model = DeSAM(backbone, variant, n_classes, seed)
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)

@@ -91,7 +91,7 @@ def predict_scan(
     """
     if model.predictor.oracle:
         raise StudyError(
-            f"{model.card.spec.label} takes its prompts from the reference and cannot draw into a scan that has none: "
+            f"{model.card.spec.label} takes its prompts from the reference so it cannot segment a scan without one: "
             "use a model with prompt_mode points or box."
         )
     path, card = Path(scan), model.card

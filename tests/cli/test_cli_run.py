@@ -234,7 +234,7 @@ def test_a_wrong_parameter_or_notebook_is_one_sentence_and_leaves_the_page(
     ("out", "sentence"),
     [
         ("folder", "is a folder, and a file is needed"),
-        ("why.ipynb", "is what is read"),
+        ("why.ipynb", "is also an input"),
         ("why.ipynb/copy.ipynb", "why.ipynb is no folder you may write to"),
     ],
 )

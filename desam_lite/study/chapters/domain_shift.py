@@ -111,10 +111,10 @@ def say_bands(scores: pd.DataFrame) -> str:
 
 
 def _compare_patients(differences: pd.Series) -> Verdict:
-    low, high = (
-        ttest_1samp(differences, 0.0).confidence_interval() if len(differences) > 1 else (np.nan, np.nan)
-    )
-    return decide(low, high, MARGINS["dice"])
+    if len(differences) < 2:
+        return "cannot tell"
+    interval = ttest_1samp(differences, 0.0).confidence_interval()
+    return decide(float(interval.low), float(interval.high), MARGINS["dice"])
 
 
 def median(counts: Counts) -> int:

@@ -83,7 +83,7 @@ def open_shift(task: Task, source: str, target: str = "") -> Shift:
     name = task.manifest.name
     if name not in TASKS:
         raise StudyError(
-            f"only a synthetic scanner has dials, and {name} is none: choose from {', '.join(TASKS)}."
+            f"only a synthetic scanner has dials, and {name} is not synthetic: choose from {', '.join(TASKS)}."
         )
     target = target or next(domain for domain in task.manifest.domains if domain != source)
     for domain in (source, target):

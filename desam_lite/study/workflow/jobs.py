@@ -73,7 +73,7 @@ def _require_data(plan: records.Plan, folder: Path, job: str) -> None:
     for need in plan["jobs"][job]["needs"]:
         entry = plan["jobs"][need]
         if entry["kind"] == "data" and records.status_of(folder, need) != "ok":
-            raise StudyError(f"left out, for the {entry['title']} are not ready.")
+            raise StudyError(f"left out, because the {entry['title']} are not ready.")
 
 
 def _prepare_data(plan: records.Plan, folder: Path, job: str) -> records.Record:
