@@ -82,8 +82,8 @@ def fetch_weights(
             return path
         if public.page and mirror is None:
             raise StudyError(
-                f"the authors offer '{public.name}' for download in a browser only: get it from {public.page}, put it into '{folder}', and "
-                f"run 'desam-lite weights check {path}'; or fetch it from elsewhere with --mirror."
+                f"the authors offer '{public.name}' for download in a browser only: get it from {public.page}, put it into "
+                f"'{folder}', and run 'desam-lite weights check {path}'; or fetch it from elsewhere with --mirror."
             )
         origin = Path(mirror).absolute().as_uri() if mirror and "://" not in mirror else mirror or SAM_URL
         url = f"{origin.rstrip('/')}/{public.name}"

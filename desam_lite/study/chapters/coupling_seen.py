@@ -229,7 +229,8 @@ def say_coupling(differences: pd.DataFrame) -> str:
         else "Both decoders depend equally on their prompts"
     )
     parts = "; ".join(
-        f"{_WIDER[row['verdict']].format(first=row['first'], second=row['second'])}, {format_interval(row, spec='+.0f')} (n = {count(row['cases'], 'case')})"
+        f"{_WIDER[row['verdict']].format(first=row['first'], second=row['second'])}, "
+        f"{format_interval(row, spec='+.0f')} (n = {count(row['cases'], 'case')})"
         for row in rows
     )
     return f"**{verdict}**. The spread of Dice (%) over the prompts of a slice, best minus 10th percentile, is {parts}."
