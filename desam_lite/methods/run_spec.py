@@ -150,7 +150,7 @@ class RunSpec(BaseModel):
         labels = METHODS[self.method].labels
         if isinstance(labels, Mapping) and self.prompt_mode not in labels:
             raise ValueError(f"method '{self.method}' takes prompt_mode {', '.join(labels)}")
-        if self.tool in map(label_of, METHOD_CHOICES.values()):
+        if self.tool in [label_of(choice) for choice in METHOD_CHOICES.values()]:
             raise ValueError(f"'{self.tool}' is the name of a method of this study: give another label")
         return self
 
