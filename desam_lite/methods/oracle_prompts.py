@@ -1,6 +1,6 @@
-"""Prompts made from the reference, as a person who knows the organ would place them.
+"""Prompts made from labels: of the reference, as a person who knows the organ would place them, or of another network.
 
-Numbers got with them are no results of an automatic method, and every table and figure says so.
+Numbers got with those of the reference are no results of an automatic method, and every table and figure says so.
 """
 
 import numpy as np
