@@ -111,8 +111,8 @@ class SLAug(UNetMethod):
     )
     differs: ClassVar[tuple[str, ...]] = (
         "this study's U-Net, rate, length and batch, not an EfficientNet-b2 U-Net over 2000 epochs of batch 32",
-        "intensities are counted from the darkest to the brightest of the slice, not of the volume, and scaled back; the "
-        "public code scales back with the source's mean in place of its standard deviation",
+        "intensities are counted from the darkest to the brightest of the slice, not of the volume; in the public code they do "
+        "not fill 0 to 1, as the source's mean stands in for its standard deviation",
         "no affine, elastic or gamma augmentation after it, as the authors have; one chosen for all methods comes before",
         "the saliency lies cell by cell over the slice; in the public code half a cell is cut off at each side and the rest "
         "stretched, fading at the rim",
