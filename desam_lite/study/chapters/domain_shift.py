@@ -105,8 +105,8 @@ def say_bands(scores: pd.DataFrame) -> str:
     )
     return (
         f"**{verdict}**: a band of intensities scores mean Dice (%) {means['home']} on left-out patients of its own "
-        f"hospital and {means['away']} at the others (n = {len(pairs)} patients). At other hospitals it is {VERDICTS[gained]} "
-        f"the filled window, which ignores intensity and scores {means['filled']}."
+        f"hospital and {means['away']} at the others (n = {len(pairs)} patients). At other hospitals it is "
+        f"{VERDICTS[gained].format('the filled window')}. That mask ignores intensity and scores {means['filled']}."
     )
 
 

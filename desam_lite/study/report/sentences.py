@@ -46,22 +46,20 @@ def out_of_domain(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 VERDICTS: dict[str, str] = {
-    "better": "better than",
-    "worse": "worse than",
-    "equivalent": "equivalent to",
-    "better by less than the margin": "better by less than the margin than",
-    "worse by less than the margin": "worse by less than the margin than",
-    "cannot tell": "not distinguishable from",
+    "better": "better than {}",
+    "worse": "worse than {}",
+    "equivalent": "equivalent to {}",
+    "better by less than the margin": "better than {} by less than the margin",
+    "worse by less than the margin": "worse than {} by less than the margin",
+    "cannot tell": "not distinguishable from {}",
 }
-"""The verdicts of `statistics.decide` as they stand between two methods in a sentence."""
+"""The verdicts of `statistics.decide` in a sentence, with a place for the second method."""
 
 
-def say_pairs(
-    rows: Iterable[Mapping[Any, Any]], factor: float = 100.0, words: Mapping[str, str] = VERDICTS
-) -> str:
+def say_pairs(rows: Iterable[Mapping[Any, Any]], factor: float = 100.0) -> str:
     """Say each difference of `statistics.compare` with its verdict, as in "A is better than B: +5.0 (+1.0 to +9.0)"."""
     return "; ".join(
-        f"{row['first']} is {words[row['verdict']]} {row['second']}: {format_interval(row, factor, '+.1f')}"
+        f"{row['first']} is {VERDICTS[row['verdict']].format(row['second'])}: {format_interval(row, factor, '+.1f')}"
         for row in rows
     )
 

@@ -124,3 +124,13 @@ def test_the_sentence_on_ranking_says_what_cannot_be_computed() -> None:
         "in none of pairs" in blind
         and number_of_points.say_ranking(pd.DataFrame()) == "No model scores its prompts."
     )
+
+
+def test_one_point_is_singular_and_two_equal_grids_need_the_smaller() -> None:
+    columns = {"value": [0.6, 0.6], "best": 1, "mean": [0, 0], "low": [0, -0.01], "high": [0, 0.01]}
+    table = pd.DataFrame({"label": "DeSAM-P", "points": [1, 81], **columns})
+    cost = pd.DataFrame({"label": "DeSAM-P", "points": [1, 81], "seconds": [0.05, 0.2]})
+    said = number_of_points.say_points(table, cost, label="DeSAM-P")
+    assert (
+        said.startswith("**1 point is enough**") and "60 with 1 and 60 with the best grid tried (1)" in said
+    )

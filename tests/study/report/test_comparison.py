@@ -135,8 +135,8 @@ def test_gains_are_told_with_their_sign_and_interval() -> None:
         ("better", "CSDG is better than U-Net: +0.0."),
         ("worse", "CSDG is worse than U-Net"),
         ("equivalent", "CSDG is equivalent to U-Net"),
-        ("better by less than the margin", "CSDG is better by less than the margin than U-Net"),
-        ("worse by less than the margin", "CSDG is worse by less than the margin than U-Net"),
+        ("better by less than the margin", "CSDG is better than U-Net by less than the margin: +0.0"),
+        ("worse by less than the margin", "CSDG is worse than U-Net by less than the margin: +0.0"),
         ("cannot tell", "CSDG is not distinguishable from U-Net"),
     ],
 )
