@@ -58,6 +58,15 @@ def test_a_control_keeps_what_makes_it_one() -> None:
     assert plan("teach", weights="random", **both) == [control]  # the same run is not done twice
 
 
+def test_a_choice_may_name_its_own_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    twin = {"method": "desam", "prompt_mode": "box", "backbone": "twin", "weights": "twin.safetensors"}
+    monkeypatch.setitem(METHOD_CHOICES, "desam_b_twin", twin)
+    both = {"methods": ["desam_b", "desam_b_twin"], "sources": ["A"], "seeds": [0]}
+    usual, other = plan("study", backbone="vit_b", weights="sam.pth", **both)
+    assert (usual.backbone, usual.label) == ("vit_b", "DeSAM-B")
+    assert (other.backbone, other.weights, other.label) == ("twin", "twin.safetensors", "DeSAM-B, twin")
+
+
 @pytest.mark.parametrize("name", METHOD_CHOICES)
 def test_the_paper_profile_knows_every_method(name: str) -> None:
     spec = plan("paper", methods=[name], weights="sam_vit_h.pth", sources=["A"], seeds=[0])[0]
