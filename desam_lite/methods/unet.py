@@ -120,8 +120,8 @@ class UNetMethod(Method):
         "Adam with the rate, length and batch all methods of this study share, not SGD over 1000 epochs of 250 steps",
         "one map per organ with a sigmoid, no deep supervision, no test-time mirroring, no ensemble of five folds",
         "whole slices scaled to one square, not patches on a common spacing with a third of them on an organ",
-        "on synthetic slices, SynthSeg in the plane: classes of background from every slice itself, no elastic deformation, nnU-Net's "
-        "rotation, scaling and mirroring; acquisition as in the training of `sam_tiny`",
+        "on synthetic slices, SynthSeg in the plane: classes of background from every slice itself, no elastic deformation but "
+        "nnU-Net's rotation, scaling and mirroring, acquisition as in the training of `sam_tiny`",
     )
 
     def __init__(self, n_organs: int, width: int, size: int, seed: int, augmentation: Augmentation = "none"):
