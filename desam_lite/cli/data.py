@@ -126,7 +126,7 @@ def export(
     from desam_lite.data.manifest import find_manifest
     from desam_lite.data.tasks import open_task
     from desam_lite.study.profiles import get_profile, plan_domain_splits
-    from desam_lite.study.run import scored_cases, split_source
+    from desam_lite.study.run import scored_cases, split_domain
 
     if layout != "nnunet":
         raise StudyError(f"there is no layout '{layout}' to export to: use nnunet.")
@@ -136,7 +136,7 @@ def export(
     (spec,) = plan_domain_splits(get_profile(profile), find_manifest(manifest), root, **choice)
     opened = open_task(spec.manifest, root, workspace)
     chosen = list(task.domains).index(source) + _FIRST_NUMBER if number is None else number
-    split, tested = split_source(spec, opened), scored_cases(spec, opened)
+    split, tested = split_domain(spec, opened, source), scored_cases(spec, opened)
     folder = export_nnunet(opened, out, source, split, tested, number=chosen)
     few = {part: sum(place == part for place in split.values()) for part in ("train", "val")}
     typer.echo(

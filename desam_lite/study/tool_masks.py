@@ -59,7 +59,7 @@ def score_masks(
     """
     task = open_task(spec.manifest, spec.data_root, workspace, progress=progress)
     run = find_run(spec, task, workspace)
-    paths, faults = pair_masks(folder, task, scored_cases(spec, task), spec.source)
+    paths, faults = pair_masks(folder, task, scored_cases(spec, task))
     rows, notes = [], []
     for domain, case in track(paths, "checking masks", enabled=progress):
         path = paths[domain, case]
@@ -97,7 +97,7 @@ def _require_same(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def pair_masks(
-    folder: Path, task: Task, tested: Mapping[str, Sequence[str]], source: str
+    folder: Path, task: Task, tested: Mapping[str, Sequence[str]]
 ) -> tuple[dict[CasePlace, Path], list[str]]:
     """Find the mask of each tested case by its file's name.
 
@@ -119,7 +119,7 @@ def pair_masks(
         if len(meant) == 1 and meant[0] in tested_places:
             files[meant[0]].append(path)
         elif len(meant) == 1:
-            faults.append(f"{path} is of {'/'.join(meant[0])}, a case for training on {source}: take it out.")
+            faults.append(f"{path} is of {'/'.join(meant[0])}, which is not tested: take it out.")
         elif meant:
             domains = " and ".join(domain for domain, _ in meant)
             faults.append(f"{path} may be of {domains}: put it into a folder of its domain's name.")

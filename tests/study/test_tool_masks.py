@@ -137,7 +137,7 @@ def test_every_fault_is_in_one_listing_and_nothing_is_written(
     heading, *faults = str(refused.value).splitlines()
     assert heading == f"nothing was scored, {len(faults)} fault(s) of the masks:" and len(faults) == 6
     for sentence in (
-        f"A_{trained}.nii.gz is of A/{trained}, a case for training on A: take it out",
+        f"A_{trained}.nii.gz is of A/{trained}, which is not tested: take it out",
         "B/B3 has several masks",
         "extra.nii.gz has the name of no case of the task",
         "B/B0 has no mask: add",

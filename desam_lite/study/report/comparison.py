@@ -199,6 +199,8 @@ def cost_table(runs: "Sequence[Run]", summary: pd.DataFrame, *, metric: str = "d
             "scoring (min)": f"{records['minutes.scoring'].mean():.1f}",
             "memory (GiB)": f"{memory:.1f}",
         }
+        if own[0].spec.tool:  # nobody can say what its training took
+            row |= dict.fromkeys(("trained parameters", "epochs", "training (min)", "memory (GiB)"), "")
         for name, inside in (("in", True), ("out of", False)):
             mean = scores.get((label, inside))
             row[f"{title} {name} domain"] = "" if mean is None or pd.isna(mean) else f"{mean * factor:.1f}"

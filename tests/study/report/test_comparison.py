@@ -202,7 +202,10 @@ def costed(label: str, training: float, memory: float, *, finished: bool = True,
         "ceiling": 0.99,
         "stopped": "budget" if training > 3 else "plateau",
     }
-    return SimpleNamespace(spec=SimpleNamespace(label=label, epochs=20), finished=finished, info=info)
+    tool = label if label == "nnU-Net v2" else None
+    return SimpleNamespace(
+        spec=SimpleNamespace(label=label, epochs=20, tool=tool), finished=finished, info=info
+    )
 
 
 def test_costs_stand_beside_scores_one_row_per_method() -> None:
@@ -224,6 +227,14 @@ def test_costs_stand_beside_scores_one_row_per_method() -> None:
     ]
     assert frame.loc["CSDG", ["epochs", "trained"]].tolist() == ["40", "0 of 1 to the plateau"]
     assert frame.loc["CSDG"].tolist()[-2:] == ["", ""]
+
+
+def test_what_the_training_of_another_tool_took_is_left_open() -> None:
+    frame = comparison.cost_table([costed("nnU-Net v2", 0.0, 1024)], pd.DataFrame()).frame
+    assert frame[["trained parameters", "epochs", "training (min)", "memory (GiB)"]].to_numpy().tolist() == [
+        [""] * 4
+    ]
+    assert frame["scoring (min)"].tolist() == ["0.5"]
 
 
 def test_no_finished_run_gives_an_empty_table() -> None:
