@@ -52,6 +52,13 @@ def predict(
             help="Also write a page (HTML) with all slices and the organs' contours; a folder for several scans."
         ),
     ] = None,
+    largest_part: Annotated[
+        bool,
+        typer.Option(
+            "--largest-part",
+            help="Fill gaps of one slice in each organ and keep its largest connected part; for organs of one piece.",
+        ),
+    ] = False,
     accelerator: AcceleratorOption = "auto",
     overwrite: Annotated[
         bool,
@@ -68,7 +75,7 @@ def predict(
     from desam_lite.data.dicom import holds_dicom
     from desam_lite.methods import load_predictor
     from desam_lite.prediction.files import plan_jobs, skipped_labels
-    from desam_lite.prediction.scan import choose_device, require_iou_head
+    from desam_lite.prediction.scan import choose_device, doubt_of_slices, require_iou_head
 
     places = {"mask": out, "probability": probability, "scores": scores, "preview": preview}
     jobs = plan_jobs(scans, {kind: path for kind, path in places.items() if path is not None})
@@ -92,7 +99,9 @@ def predict(
         trained = load_predictor(model, choose_device(accelerator))
         if scores is not None:
             require_iou_head(trained.card)
-        _do(trained, left, series)
+        if doubt := doubt_of_slices(trained.card):
+            typer.echo(f"warning: {doubt}", err=True)
+        _do(trained, left, series, largest_part)
 
 
 def _draw_preview(path: Path, prediction: "ScanPrediction", organs: Mapping[str, str], title: str) -> None:
@@ -104,7 +113,7 @@ def _draw_preview(path: Path, prediction: "ScanPrediction", organs: Mapping[str,
     CaseViewer(prediction.images, drawn, organs, spacing, heading, notes=notes).save(path)
 
 
-def _do(model: "TrainedModel", jobs: "list[ScanJob]", series: str | None) -> None:
+def _do(model: "TrainedModel", jobs: "list[ScanJob]", series: str | None, largest_part: bool) -> None:
     """Do all jobs that can be done, then report the faults of the others."""
     from tqdm import tqdm
 
@@ -115,7 +124,14 @@ def _do(model: "TrainedModel", jobs: "list[ScanJob]", series: str | None) -> Non
     faults = []
     for job in track(jobs, "predicting scans", enabled=len(jobs) > 1):
         try:
-            prediction = predict_files(model, job, series=series, draw=_draw_preview, progress=len(jobs) == 1)
+            prediction = predict_files(
+                model,
+                job,
+                series=series,
+                largest_part=largest_part,
+                draw=_draw_preview,
+                progress=len(jobs) == 1,
+            )
         except StudyError as error:
             faults.append(str(error))
             continue

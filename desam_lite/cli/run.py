@@ -44,6 +44,13 @@ def run(
     ] = "desam_p",
     seed: SeedOption = 0,
     profile: ProfileOption = "teach",
+    train_slices: Annotated[
+        str,
+        typer.Option(
+            help="Slices to train on: published (those with an organ but the last, for comparisons), foreground (with an organ), "
+            "or all (for a model that is to predict new scans)."
+        ),
+    ] = "published",
     settings: SettingOption = None,
     workspace: WorkspaceOption = Path("results"),
     accelerator: AcceleratorOption = "auto",
@@ -55,6 +62,7 @@ def run(
     """Train on one domain, test on all, and print the Dice of each; a finished run is only printed.
 
     Example: desam-lite run phantom_prostate --data data/phantom_prostate --source A --method unet --set epochs=5
+    Example: desam-lite run phantom_prostate --source A --train-slices all
     """
     from desam_lite.data.datasets import Placement
     from desam_lite.data.manifest import find_manifest, load_manifest
@@ -70,9 +78,8 @@ def run(
     root = data if data is not None else Path("data") / load_manifest(path).name
     chosen = parse_assignments(settings, "--set")
     _check_settings(chosen)
-    specs = plan_domain_splits(
-        get_profile(profile), path, root, sources=[source], methods=[method], seeds=[seed], **chosen
-    )
+    chosen |= {"sources": [source], "methods": [method], "seeds": [seed], "train_slices": train_slices}
+    specs = plan_domain_splits(get_profile(profile), path, root, **chosen)
     chosen_placement = cast(Placement, placement)
     done = execute_run(
         specs[0], workspace, accelerator=accelerator, devices=devices, placement=chosen_placement
@@ -136,7 +143,7 @@ def _check_settings(settings: dict[str, Any]) -> None:
     from desam_lite.methods.run_spec import RunSpec
 
     own = {"manifest": "MANIFEST", "data_root": "--data", "source": "--source"}
-    own |= {"method": "--method", "seed": "--seed"}
+    own |= {"method": "--method", "seed": "--seed", "train_slices": "--train-slices"}
     for name in settings:
         if name in own:
             raise StudyError(f"--set {name}: this is given by {own[name]}.")

@@ -13,7 +13,7 @@ from desam_lite.data.geometry import from_slices
 from desam_lite.data.nifti import write_mask, write_volume
 from desam_lite.data.segmentations import is_segmentation, require_highdicom, write_segmentation
 from desam_lite.methods import TrainedModel
-from desam_lite.prediction.scan import ScanPrediction, predict_scan, scores_table
+from desam_lite.prediction.scan import ScanPrediction, doubt_of_slices, predict_scan, scores_table
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import atomic_path
 
@@ -166,6 +166,7 @@ def predict_files(
     job: ScanJob,
     *,
     series: str | None = None,
+    largest_part: bool = False,
     draw: Callable[[Path, ScanPrediction, Mapping[str, str], str], None] | None = None,
     progress: bool = True,
 ) -> ScanPrediction:
@@ -175,6 +176,7 @@ def predict_files(
         model: What predicts.
         job: The scan and its files.
         series: UID or number of the DICOM series, where a folder holds several.
+        largest_part: As in `predict_scan`.
         draw: Draws the preview: called with its file, the prediction, name -> colour of the organs, and a title.
         progress: Whether to show a bar.
 
@@ -182,7 +184,12 @@ def predict_files(
         StudyError: The file is not one 3-D scan, or scores are to be written of a model that gives none.
     """
     prediction = predict_scan(
-        model, job.scan, series=series, probability="probability" in job.outputs, progress=progress
+        model,
+        job.scan,
+        series=series,
+        probability="probability" in job.outputs,
+        largest_part=largest_part,
+        progress=progress,
     )
     if path := job.outputs.get("probability"):
         assert prediction.probability is not None
@@ -194,7 +201,8 @@ def predict_files(
             scores_table(prediction, model.card).to_csv(temporary, index=False)
     if (path := job.outputs.get("preview")) and draw is not None:
         nothing = "" if prediction.labels.any() else " (no organ was found)"
-        draw(path, prediction, model.card.organs, f"{job.scan.name}{nothing}\n{model.card.title}")
+        title = f"{job.scan.name}{nothing}\n{model.card.title}\n{doubt_of_slices(model.card)}".rstrip()
+        draw(path, prediction, model.card.organs, title)
     if job.outputs["mask"].suffix == _DICOM:
         if uncoded := [name for name in model.card.organs if name not in model.card.terms]:
             doubt = f"its mask names {', '.join(uncoded)} by a code of this package: the model's manifest gave no 'snomed'"

@@ -20,6 +20,7 @@ from desam_lite.data.nifti import Scan, read_image
 from desam_lite.data.slices import prepare_intensity
 from desam_lite.methods import TrainedModel
 from desam_lite.methods.model_card import ModelCard
+from desam_lite.prediction.continuity import keep_largest_part
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.progress import track
 
@@ -72,6 +73,7 @@ def predict_scan(
     *,
     series: str | None = None,
     probability: bool = False,
+    largest_part: bool = False,
     progress: bool = True,
 ) -> ScanPrediction:
     """Predict the organs of one scan.
@@ -81,6 +83,7 @@ def predict_scan(
         scan: A ``.nii`` or ``.nii.gz`` file in any orientation and spacing, or a DICOM series: its folder, or one file.
         series: UID or number of the DICOM series, where a folder holds several.
         probability: Whether the probabilities are kept, four bytes per voxel and organ.
+        largest_part: Whether `keep_largest_part` cleans the organs.
         progress: Whether to show a bar (one step per slice).
 
     Returns:
@@ -108,15 +111,26 @@ def predict_scan(
         enabled=progress,
     )
     slices = [(each.labels, each.iou, each.probability if probability else None) for each in bar]
-    labels, iou, probabilities = zip(*slices, strict=True)
+    masks, iou, probabilities = zip(*slices, strict=True)
+    labels = np.stack(masks)
     return ScanPrediction(
         images,
-        np.stack(labels),
+        keep_largest_part(labels) if largest_part else labels,
         np.stack(probabilities) if probability else None,
         np.stack(iou),
         stored.geometry,
         stored.warnings + _doubts_of_unit(data, card.intensity),
         *((stored.header, ()) if isinstance(stored, Scan) else (None, stored.frames)),
+    )
+
+
+def doubt_of_slices(card: ModelCard) -> str:
+    """Tell whether a model was trained on no slice without organ, and what to do; "" where it was, or was not trained on slices."""
+    if card.spec.train_slices in (None, "all"):
+        return ""
+    return (
+        "this model was trained on slices with an organ only, so it may segment other tissue above and below: check these slices, "
+        "train with --train-slices all, or try --largest-part"
     )
 
 

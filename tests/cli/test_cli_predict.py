@@ -72,6 +72,22 @@ def test_a_scan_gets_its_mask_and_what_else_is_asked_for(
     )
 
 
+@pytest.mark.parametrize(("rule", "told"), [("published", 1), ("foreground", 1), ("all", 0), (None, 0)])
+def test_a_model_of_slices_with_organs_says_so_once_and_in_every_preview(
+    rule: str | None, told: int, run, tiny_task: Place, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "B1.nii.gz").unlink()
+    case = open_task(*tiny_task, tmp_path, progress=False).slices.load("A", "A0")
+    name, fields = ("unet", {"train_slices": rule}) if rule else ("prior", {})
+    model = save_model(tmp_path / "model", name, tiny_task, [case], **fields)
+    words = ["predict", folder, "--model", model, "--largest-part", "--preview", tmp_path / "pages"]
+    code, _, err = run(*words, "--out", tmp_path / "masks")
+    doubt = "this model was trained on slices with an organ only"
+    assert code == 0 and err.count(f"warning: {doubt}") == told
+    assert [page.read_text().count(doubt) for page in (tmp_path / "pages").iterdir()] == [told, told]
+    assert err.count("train with --train-slices all, or try --largest-part") == told
+
+
 @pytest.mark.parametrize("name", ["tuned box", "samed", "dapsam", "unet box", "grid"])
 def test_a_method_on_sam_predicts_a_new_scan_too(name: str, run, tiny_task: Place, tmp_path: Path) -> None:
     case = open_task(*tiny_task, tmp_path, progress=False).slices.load("A", "A0")

@@ -1,5 +1,6 @@
 """``desam-lite run``, ``score``, ``execute`` and ``check-book`` as a shell sees them."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -48,6 +49,14 @@ def test_a_run_prints_the_dice_of_every_target_and_is_not_repeated(
     assert again[:2] == (0, out)
     assert "training" not in again[2]
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+
+
+def test_the_slices_trained_on_are_an_option(run, tiny_task: Place, tmp_path: Path) -> None:
+    for more in ([], ["--train-slices", "all"]):
+        assert run(*words(tiny_task, tmp_path, *UNET, *more))[0] == 0
+    cards = [json.loads(path.read_text()) for path in (tmp_path / "runs").glob("*/model.json")]
+    rules = [card["run"]["identity"]["settings"]["train_slices"] for card in cards]
+    assert sorted(rules) == ["all", "published"]
 
 
 def test_masks_of_another_tool_are_scored_or_refused_in_one_listing(
@@ -101,6 +110,11 @@ WRONG: dict[str, tuple[list[object], str]] = {
         "--set epoch: there is no such setting; choose from variant, prompt_mode",
     ),
     "setting with an option": (["--set", "source=B"], "--set source: this is given by --source."),
+    "slices as setting": (
+        ["--set", "train_slices=all"],
+        "--set train_slices: this is given by --train-slices.",
+    ),
+    "slices": (["--train-slices", "some"], "run setting 'train_slices' = 'some': Input should be 'all'"),
     "setting of the experiment": (["--set", "seeds=[1]"], "--set seeds: there is no such setting"),
     "setting without value": (["--set", "epochs"], "--set epochs: write name=value."),
     "setting that is no YAML": (["--set", "epochs=[1"], "--set epochs=[1: the value is not plain YAML"),
