@@ -35,8 +35,8 @@ CONTROL = "Prior"
 _KEPT = ("source", "target", "in_domain", "seed", "case", "organ", "protocol", "dice")
 NOTE = (
     "dice: mean over organs and cases, then targets, sources and seeds; low, high: 95 % interval over seeds and cases. "
-    "differences: first minus second, case by case; verdict: of the decision rule. Training on all slices has the same epochs, so "
-    "it takes more steps (slices: how many the cases of the sources have of each kind)."
+    "differences: first minus second, case by case; verdict: of the decision rule. Training on all slices has the same epochs, "
+    "so it takes more steps (slices: how many the cases of the sources have of each kind)."
 )
 
 

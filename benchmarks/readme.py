@@ -10,7 +10,13 @@ from typing import Any
 
 import pandas as pd
 
-from desam_lite.study.report.benchmark_tables import method_rows, say_methods, tuning_rows
+from desam_lite.study.report.benchmark_tables import (
+    method_rows,
+    say_methods,
+    say_slices,
+    slices_rows,
+    tuning_rows,
+)
 from desam_lite.utils.files import write_text
 
 HERE = Path(__file__).resolve().parent
@@ -41,6 +47,7 @@ def text() -> str:
         + _gpu()
         + _study_tables()
         + _method_tables()
+        + _slices_tables()
         + _where()
     )
 
@@ -289,6 +296,20 @@ def _method_tables() -> str:
     )
 
 
+def _all_slices(record: Result) -> str:
+    rows = [r for r in record["rows"] if r["protocol"] == "whole_volume" and not r["in_domain"]]
+    each = ", ".join(f"{row['label'].replace(', ', ' + ')} {row['dice']:.2f}" for row in rows)
+    return f"whole volume, out of domain: {each} (below)"
+
+
+def _slices_tables() -> str:
+    """Return what training on all slices gives."""
+    return "".join(
+        f"\n## Trained on all slices\n\n{say_slices(record)}.\n\n{_markdown(slices_rows(record))}"
+        for record in map(_read, _files("all_slices"))
+    )
+
+
 def _tuning(record: Result) -> str:
     frame = tuning_rows(pd.DataFrame(record["rows"]))
     chosen = (frame["chosen rate"] != "not all tried yet").sum()
@@ -390,6 +411,10 @@ AIMS: dict[str, tuple[str, Callable[[Result], str]]] = {
     "graph": (
         "a no-op under 5 s with 500 finished runs; a job of a second does not import for ten",
         _graph,
+    ),
+    "all_slices": (
+        "on real prostates, Dice of DeSAM trained on slices with an organ and on all, with and without a clean-up of the mask",
+        _all_slices,
     ),
     "methods": ("Dice of every method and both controls in and out of domain, over three seeds", _methods),
     "phantom_gap": (

@@ -53,6 +53,7 @@ FIELDS = {
         *("choice", "label", "train_seconds", "val_seconds", "predict_seconds"),
         *("epochs", "assumed", "minutes", "hours"),
     },
+    "all_slices": {"protocol", "label", "in_domain", "sources", "seeds", "cases", "dice", "low", "high"},
     "methods": {"task", "label", "source", "target", "seeds", "dice", "low", "high"},
     "phantom_gap": {"task", "label", "source", "target", "dice", "low", "high"},
     "phantoms": {

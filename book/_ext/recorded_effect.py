@@ -38,8 +38,7 @@ def say_effect(name: str, folder: Path = RESULTS) -> str:
     row = next((row for row in table if row["name"] == key), None)
     if row is None:
         return MISSING
-    numbers = {part: float("nan") if row[part] is None else row[part] for part in ("mean", "low", "high")}
-    text = format_interval(numbers, spec="+.1f")
+    text = format_interval(row, spec="+.1f")
     return f"{text}, {count(row['seeds'], 'seed')}, {count(row['cases'], 'case')}: {row['verdict']}"
 
 

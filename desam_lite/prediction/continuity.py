@@ -8,8 +8,8 @@ from scipy import ndimage
 def keep_largest_part(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Fill gaps of one slice in each organ, then keep its largest part.
 
-    Made for organs of one piece: of a pair of kidneys with one name, one would be left. Spacing plays no part, for all voxels of a
-    scan have the same volume and touch by their faces at any slice distance.
+    Made for organs of one piece: of a pair of kidneys with one name, one would be left. Spacing plays no part: all voxels of a
+    scan have the same volume, and touch by their faces at any slice distance.
 
     Args:
         labels: ``(Z, H, W)``, organ ids, 0 background.

@@ -125,12 +125,12 @@ def predict_scan(
 
 
 def doubt_of_slices(card: ModelCard) -> str:
-    """Tell whether a model was trained on no slice without organ, and what to do; "" where it was, or was not trained on slices."""
+    """Tell that a model was trained on no slice without organ, and what to do; "" where it was, or where nothing was trained."""
     if card.spec.train_slices in (None, "all"):
         return ""
     return (
-        "this model was trained on slices with an organ only, so it may segment other tissue above and below: check these slices, "
-        "train with --train-slices all, or try --largest-part"
+        "this model was trained on slices with an organ only, so it may segment other tissue above and below: check these "
+        "slices, train with --train-slices all, or try --largest-part"
     )
 
 

@@ -63,6 +63,37 @@ def method_table(task: str, folder: Path | str, *, against: str = "DeSAM-B") -> 
     return Table(pd.DataFrame(), f"Nothing is recorded of {task} in {folder}.")
 
 
+def slices_rows(record: Mapping[str, Any]) -> pd.DataFrame:
+    """Return what ``all_slices-DEVICE.json`` has out of domain as texts in percent, one row for each way of a method."""
+    means = {
+        (r["label"], r["protocol"]): r | {"mean": r["dice"]} for r in record["rows"] if not r["in_domain"]
+    }
+    whole = [r for r in record["differences"] if r["protocol"] == "whole_volume" and not r["in_domain"]]
+    pairs = {(row["first"], row["second"]): row for row in whole}
+    rows = []
+    for label in dict.fromkeys(label for label, _ in means):
+        texts = [label, *(format_interval(means[label, name]) for name in ("published", "whole_volume"))]
+        for other in (label.partition(", ")[0], "Prior"):
+            pair = pairs.get((label, other))
+            texts.append(f"{format_interval(pair, spec='+.1f')}: {pair['verdict']}" if pair else "")
+        rows.append(texts)
+    columns = ["model", "published", "whole volume", "minus the method itself", "minus the prior"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def say_slices(record: Mapping[str, Any]) -> str:
+    """Tell what the numbers of `slices_rows` are of."""
+    settings, away = record["settings"], [row for row in record["rows"] if not row["in_domain"]]
+    each = settings["slices"]
+    return (
+        f"Trained at {' or '.join(settings['sources'])} of {settings['task']}, Dice (%) out of domain by both protocols: "
+        f"{count(len(settings['seeds']), 'seed')}, {count(max(row['cases'] for row in away), 'case')}, "
+        f"{count(len(settings['failed']), 'failed run')}; 95 % interval over seeds and cases; differences on the whole volume, "
+        f"case by case. The published rule takes {each['published']} of the {each['all']} slices of the sources "
+        f"({record['device']})"
+    )
+
+
 def tuning_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """Return what was tried for each method, one row a method: validation loss at each rate, the chosen one in brackets.
 

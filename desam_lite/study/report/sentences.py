@@ -36,8 +36,9 @@ def join_distinct(values: Iterable[object]) -> str:
 
 def format_interval(row: Mapping[Any, Any], factor: float = 100.0, spec: str = ".1f") -> str:
     """Return ``mean`` with ``low`` and ``high``, where these are numbers, as in "65.8 (64.0 to 67.0)"."""
-    mean, low, high = (f"{float(row[name]) * factor:{spec}}" for name in ("mean", "low", "high"))
-    return mean if pd.isna(row["low"]) else f"{mean} ({low} to {high})"
+    ends = () if pd.isna(row["low"]) else ("low", "high")
+    mean, *interval = (f"{float(row[name]) * factor:{spec}}" for name in ("mean", *ends))
+    return f"{mean} ({' to '.join(interval)})" if interval else mean
 
 
 def out_of_domain(frame: pd.DataFrame) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """The recorded comparison of all methods is told in the order of the numbers, with what it is compared with."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from desam_lite.study.report.benchmark_tables import (
     method_rows,
     method_table,
     say_methods,
+    say_slices,
+    slices_rows,
     tuning_rows,
     tuning_table,
 )
@@ -126,3 +129,82 @@ def test_what_was_tried_is_told_with_the_chosen_rate_and_whether_it_is_an_end() 
 
 def test_nothing_tried_is_told(tmp_path: Path) -> None:
     assert "Nothing is recorded of learning rates" in tuning_table(tmp_path).caption
+
+
+def slices_record(labels: dict[str, tuple[float, float]]) -> dict[str, Any]:
+    """A record of labels with their Dice by both protocols, compared with the first and the last of them."""
+    rows = [
+        {
+            "protocol": protocol,
+            "label": label,
+            "in_domain": inside,
+            "cases": 7,
+            "dice": dice,
+            "low": None,
+            "high": None,
+        }
+        for label, pair in labels.items()
+        for protocol, dice in zip(("published", "whole_volume"), pair, strict=True)
+        for inside in (True, False)
+    ]
+    names = list(labels)
+    differences = [
+        {
+            "protocol": protocol,
+            "first": label,
+            "second": other,
+            "in_domain": inside,
+            "verdict": verdict,
+            "mean": labels[label][1] - labels[other][1],
+            "low": -0.01,
+            "high": 0.3,
+        }
+        for label in names[:-1]
+        for other in {names[0], names[-1]} - {label}
+        for protocol, inside, verdict in (
+            ("published", False, "worse"),
+            ("whole_volume", True, "worse"),
+            ("whole_volume", False, "better"),
+        )
+    ]
+    slices = {"all": 40, "published": 20}
+    settings = {
+        "task": "t",
+        "sources": ["A", "B"],
+        "seeds": [0, 1],
+        "slices": slices,
+        "epochs": 6,
+        "failed": [],
+    }
+    return {"device": "a machine", "rows": rows, "differences": differences, "settings": settings}
+
+
+def test_ways_of_training_are_told_by_both_protocols_with_the_verdict_on_the_whole_volume() -> None:
+    record = slices_record({"D": (0.7, 0.5), "D, all slices": (0.6, 0.65), "Prior": (0.5, 0.5)})
+    assert slices_rows(record).to_numpy().tolist() == [
+        ["D", "70.0", "50.0", "", "+0.0 (-1.0 to +30.0): better"],
+        ["D, all slices", "60.0", "65.0", "+15.0 (-1.0 to +30.0): better", "+15.0 (-1.0 to +30.0): better"],
+        ["Prior", "50.0", "50.0", "", ""],
+    ]
+    assert say_slices(record).startswith(
+        "Trained at A or B of t, Dice (%) out of domain by both protocols: 2 seeds"
+    )
+    assert "7 cases" in say_slices(
+        record
+    ) and "The published rule takes 20 of the 40 slices of the sources" in say_slices(record)
+
+
+def test_the_page_on_predicting_shows_the_record_or_that_there_is_none(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("slices_table", ROOT / "book" / "_ext" / "slices_table.py")
+    assert spec is not None and spec.loader is not None
+    extension = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(extension)
+    assert extension.markdown(tmp_path) == ["*Not measured yet.*"]
+    record = slices_record({"D": (0.7, 0.5), "Prior": (0.5, 0.5)})
+    (tmp_path / "all_slices-cpu.json").write_text(json.dumps(record))
+    lines = extension.markdown(tmp_path)
+    assert lines[2:4] == [
+        "| D | 70.0 | 50.0 |  | +0.0 (-1.0 to +30.0): better |",
+        "| Prior | 50.0 | 50.0 |  |  |",
+    ]
+    assert ":::{slices-table}" in (ROOT / "book" / "predict_a_scan.md").read_text(encoding="utf-8")
