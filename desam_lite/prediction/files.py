@@ -183,13 +183,9 @@ def predict_files(
     Raises:
         StudyError: The file is not one 3-D scan, or scores are to be written of a model that gives none.
     """
+    kept = "probability" in job.outputs
     prediction = predict_scan(
-        model,
-        job.scan,
-        series=series,
-        probability="probability" in job.outputs,
-        largest_part=largest_part,
-        progress=progress,
+        model, job.scan, series=series, probability=kept, largest_part=largest_part, progress=progress
     )
     if path := job.outputs.get("probability"):
         assert prediction.probability is not None
