@@ -69,7 +69,7 @@ def make_task(
     for files in surplus:
         for path in reversed(files):  # the sidecar first: without it nothing is taken for whole
             path.unlink()
-    missing = [case for case in recipes if not _is_made(_files(Path(out), *case), recipes[case])]
+    missing = [case for case in recipes if not _is_made(_case_files(Path(out), *case), recipes[case])]
     for domain, number in track(missing, f"making {task}", enabled=progress and bool(missing)):
         _write_case(Path(out), domain, number, sites[domain], recipes[domain, number])
     return len(surplus)
@@ -99,7 +99,7 @@ def _surplus(folder: Path, cases: int) -> list[tuple[Path, Path, Path]]:
     for sidecar in sorted(folder.glob("Case*.json")):
         recipe, hashes = _read_sidecar(sidecar)
         number = recipe.get("case", -1)
-        files = _files(folder.parent, folder.name, number)
+        files = _case_files(folder.parent, folder.name, number)
         if recipe.get("task") not in TASKS or files[2] != sidecar or number < cases:
             continue
         if _hashes(files) != hashes:
@@ -111,7 +111,7 @@ def _surplus(folder: Path, cases: int) -> list[tuple[Path, Path, Path]]:
     return surplus
 
 
-def _files(out: Path, domain: str, number: int) -> tuple[Path, Path, Path]:
+def _case_files(out: Path, domain: str, number: int) -> tuple[Path, Path, Path]:
     """Return image, label and sidecar of a case."""
     stem = out / domain / f"Case{number:02d}"
     return Path(f"{stem}.nii.gz"), Path(f"{stem}_segmentation.nii.gz"), Path(f"{stem}.json")
@@ -148,7 +148,7 @@ def _write_case(out: Path, domain: str, number: int, site: Site, recipe: dict[st
     task = recipe["task"]
     place = (list(TASKS).index(task), list(TASKS[task]).index(domain), number)
     case = make_case(site, np.random.default_rng(np.random.SeedSequence(recipe["seed"], spawn_key=place)))
-    image, label, sidecar = _files(out, domain, number)
+    image, label, sidecar = _case_files(out, domain, number)
     geometry = case_geometry(case)
     sidecar.unlink(missing_ok=True)  # from here on the case is not whole until it is written last
     write_volume(image, from_slices(case.image, geometry), geometry.affine)
