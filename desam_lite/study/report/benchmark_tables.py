@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from desam_lite.study.report.sentences import count, format_interval
+from desam_lite.study.report.sentences import count, format_interval, list_words
+from desam_lite.study.report.style import is_oracle
 from desam_lite.study.report.tables import Table
 
 
@@ -124,6 +125,26 @@ def tuning_table(folder: Path | str) -> Table:
         return Table(records, f"Nothing is recorded of learning rates in {folder}.")
     caption = "Learning rates tried for each method, by the validation loss of source A alone, seed 0"
     return Table(tuning_rows(records), f"{caption} ({', '.join(records['device'].unique())})")
+
+
+def say_controls(
+    frame: pd.DataFrame, controls: tuple[str, ...] = ("Prior", "DeSAM-B, random encoder")
+) -> str:
+    """Say which methods of `method_rows` have a lower mean out of domain than each control; oracles do not count."""
+    means = {str(row["method"]): float(row["out of domain"].split()[0]) for row in frame.to_dict("records")}
+    rivals = [name for name in means if not is_oracle(name) and name not in controls]
+    parts = []
+    for control in (name for name in controls if name in means):
+        below = list_words([name for name in rivals if means[name] < means[control]])
+        parts.append(f"below {control} ({means[control]:.1f}): {below or 'no method'}")
+    if not parts:
+        return "The record has no control to compare with."
+    older = (
+        ""
+        if frame["verdict"].any()
+        else " There are no verdicts: the record is older than the decision rule."
+    )
+    return f"Mean Dice (%) out of domain {'; '.join(parts)}.{older}"
 
 
 def format_table(folder: Path | str) -> Table:

@@ -13,6 +13,7 @@ from desam_lite.study.report.benchmark_tables import (
     format_table,
     method_rows,
     method_table,
+    say_controls,
     say_methods,
     say_slices,
     slices_rows,
@@ -208,3 +209,21 @@ def test_the_page_on_predicting_shows_the_record_or_that_there_is_none(tmp_path:
         "| Prior | 50.0 | 50.0 |  |  |",
     ]
     assert ":::{slices-table}" in (ROOT / "book" / "predict_a_scan.md").read_text(encoding="utf-8")
+
+
+def test_methods_below_a_control_are_named_whichever_these_are() -> None:
+    rows = [
+        ["SAM point (oracle)", "10.0"],
+        ["A", "60.0 (50.0 to 70.0)"],
+        ["Prior", "50.0"],
+        ["B", "50.0"],
+        ["C", "40.0"],
+    ]
+    frame = pd.DataFrame(rows, columns=["method", "out of domain"]).assign(verdict="")
+    told = say_controls(frame)
+    assert told.startswith(
+        "Mean Dice (%) out of domain below Prior (50.0): C. There are no verdicts"
+    )  # a tie is not below
+    turned = frame[frame["method"] != "C"].assign(verdict="better")
+    assert say_controls(turned) == "Mean Dice (%) out of domain below Prior (50.0): no method."
+    assert "no control" in say_controls(frame[:2])
