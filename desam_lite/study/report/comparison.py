@@ -152,27 +152,22 @@ def say_coils(matrix: pd.DataFrame, coils: Mapping[str, str], label: str, *, met
     ``matrix`` is of `statistics.score_matrix`, ``coils`` of `group_by_coil`. No verdict: the sites of a group are few and fixed.
     """
     title, factor = UNITS[metric]
+    cells = matrix.T.melt(ignore_index=False, var_name="source").rename_axis("target").reset_index().dropna()
+    cells = cells[cells["source"] != cells["target"]]
+    cells = cells.assign(kind=cells["source"].map(dict(coils)), other=cells["target"].map(dict(coils)))
     parts = []
-    for kind in dict.fromkeys(coils[source] for source in matrix.index if source in coils):
-        sources = [source for source in matrix.index if coils.get(source) == kind]
-        same, other = (
-            pd.Series(
-                [
-                    matrix.loc[s, t]
-                    for s in sources
-                    for t in matrix
-                    if s != t and (coils.get(t) == kind) == alike
-                ]
-            ).dropna()
-            for alike in (True, False)
+    for kind, rows in cells.groupby("kind", sort=False):
+        alike = rows["other"] == kind
+        if alike.all() or not alike.any():
+            continue
+        same, rest = (
+            " to ".join(dict.fromkeys(f"{end * factor:.0f}" for end in (values.min(), values.max())))
+            for values in (rows["value"][alike], rows["value"][~alike])
         )
-        if len(same) and len(other):
-            ranges = [
-                f"{values.min() * factor:.0f} to {values.max() * factor:.0f}" for values in (same, other)
-            ]
-            parts.append(
-                f"trained {kind} ({', '.join(sources)}) it scores {ranges[0]} at other sites {kind} and {ranges[1]} at the rest"
-            )
+        sources = ", ".join(rows["source"].unique())
+        parts.append(
+            f"trained {kind} ({sources}) it scores {same} at other sites {kind} and {rest} at the rest"
+        )
     return f"{label}, {title}: {'; '.join(parts)}." if parts else ""
 
 

@@ -290,8 +290,8 @@ def test_what_coils_share_is_told_in_numbers_whichever_way_they_go() -> None:
     cells = [[0.9, 0.8, 0.5, 0.4], [0.2, 0.3, 0.9, 0.87]]
     matrix = pd.DataFrame(cells, index=["A", "B"], columns=list("ACBE"))
     assert comparison.say_coils(matrix, COILS, "DeSAM-B") == (
-        "DeSAM-B, Dice (%): trained without endorectal coil (A) it scores 80 to 80 at other sites without endorectal coil "
-        "and 40 to 50 at the rest; trained with endorectal coil (B) it scores 87 to 87 at other sites with endorectal coil "
+        "DeSAM-B, Dice (%): trained without endorectal coil (A) it scores 80 at other sites without endorectal coil "
+        "and 40 to 50 at the rest; trained with endorectal coil (B) it scores 87 at other sites with endorectal coil "
         "and 20 to 30 at the rest."
     )
     turned = comparison.say_coils(matrix.loc[["A"], ["A", "C"]], COILS, "DeSAM-B")
