@@ -42,7 +42,7 @@ class SAMFinetuned(PromptedMethod):
         "but for the oracle, prompts are those of DeSAM (the whole image or a grid of points), not a box drawn by a person",
         "with points the IoU head is trained, to tell points in the organ from others, as DeSAM's is; MedSAM leaves it as it was",
         "several organs are segmented at once, one mask token each",
-        "Adam without weight decay and the loss, schedule and selection of all methods here; MedSAM takes AdamW",
+        "Adam without weight decay, the loss of all decoders here, the schedule and selection of all methods; MedSAM takes AdamW",
     )
 
     model: SAM

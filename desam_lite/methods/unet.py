@@ -151,7 +151,7 @@ class UNetMethod(Method):
         return {}
 
     def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
-        """Return Dice plus cross-entropy, the loss all methods share."""
+        """Return Dice plus cross-entropy, as nnU-Net."""
         return self.validation_loss(module, batch)
 
     def validation_loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
