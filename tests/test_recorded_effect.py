@@ -96,7 +96,7 @@ def test_the_page_asks_for_what_the_benchmark_measures(monkeypatch: pytest.Monke
 
 
 def test_no_effect_is_typed_in() -> None:
-    section = PAGE[PAGE.index("## What each difference") : PAGE.index("## What follows")]
+    section = PAGE[PAGE.index("## What each difference") : PAGE.index("## Consequences")]
     cells = [
         line.strip("| ").split("|")[-1].strip() for line in section.splitlines() if line.startswith("| ")
     ]
