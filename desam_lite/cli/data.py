@@ -132,8 +132,9 @@ def export(
         raise StudyError(f"there is no layout '{layout}' to export to: use nnunet.")
     require_writable(out, folder=True)
     task, root = _open_manifest(manifest, data)
-    choice = {"sources": [source], "methods": ["prior"], "seeds": [seed]}
-    (spec,) = plan_domain_splits(get_profile(profile), find_manifest(manifest), root, **choice)
+    (spec,) = plan_domain_splits(
+        get_profile(profile), find_manifest(manifest), root, sources=[source], methods=["prior"], seeds=[seed]
+    )
     opened = open_task(spec.manifest, root, workspace)
     chosen = list(task.domains).index(source) + _FIRST_NUMBER if number is None else number
     split, tested = split_domain(spec, opened, source), scored_cases(spec, opened)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from desam_lite.data.cases import to_organ_ids
 from desam_lite.data.nifti import read_image, read_label, write_volume
-from desam_lite.data.slices import Part
 from desam_lite.data.tasks import Task
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import write_json
@@ -21,7 +20,7 @@ def export_nnunet(
     task: Task,
     out: Path,
     source: str,
-    split: Mapping[str, Part],
+    split: Mapping[str, str],
     tested: Mapping[str, Sequence[str]],
     *,
     number: int,
