@@ -92,8 +92,7 @@ class Profile(BaseModel):
 # The recipe for a decoder on a small encoder. The published one (batch 8, rate 1e-4, L1) presumes SAM's own weights: here PRIM at
 # times ended with one score for all points, with L1 at 2e-3 and 3e-3, with the square at 1.5e-3 and 3e-3, but not at 1e-3. That
 # was seen on validation cases of A, D and E, which are one another's targets; no target was scored. What has been chosen since is
-# chosen on source A's validation alone (benchmarks/tuning.py). It could not tell Dice alone from Dice + cross-entropy; and the
-# published choice among masks scores the same and decodes more of them (benchmarks/public_code.py).
+# chosen on source A's validation alone (benchmarks/tuning.py); it cannot tell the mask losses apart (benchmarks/public_code.py).
 # U-Nets see 128 x 128: synthetic slices have this size, and on real ones the ceiling is 0.998 (evaluation/ceiling.py).
 _TINY: dict[str, Any] = {
     "split": "70_10_20",
