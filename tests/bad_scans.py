@@ -237,7 +237,11 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
         "A/Case00",
         r"ids that are not in the manifest \(7, 200\): add them",
     ),
-    "negative label": (put(LABEL, -label_data().astype(np.int16)), "A/Case00", r"does not know \(-1\)"),
+    "negative label": (
+        put(LABEL, -label_data().astype(np.int16)),
+        "A/Case00",
+        r"ids that are not in the manifest \(-1\)",
+    ),
     "label interpolated": (
         put(LABEL, HALF),
         "A/Case00",
@@ -283,7 +287,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "label of 0 and 255": (
         binary_255,
         "A/Case00",
-        r"does not know \(255\): .* for instance label_map: {255: 1}\.",
+        r"ids that are not in the manifest \(255\): .* for instance label_map: {255: 1}\.",
     ),
     "label in colours": (
         lambda folder: rgb(folder, LABEL),

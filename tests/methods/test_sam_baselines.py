@@ -189,7 +189,7 @@ def test_training_boxes_hold_an_organ_and_little_more(task: Task, store: Embeddi
     for seed in range(20):
         prompts = method.prepare(batch, streams(3, seed), augment=True).prompts
         assert prompts is not None and prompts.xyxy is not None
-        for mask, box in zip(batch.masks[:, 0].numpy() > 0, prompts.xyxy.numpy(), strict=True):
+        for mask, box in zip(batch.masks[:, 0].numpy() > 0.5, prompts.xyxy.numpy(), strict=True):
             y, x = np.nonzero(mask)
             tight = 2 * np.array(
                 [x.min(), y.min(), x.max() + 1, y.max() + 1]
@@ -363,7 +363,7 @@ def test_a_model_trained_with_tight_boxes_can_be_asked_with_the_whole_image(
 ) -> None:
     method, case = build("tuned oracle"), task.slices.load("B", "B0")
     told = list(method.predict_oracle(case.images, lambda r: store.load("B", "B0", list(r)), case.labels))
-    method.mode = "box"
+    method.test_mode = "box"
     asked = list(method.predict(case.images, lambda r: store.load("B", "B0", list(r))))
     assert not method.oracle
     assert any(not np.array_equal(a.probability, b.probability) for a, b in zip(told, asked, strict=True))

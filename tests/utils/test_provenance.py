@@ -1,10 +1,12 @@
 """Where a result comes from: the package's own commit, libraries, device, and the memory of one run."""
 
+import mmap
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -80,29 +82,36 @@ def test_a_gpu_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
 def _peak_can_be_reset() -> bool:
     """Tell, without the code under test, whether Linux's own reset of the peak does anything here."""
     try:
-        before = _high_water_kib(np.ones(60 << 17))
+        with _block(60):
+            before = _high_water_kib()
         Path("/proc/self/clear_refs").write_text("5")
         return _high_water_kib() < before
     except OSError:
         return False
 
 
-def _high_water_kib(_: object = None) -> int:
+@contextmanager
+def _block(mib: int) -> Iterator[None]:
+    """Hold so much memory, from the system and back to it: the allocator may keep what it gets (`keep_freed_memory`)."""
+    with mmap.mmap(-1, mib << 20) as block:
+        block[:: mmap.PAGESIZE] = b"1" * (len(block) // mmap.PAGESIZE)  # each page is touched
+        yield
+
+
+def _high_water_kib() -> int:
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 
 
 def test_peak_memory_is_that_since_the_last_reset() -> None:
     if not _peak_can_be_reset():
         pytest.skip("this system does not let a process reset its peak memory")
-    block = np.ones(60 << 17)  # 60 MiB
-    high = provenance.peak_memory()["process_mib"]
-    del block
+    with _block(60):
+        high = provenance.peak_memory()["process_mib"]
     provenance.reset_peak_memory()
     low = provenance.peak_memory()["process_mib"]
     assert low < high - 40
-    block = np.ones(30 << 17)
-    assert provenance.peak_memory()["process_mib"] == pytest.approx(low + 30, abs=10)
-    assert block.size
+    with _block(30):
+        assert provenance.peak_memory()["process_mib"] == pytest.approx(low + 30, abs=10)
 
 
 def test_memory_of_a_gpu_is_told_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

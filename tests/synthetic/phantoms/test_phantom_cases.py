@@ -50,7 +50,7 @@ OTHER_PROCESSOR = {
     "OPENBLAS_CORETYPE": "Nehalem",  # matrix products without AVX
     "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR",  # and numpy's loops without
 }
-PINNED = ["9c1ed24523b916a3", "3d5962becd5786df", "0e19bd04f60c5f1d"]
+PINNED = ["193d864a70e78c2e", "3d5962becd5786df", "0e19bd04f60c5f1d"]
 """Hashes of the cases below: whoever changes a bit of them raises `PHANTOM_VERSION`, and finished runs no longer stand."""
 HASHES = """
 import hashlib, numpy, sys
