@@ -12,6 +12,10 @@ import pandas as pd
 import pytest
 from small_study import reproduce, write_study
 
+from desam_lite.data.tasks import open_task
+from desam_lite.study.plans import plan_experiment
+from desam_lite.study.profiles import get_profile
+from desam_lite.study.run import find_run, run_lock
 from desam_lite.study.workflow.reproduce import reproduce_study
 
 SLOWER = ("--profile", "smoke", "-p", "sources=[A]", "-p", "methods=[unet,desam_b,desam_p]")
@@ -51,9 +55,23 @@ def worker_of(study: Path, title: str) -> int:
     raise AssertionError(f"{title} did not begin in two minutes")
 
 
-def test_a_killed_worker_and_a_failing_run_stop_nothing_else(study: Path) -> None:
-    process = reproduce(study, "--profile", "smoke")
-    os.kill(worker_of(study, "U-Net from A, seed 0"), signal.SIGKILL)
+def run_directory(study: Path, method: str) -> Path:
+    """Return where the run of a method at A lies, made before anybody does it."""
+    (spec,) = plan_experiment(
+        "domain_splits", get_profile("smoke"), "tiny.yaml", "data", methods=[method], sources=["A"]
+    )
+    directory = find_run(spec, open_task("tiny.yaml", "data", "results"), "results").directory
+    (study / directory).mkdir(parents=True)
+    return study / directory
+
+
+def test_a_killed_worker_and_a_failing_run_stop_nothing_else(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(study)
+    with run_lock(run_directory(study, "unet")):  # the worker waits for it, however fast it is
+        process = reproduce(study, "--profile", "smoke")
+        os.kill(worker_of(study, "U-Net from A, seed 0"), signal.SIGKILL)
     status, out = told(process)
     assert status == 1
     assert "U-Net from A, seed 0: its process was killed (SIGKILL) (out of memory?)" in out
