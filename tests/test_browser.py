@@ -12,8 +12,6 @@ from built_book import ROOT, built_html, pages
 
 pytestmark = pytest.mark.browser
 
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 WIDTHS = (1280, 390)
 LOOKS = ("light", "dark")
 
@@ -35,17 +33,6 @@ class Visit:
 @pytest.fixture(scope="module")
 def html() -> Path:
     return built_html()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:  # noqa: F821
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no {CHROMIUM}: install Debian's package chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as running:
-        launched = running.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield launched
-        launched.close()
 
 
 @pytest.fixture

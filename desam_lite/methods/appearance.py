@@ -12,9 +12,7 @@ AIR = 0
 """Id of the background of a label map, dark in every image."""
 LABELS = 44
 """Ids a label map may have."""
-_CLASSES = (
-    7  # of intensities of a slice, the darkest being air: each becomes a region of an intensity of its own
-)
+_CLASSES = 7  # of intensities of a slice, the darkest being air: each becomes a region
 _ROUNDS = 8  # of the clustering
 _KNOTS = 5  # of a random intensity curve
 

@@ -17,9 +17,7 @@ from desam_lite.model.names import MaskLoss
 from desam_lite.model.sam_decoder import SAM
 
 REDUCTION = 4  # how much narrower an adapter is in the middle
-SHARE = (
-    0.5  # of the tokens in what goes into the adapter before a block, and of the other adapter beside its MLP
-)
+SHARE = 0.5  # of the tokens that enter the adapter before a block, and of the adapter parallel to its MLP
 PROTOTYPES = 256  # in the memory
 _INITIAL_SD = 0.02  # of the weights of the adapters before the blocks
 

@@ -22,10 +22,8 @@ SCALE_SD, SCALE_LIMIT = 0.1, 0.1  # of the contrast, about 1
 LOCATION_SD = 0.5  # of the brightness, in ranges of the slice
 KEPT_TAIL = 20  # per cent of the pixels that may be clipped at either end, at most
 DARK = 0.01  # of the range: what is darker has no class and stays as it is
-SALIENCY_CELLS, SALIENCY_ORDER = (
-    3,
-    2,
-)  # the gradient is averaged in 3 x 3 cells and smoothed by a quadratic spline
+SALIENCY_CELLS = 3  # along a side, in which the gradient is averaged
+SALIENCY_ORDER = 2  # of the spline that smooths the cells
 
 Values = npt.NDArray[np.float64]
 
@@ -88,9 +86,8 @@ def saliency_map(gradient: torch.Tensor) -> torch.Tensor:
         gradient: Of the loss by the slice, ``(B, 1, S, S)``.
     """
     cells = functional.adaptive_avg_pool2d(gradient.abs(), SALIENCY_CELLS)
-    control = functional.pad(cells, (1, 1, 1, 1), mode="replicate")[
-        :, 0
-    ]  # a spline's outermost points lie outside
+    # A spline's outermost control points lie outside of the slice.
+    control = functional.pad(cells, (1, 1, 1, 1), mode="replicate")[:, 0]
     field = spline_field(control, gradient.shape[-1], SALIENCY_ORDER)
     low, high = (extreme(field, dim=(2, 3), keepdim=True) for extreme in (torch.amin, torch.amax))
     return (field - low) / (high - low).clamp_min(1e-20)

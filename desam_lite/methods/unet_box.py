@@ -74,7 +74,7 @@ class UNetBox(UNetMethod):
 
 
 def largest_parts(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Return organ ids ``(H, W)`` with the largest connected part of each organ alone.
+    """Return organ ids ``(H, W)`` or ``(Z, H, W)`` with the largest part of each organ alone, joined by edges or faces.
 
     >>> largest_parts(np.array([[1, 0, 1, 1, 0, 2]], np.uint8)).tolist()
     [[0, 0, 1, 1, 0, 2]]

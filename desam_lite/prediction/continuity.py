@@ -2,7 +2,8 @@
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
+
+from desam_lite.methods.unet_box import largest_parts
 
 
 def keep_largest_part(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -21,10 +22,7 @@ def keep_largest_part(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     >>> keep_largest_part(np.array([1, 0, 1, 0, 0, 1], np.uint8).reshape(6, 1, 1)).ravel().tolist()
     [1, 1, 1, 0, 0, 0]
     """
-    cleaned = np.zeros_like(labels)
-    for organ in np.unique(labels[labels > 0]):
-        own = labels == organ
-        own[1:-1] |= own[:-2] & own[2:] & (labels[1:-1] == 0)
-        parts, _ = ndimage.label(own)
-        cleaned[(parts == np.bincount(parts[own]).argmax()) & (cleaned == 0)] = organ
-    return cleaned
+    filled = labels.copy()
+    gaps = (labels[1:-1] == 0) & (labels[:-2] == labels[2:])  # of the organ on both sides, or of none
+    filled[1:-1][gaps] = labels[:-2][gaps]
+    return largest_parts(filled)

@@ -3,7 +3,6 @@
 import base64
 import io
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +20,6 @@ from desam_lite.study.run import Run, execute_run, open_run
 from desam_lite.utils.errors import StudyError
 
 Place = tuple[Path, Path]
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 ORGANS = {"gland": "#e69f00", "zone": "#56b4e9"}
 
 
@@ -175,17 +172,6 @@ def test_a_case_is_named_with_its_domain_where_several_have_it(unet: Run, monkey
 
 
 # In a browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:  # noqa: F821
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no {CHROMIUM}: install Debian's package chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as running:
-        launched = running.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield launched
-        launched.close()
 
 
 SHOWN = "[...document.querySelectorAll('.slices li')].filter(e => e.getBoundingClientRect().height > 0).map(e => e.id)"
