@@ -16,10 +16,7 @@ from desam_lite.training.losses import mask_loss
 
 BIAS_CELLS, BIAS_ORDER = 2, 3  # control points half a side apart, cubic
 BIAS_MAGNITUDE = 0.3  # the field stays within 1 - 0.3 and 1 + 0.3
-CONTROL_RANGE = (
-    math.log(1 - BIAS_MAGNITUDE),
-    math.log(1 + BIAS_MAGNITUDE),
-)  # of control points, before and after it
+CONTROL_RANGE = (math.log(1 - BIAS_MAGNITUDE), math.log(1 + BIAS_MAGNITUDE))  # of control points
 ASCENT_STEP = 1.0  # of the one step of gradient ascent, along the gradient's direction
 CONTOUR_WEIGHT = 0.5  # of the contours beside the divergence
 ADVBIAS_WEIGHT = 1.0  # of both beside the mask loss

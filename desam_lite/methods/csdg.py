@@ -15,13 +15,7 @@ from desam_lite.methods.splines import control_shape, spline_field
 from desam_lite.methods.unet import UNetMethod
 from desam_lite.training.losses import mask_loss
 
-GIN_CHANNELS = (
-    3,
-    2,
-    2,
-    2,
-    3,
-)  # of its four layers: the slice is repeated in three channels, each gets a curve of its own
+GIN_CHANNELS = (3, 2, 2, 2, 3)  # of its four layers; the slice is repeated in three channels
 GIN_SIZES = (1, 3)  # of kernels, drawn for every layer
 IPA_CELLS, IPA_ORDER = 4, 2  # control points a quarter of the side apart (24 of 96), quadratic
 CSDG_VIEWS = 3  # two that are blended, one that is not

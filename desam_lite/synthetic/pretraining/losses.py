@@ -9,13 +9,10 @@ from torch.nn import functional
 
 from desam_lite.methods.appearance import region_borders
 
-_AREA_BOUNDS = (
-    0.1,
-    0.9,
-)  # so that the pixels of no object weigh more than five times what they do in a balanced one
-_OTHER_ROLE = (
-    0.25  # weight of the masks that a prompt is not meant for: they learn, too, or they would never be of use
-)
+# Within these, pixels of no object weigh at most five times what they do in a balanced image.
+_AREA_BOUNDS = (0.1, 0.9)
+# Weight of the masks that a prompt is not meant for: without any they would never learn.
+_OTHER_ROLE = 0.25
 
 
 def mask_losses(logits: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
