@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ Row = dict[str, Any]
 Files = dict[str, list[Path]]  # "image" and "label" -> files of a case
 Keep = Callable[[Row, CaseVolume], object]
 
-INDEX_VERSION = 3
+INDEX_VERSION = 4
 _DIGITS = re.compile(r"(\d+)")
 _HU_WARNING = (
     "image: Hounsfield units expected (the manifest gives a window), but all values lie in 0..255: "
@@ -51,9 +51,10 @@ def build_index(
 
     Returns:
         One row per case, by domain in the manifest's order and case in natural order: ``domain``, ``case``, ``patient``,
-        ``image`` and ``label`` (relative to ``root``), ``bytes`` (of both), ``image_sha256``, ``label_sha256``, ``shape`` and
-        ``spacing`` (text ``ZxHxW``; mm), ``orientation``, ``organs`` that are there, ``voxels_<organ>`` each, ``warning``,
-        ``fault`` ("" when sound). A domain without any case has one row, without a case but with the fault.
+        ``image`` and ``label`` (relative to ``root``), ``bytes`` (of both), ``image_sha256``, ``label_sha256``, ``recipe`` (names
+        what a synthetic case was made by; else ""), ``shape`` and ``spacing`` (text ``ZxHxW``; mm), ``orientation``, ``organs``
+        that are there, ``voxels_<organ>`` each, ``warning``, ``fault`` ("" when sound). A domain without any case has one row,
+        without a case but with the fault.
 
     Raises:
         StudyError: ``root`` is no folder, or holds nothing of the task at all. One bad case never raises.
@@ -96,9 +97,31 @@ def list_faults(index: pd.DataFrame, column: str = "fault") -> list[str]:
 
 
 def index_hash(index: pd.DataFrame) -> str:
-    """Return 16 hexadecimal digits that name the data: cases and what their files hold, not where they lie."""
-    columns = ["domain", "case", "image_sha256", "label_sha256"]
-    return digest(sorted([str(value) for value in row] for row in index[columns].to_numpy()))
+    """Return 16 hexadecimal digits that name the data: cases and what they hold (`content_of`), not where they lie."""
+    rows = [{str(key): str(value) for key, value in row.items()} for row in index.to_dict("records")]
+    return data_hash([row["domain"], row["case"], *content_of(row)] for row in rows)
+
+
+def data_hash(cases: Iterable[Sequence[str]]) -> str:
+    """Return the name of data, from domain, case and content (`content_of`) of every case."""
+    return digest(sorted(map(list, cases)))
+
+
+def content_of(row: Mapping[str, Any]) -> list[str]:
+    """Return what names the content of a case, from its row: what made it, or else its files' bytes.
+
+    A synthetic case is named by its recipe because its bytes are those of the machine's zlib and arithmetic.
+    """
+    return [row["recipe"]] if row["recipe"] else [row["image_sha256"], row["label_sha256"]]
+
+
+def read_sidecar(image: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return by what a synthetic case was made and the hashes of its two files; both empty where nothing beside it says so."""
+    try:
+        record = json.loads(image.with_name(f"{image.name.partition('.')[0]}.json").read_text())
+        return dict(record["recipe"]), list(record["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}, []
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:
@@ -161,7 +184,7 @@ def _first_files(root: Path) -> str:
 
 
 def _columns(manifest: Manifest) -> list[str]:
-    facts = ["domain", "case", "patient", "image", "label", "bytes", "image_sha256", "label_sha256"]
+    facts = ["domain", "case", "patient", "image", "label", "bytes", "image_sha256", "label_sha256", "recipe"]
     voxels = [f"voxels_{organ.name}" for organ in manifest.organs]
     return [*facts, "shape", "spacing", "orientation", "organs", *voxels, "warning", "fault"]
 
@@ -197,6 +220,8 @@ def _inspect(manifest: Manifest, root: Path, domain: str, case: str, files: File
     if "image" in scans:
         warnings += _describe(manifest, domain, scans["image"], row)
     if len(scans) == 2:
+        recipe, hashes = read_sidecar(root / row["image"])
+        row["recipe"] = digest(recipe) if hashes == [row["image_sha256"], row["label_sha256"]] else ""
         organs, wrong = check_pair(manifest, domain, scans["image"], scans["label"], root / row["label"])
         faults += wrong
         for number, organ in enumerate(manifest.organs, start=1):

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from desam_lite.data.cases import CaseVolume, load_case
 from desam_lite.data.geometry import Geometry
-from desam_lite.data.index import require_sound
+from desam_lite.data.index import content_of, require_sound
 from desam_lite.data.manifest import Intensity, Manifest
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import atomic_path, digest
@@ -121,7 +121,7 @@ class SliceStore:
 
 def _key(manifest: Manifest, row: Mapping[str, Any]) -> str:
     preparation = manifest.preparation(str(row["domain"]))
-    return digest([row["image_sha256"], row["label_sha256"], preparation, SLICES_VERSION])
+    return digest([*content_of(row), preparation, SLICES_VERSION])
 
 
 def write_slices(folder: Path, manifest: Manifest, row: Mapping[str, Any], volume: CaseVolume) -> None:

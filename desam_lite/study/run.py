@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,14 @@ from desam_lite.methods.frozen_encoder import check_weights, open_embeddings, we
 from desam_lite.methods.model_card import make_card
 from desam_lite.methods.run_spec import RUN_VERSION, RunSpec, make_spec
 from desam_lite.model.sam import get_backbone
+from desam_lite.study.kept import (
+    DO_ANEW,
+    MARK,
+    MASKS_KEPT,
+    SHOWN,
+    find_kept,
+    identify_rows,
+)
 from desam_lite.training.devices import make_fabric
 from desam_lite.training.loop import CHECKPOINT, TrainSettings, train
 from desam_lite.training.method import Method, Predictor
@@ -75,6 +83,11 @@ class Run:
         return (self.directory / "done").exists()
 
     @property
+    def is_kept(self) -> bool:
+        """Whether it comes from a kept study and was not done here."""
+        return (self.directory / MARK).exists()
+
+    @property
     def info(self) -> dict[str, Any]:
         """The content of ``run.json``."""
         record: dict[str, Any] = json.loads((self.directory / "run.json").read_text())
@@ -99,17 +112,30 @@ class Run:
         return self.identified(pd.read_csv(path)) if path.exists() else pd.DataFrame()
 
     def prediction(self, domain: str, case: str) -> npt.NDArray[np.uint8]:
-        """Return the predicted organ ids ``(Z, H, W)`` of a test case."""
+        """Return the predicted organ ids ``(Z, H, W)`` of a test case; that they were asked for is noted, for `kept`.
+
+        Raises:
+            StudyError: They are not there: of a kept run, most are not kept.
+        """
+        if not self.is_kept:
+            labels = self.stored_prediction(domain, case)
+            with suppress(OSError):  # in a folder that may not be written
+                write_text(self.directory / SHOWN / domain / case, "")
+            return labels
+        path = self.directory / MASKS_KEPT
+        with nullcontext({}) if not path.exists() else np.load(path, allow_pickle=False) as masks:
+            if f"{domain}/{case}" in masks:
+                return np.asarray(masks[f"{domain}/{case}"], np.uint8)
+        name = f"{self.spec.label} from {self.spec.source}, seed {self.spec.seed}"
+        raise StudyError(f"the mask of {domain}/{case} by {name}, was not kept: {DO_ANEW}.")
+
+    def stored_prediction(self, domain: str, case: str) -> npt.NDArray[np.uint8]:
+        """Return the predicted organ ids ``(Z, H, W)`` of a test case of a run that was done here."""
         return read_prediction(prediction_path(self.directory, domain, case))
 
     def identified(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Return rows about this run with the columns that say which run it is."""
-        spec = self.spec
-        names = ("source", "method", "label", "variant", "prompt_mode", "backbone", "weights", "seed")
-        columns = {"run": self.name, "task": self.task, **{name: getattr(spec, name) for name in names}}
-        if "target" in frame:
-            columns["in_domain"] = frame["target"] == spec.source
-        return frame.assign(**columns)
+        return identify_rows(frame.assign(run=self.name), {self.name: (self.task, self.spec)})
 
 
 def identify(spec: RunSpec, task: Task) -> dict[str, Any]:
@@ -141,7 +167,7 @@ def _stacked(frames: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 def find_run(spec: RunSpec, task: Task, workspace: Path | str) -> Run:
-    """Return the run of a specification: where it is, or would be.
+    """Return the run of a specification: where it is, or would be; one that is kept is put there.
 
     Raises:
         StudyError: The source or an organ is none of the task, or the weights of an unfinished run do not fit.
@@ -150,6 +176,11 @@ def find_run(spec: RunSpec, task: Task, workspace: Path | str) -> Run:
     name = digest(identify(spec, task))
     run = Run(spec, task.manifest.name, Path(workspace) / "runs" / name)
     learnt = task.only(spec.organs)
+    if not run.finished and (kept := find_kept(workspace)) and name in kept:
+        run.directory.mkdir(parents=True, exist_ok=True)
+        with run_lock(run.directory):
+            if not run.finished:
+                kept.restore(name, run.directory)
     if not run.finished:
         check_weights(spec, len(learnt.manifest.organs))
     return run

@@ -79,7 +79,7 @@ def _rescore_run(run: Run, task: Task) -> pd.DataFrame:
     task = task.only(run.spec.organs)
     rows: list[dict[str, object]] = []
     for target, case in scored[["target", "case"]].drop_duplicates().itertuples(index=False):
-        slices, prediction = task.slices.load(target, case), run.prediction(target, case)
+        slices, prediction = task.slices.load(target, case), run.stored_prediction(target, case)
         for number, organ in enumerate(organs, start=1):
             for name, quirks in {**LADDER, **ALONE}.items():
                 masks = as_scored(prediction == number, slices.labels == number, slices.spacing, quirks)

@@ -6,7 +6,7 @@ any scanner and every factor of the shift between two sites moved alone (`dials`
 
 from desam_lite.synthetic.phantoms.cases import Case, make_case
 from desam_lite.synthetic.phantoms.dials import dial_names, dialled
-from desam_lite.synthetic.phantoms.making import make_task
+from desam_lite.synthetic.phantoms.making import make_task, planned_hash
 from desam_lite.synthetic.phantoms.sites import ABDOMEN_SITES, PROSTATE_SITES, Site
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "dialled",
     "make_case",
     "make_task",
+    "planned_hash",
 ]

@@ -1,6 +1,5 @@
 """Writing the cases of a synthetic task to disk: seeded, resumable, with every parameter written beside them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from desam_lite.data.geometry import Geometry, from_slices
+from desam_lite.data.index import data_hash, read_sidecar
 from desam_lite.data.nifti import write_mask, write_volume
 from desam_lite.synthetic.phantoms.cases import Case, make_case
 from desam_lite.synthetic.phantoms.dials import dialled
 from desam_lite.synthetic.phantoms.sites import ABDOMEN_SITES, PROSTATE_SITES, Site
 from desam_lite.utils.errors import StudyError
-from desam_lite.utils.files import sha256_file, write_json
+from desam_lite.utils.files import digest, sha256_file, write_json
 from desam_lite.utils.progress import track
 
 PHANTOM_VERSION = 5
@@ -59,12 +59,7 @@ def make_task(
             f"{cases} cases with seed {seed} cannot be made: use 1 case or more and seed 0 or more."
         )
     shift = {"towards": towards, "dials": dict(dials or {})} if towards else {}
-    made_by = {"version": PHANTOM_VERSION, "task": task, "seed": seed}
-    recipes = {
-        (name, number): {**made_by, "domain": name, "case": number, "site": asdict(site), **shift}
-        for name, site in sites.items()
-        for number in range(cases)
-    }
+    recipes = _recipes(task, sites, cases, seed, shift)
     surplus = [files for name in sites for files in _surplus(Path(out) / name, cases)]
     for files in surplus:
         for path in reversed(files):  # the sidecar first: without it nothing is taken for whole
@@ -73,6 +68,26 @@ def make_task(
     for domain, number in track(missing, f"making {task}", enabled=progress and bool(missing)):
         _write_case(Path(out), domain, number, sites[domain], recipes[domain, number])
     return len(surplus)
+
+
+def planned_hash(task: str, cases: int, domains: Sequence[str], seed: int = 0) -> str:
+    """Return the name of the data (`desam_lite.data.index.index_hash`) that `make_task` makes of this; nothing is made."""
+    recipes = _recipes(task, _sites(task, domains, None, {}), cases, seed, {})
+    return data_hash(
+        (domain, f"Case{case:02d}", digest(recipe)) for (domain, case), recipe in recipes.items()
+    )
+
+
+def _recipes(
+    task: str, sites: Mapping[str, Site], cases: int, seed: int, shift: Mapping[str, Any]
+) -> dict[tuple[str, int], dict[str, Any]]:
+    """Return (domain, number) -> all that determines a case."""
+    made_by = {"version": PHANTOM_VERSION, "task": task, "seed": seed}
+    return {
+        (name, number): {**made_by, "domain": name, "case": number, "site": asdict(site), **shift}
+        for name, site in sites.items()
+        for number in range(cases)
+    }
 
 
 def _sites(
@@ -97,7 +112,7 @@ def _surplus(folder: Path, cases: int) -> list[tuple[Path, Path, Path]]:
     """Return the files of the cases of a domain that an earlier call made and that are numbered beyond ``cases``."""
     surplus = []
     for sidecar in sorted(folder.glob("Case*.json")):
-        recipe, hashes = _read_sidecar(sidecar)
+        recipe, hashes = read_sidecar(sidecar)
         number = recipe.get("case", -1)
         files = _case_files(folder.parent, folder.name, number)
         if recipe.get("task") not in TASKS or files[2] != sidecar or number < cases:
@@ -119,16 +134,7 @@ def _case_files(out: Path, domain: str, number: int) -> tuple[Path, Path, Path]:
 
 def _is_made(files: tuple[Path, Path, Path], recipe: dict[str, Any]) -> bool:
     """Tell whether a case is there, made by this very recipe, its files whole."""
-    return _read_sidecar(files[2]) == (recipe, _hashes(files))
-
-
-def _read_sidecar(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """Return the recipe of a case and the hashes of its files; both empty where the file is no sidecar."""
-    try:
-        record = json.loads(path.read_text())
-        return dict(record["recipe"]), list(record["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}, []
+    return read_sidecar(files[0]) == (recipe, _hashes(files))
 
 
 def _hashes(files: tuple[Path, Path, Path]) -> list[str]:

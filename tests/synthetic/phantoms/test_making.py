@@ -8,10 +8,22 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import yaml
+from small_task import description
 
 from desam_lite.data.geometry import to_slices
+from desam_lite.data.index import build_index, index_hash
+from desam_lite.data.manifest import load_manifest
 from desam_lite.data.nifti import read_image, read_label
-from desam_lite.synthetic.phantoms import PROSTATE_SITES, Case, Site, make_case, make_task, making
+from desam_lite.synthetic.phantoms import (
+    PROSTATE_SITES,
+    Case,
+    Site,
+    make_case,
+    make_task,
+    making,
+    planned_hash,
+)
 from desam_lite.synthetic.phantoms.cases import MATRIX
 from desam_lite.synthetic.phantoms.pelvis import Patient
 from desam_lite.utils.errors import StudyError
@@ -292,3 +304,20 @@ def test_dialled_cases_say_so_and_are_never_taken_for_plain_ones(run, made: Path
     labels = [(folder / "D" / FILES[2]).read_bytes() for folder in (made, tmp_path)]
     images = [(folder / "D" / FILES[1]).read_bytes() for folder in (made, tmp_path)]
     assert labels[0] == labels[1] and images[0] != images[1]
+
+
+def test_the_name_of_data_follows_from_what_makes_them_and_is_that_of_sound_files(tmp_path: Path) -> None:
+    make_task("phantom_prostate", tmp_path, cases=1, seed=3, domains=["A", "B"], progress=False)
+    path = tmp_path / "two.yaml"
+    path.write_text(yaml.safe_dump(description(name="phantom_prostate", synthetic=True)))
+    planned = planned_hash("phantom_prostate", 1, ["B", "A"], seed=3)
+    assert index_hash(build_index(load_manifest(path), tmp_path, progress=False)) == planned
+    others = [
+        planned_hash("phantom_prostate", *more)
+        for more in ((1, ["A", "B"]), (2, ["A", "B"], 3), (1, ["A"], 3))
+    ]
+    assert len({planned, *others}) == 4
+    scan = tmp_path / "A" / "Case00.nii.gz"
+    image = nib.load(scan)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + 1, image.affine), scan)
+    assert index_hash(build_index(load_manifest(path), tmp_path, progress=False)) != planned
