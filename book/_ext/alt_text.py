@@ -1,6 +1,6 @@
 """Give each figure of a notebook's page the alternative text that the notebook computed for it.
 
-`desam_lite.study.report.notebook.DescribedFigure` stores the text in the metadata of its output. myst-nb names the file of an
+`desam_lite.study.report.style.DescribedFigure` stores the text in the metadata of its output. myst-nb names the file of an
 output by the SHA-256 of its bytes and leaves its alternative text empty, which Sphinx would fill with the
 file's path.
 """

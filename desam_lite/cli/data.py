@@ -197,14 +197,17 @@ def show(
 
     Example: desam-lite data show phantom_prostate --data data/phantom_prostate --out sheet.png
     """
-    from desam_lite.study.report.contact_sheets import contact_sheet, write_png
+    from desam_lite.study.report.contact_sheets import contact_sheet
+    from desam_lite.utils.files import atomic_path
 
     task, root = _open_manifest(manifest, data)
     path = out or Path(f"{task.name}_sheet.png")
     if path.suffix != ".png":
         raise StudyError(f"the sheet is a PNG, but --out is {path}: give a name that ends in .png.")
     require_writable(path)
-    write_png(path, contact_sheet(task, root, cases=cases))
+    sheet = contact_sheet(task, root, cases=cases)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(sheet.encode_png())
     typer.echo(f"wrote {path}")
 
 

@@ -1,8 +1,8 @@
 """What a prompt does to a mask: good and poor prompts of one slice, and Dice over the position of the prompt."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -10,13 +10,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.patches import Rectangle
-from matplotlib.patheffects import AbstractPathEffect, withStroke
 
 from desam_lite.data.tasks import Task
 from desam_lite.evaluation import statistics
 from desam_lite.evaluation.metrics import Mask
 from desam_lite.methods.oracle_prompts import innermost, tight_box
+from desam_lite.study.report.charts import draw_rows, in_unit
 from desam_lite.study.report.prompt_maps import (
     LoadedModel,
     PromptKind,
@@ -27,10 +26,16 @@ from desam_lite.study.report.prompt_maps import (
 )
 from desam_lite.study.report.sentences import count, format_interval, out_of_domain, say_pairs
 from desam_lite.study.report.slice_examples import Example
-from desam_lite.study.report.slice_figures import draw_contour, draw_slices
-from desam_lite.study.report.style import NO_RUNS, WIDTH, empty_figure, method_color, method_marker, styled
+from desam_lite.study.report.slice_figures import draw_contour, place_in_mm
+from desam_lite.study.report.style import (
+    WIDTH,
+    DescribedFigure,
+    describe,
+    empty_figure,
+    method_color,
+    styled,
+)
 
-_PROMPT_COLOR = "#f0e442"
 _KINDS = {"points": "point", "box": "box"}
 _BOX_NOTE = "boxes have the size of the reference (oracle); positions do not use it"
 
@@ -52,16 +57,9 @@ def good_and_poor(reference: Mask, kind: PromptKind) -> dict[str, npt.NDArray[np
     return {"good": np.asarray(good, np.float64), "poor": np.asarray(poor, np.float64)}
 
 
-class PromptedExample(NamedTuple):
-    """A slice with the mask for one prompt: a point ``(2,)`` or a box ``(4,)``, pixels of the slice."""
-
-    example: Example
-    prompt: npt.NDArray[np.float64]
-
-
 def predict_good_and_poor(
     models: Sequence[LoadedModel], task: Task, workspace: Path | str, domain: str, case: str, row: int
-) -> list[PromptedExample]:
+) -> list[Example]:
     """Predict the largest organ of a slice by each model with its own kind of prompt, good and poor.
 
     Returns:
@@ -81,30 +79,14 @@ def predict_good_and_poor(
                 dice = 2 * float((mask & reference).sum()) / float(mask.sum() + reference.sum())
                 title = model.run.spec.label.replace(" (oracle)", "\n(oracle)")
                 note = f"{quality} {_KINDS[kind]}: Dice (%) {dice * 100:.0f}"
-                shown = [(drawn * number).astype(np.uint8) for drawn in (reference, mask)]
-                example = Example(title, note, slices.images[row], shown[0], shown[1], slices.spacing[1:])
-                examples.append(PromptedExample(example, prompt))
+                true, drawn = ((each * number).astype(np.uint8) for each in (reference, mask))
+                place = prompt if kind == "box" else np.append(prompt, 1.0)[None]
+                shown = Example(title, note, slices.images[row], true, drawn, slices.spacing[1:], place)
+                examples.append(shown)
     return examples
 
 
-def draw_prompted(examples: Sequence[PromptedExample], organs: Mapping[str, str], *, columns: int) -> Figure:
-    """Draw slices with contours as `slice_figures.pictures`, and into each its prompt."""
-    figure = draw_slices([shown.example for shown in examples], organs, columns=columns)
-    for ax, (example, prompt) in zip(figure.axes, examples, strict=False):
-        y, x = example.spacing
-        outline: list[AbstractPathEffect] = [withStroke(linewidth=3.4, foreground="black")]
-        if len(prompt) == 2:
-            (mark,) = ax.plot(prompt[0] * x, prompt[1] * y, "+", color=_PROMPT_COLOR, ms=11, mew=2)
-            mark.set_path_effects(outline)
-            continue
-        left, top, right, bottom = prompt * (x, y, x, y)
-        box = Rectangle((left, top), right - left, bottom - top, fill=False, ec=_PROMPT_COLOR, lw=1.6)
-        box.set_path_effects(outline)
-        ax.add_patch(box)
-    return figure
-
-
-def draw_maps(maps: pd.DataFrame, example: Example) -> Figure:
+def draw_maps(maps: pd.DataFrame, example: Example) -> DescribedFigure:
     """Draw one slice's Dice over the place of the prompt, a panel per model, a row per kind; the reference is a white line.
 
     ``maps`` is of `prompt_maps.prompt_maps`, one slice and organ.
@@ -131,71 +113,36 @@ def draw_maps(maps: pd.DataFrame, example: Example) -> Figure:
         bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.55, aspect=32, pad=0.02)
         bar.set_label(f"Dice (%) of the mask that a prompt there gives\n{_BOX_NOTE}")
         bar.outline.set_visible(False)
-    return figure
+    parts: dict[str, str] = {}
+    for (mode, label), rows in maps.groupby(["kind", "label"], sort=False):
+        means = rows.groupby(rows["inside"].astype(bool))["dice"].mean() * 100
+        inside, outside = (means.get(where, float("nan")) for where in (True, False))
+        name = f"{label}, prompted with a {_KINDS[str(mode)]}"
+        parts[name] = f"mean {inside:.0f} inside, {outside:.0f} outside the organ"
+    return DescribedFigure(
+        figure, describe("Maps of Dice (%) over the position of the prompt in one slice", parts)
+    )
 
 
 def _draw_map(ax: Axes, rows: pd.DataFrame, example: Example) -> AxesImage:
-    side = int(rows["side"].iloc[0])
-    height, width = (n * mm for n, mm in zip(example.image.shape, example.spacing, strict=True))
-    where: dict[str, Any] = {"origin": "upper", "extent": (0.0, width, height, 0.0)}
+    side, where = int(rows["side"].iloc[0]), place_in_mm(example)
     values = rows["dice"].to_numpy(float).reshape(side, side) * 100
     image = ax.imshow(values, cmap="viridis", vmin=0, vmax=100, interpolation="nearest", **where)
     draw_contour(ax, example.reference > 0, {"color": "white", "ls": "solid"}, where)
     return image
 
 
-def draw_maps_alt(maps: pd.DataFrame) -> str:
-    """Say what `draw_maps` shows: Dice inside and outside of the organ, for each model."""
-    if maps.empty:
-        return f"Empty figure: {NO_RUNS}."
-    parts = []
-    for (kind, label), rows in maps.groupby(["kind", "label"], sort=False):
-        means = rows.groupby(rows["inside"].astype(bool))["dice"].mean() * 100
-        inside, outside = (means.get(where, float("nan")) for where in (True, False))
-        parts.append(
-            f"{label}, prompted with a {_KINDS[str(kind)]}: mean {inside:.0f} inside, {outside:.0f} outside the organ"
-        )
-    return f"Maps of Dice (%) over the position of the prompt in one slice. {'; '.join(parts)}."
-
-
-def draw_spreads(summary: pd.DataFrame) -> Figure:
+def draw_spreads(summary: pd.DataFrame) -> DescribedFigure:
     """Draw how far apart the masks of many prompts are: a row per model, Dice from the 10th percentile to the best.
 
     ``summary`` has label, kind, low, typical, best: means over slices and cases.
     """
-    if summary.empty:
-        return empty_figure()
-    with styled():
-        figure = Figure((WIDTH, 1.0 + 0.42 * len(summary)), layout="constrained")
-        ax = figure.subplots()
-        names = []
-        for place, row in enumerate(summary.to_dict("records")):
-            label, color = row["label"], method_color(row["label"])
-            ends = row["low"] * 100, row["best"] * 100
-            ax.plot(ends, [place] * 2, color=color, lw=5, alpha=0.35, solid_capstyle="butt")
-            ax.plot(row["typical"] * 100, place, method_marker(label), color=color, ms=7)
-            names.append(f"{label}\nprompt: {_KINDS[row['kind']]}")
-        ax.set_yticks(range(len(names)), names, fontsize=8.5)
-        for tick, label in zip(ax.get_yticklabels(), summary["label"], strict=True):
-            tick.set_color(method_color(label))
-        ax.set(ylim=(len(names) - 0.5, -0.5), xlim=(-3, 100))
-        ax.set_xlabel(f"Dice (%): median, 10th percentile to best\n{_BOX_NOTE}")
-        ax.grid(axis="x")
-        ax.spines["left"].set_visible(False)
-        ax.tick_params(axis="y", length=0)
-    return figure
-
-
-def draw_spreads_alt(summary: pd.DataFrame) -> str:
-    """Say what `draw_spreads` shows."""
-    if summary.empty:
-        return f"Empty figure: {NO_RUNS}."
-    parts = [
-        f"{row['label']}, prompted with a {_KINDS[row['kind']]}: median {row['typical'] * 100:.0f}, "
-        f"from {row['low'] * 100:.0f} to {row['best'] * 100:.0f}"
-        for row in summary.to_dict("records")
+    rows = summary.rename(columns={"typical": "mean", "best": "high"})
+    rows["prompt"] = [
+        f"{label}\nprompt: {_KINDS[kind]}" for label, kind in summary[["label", "kind"]].to_numpy()
     ]
-    return f"Dice (%) over the prompts of a slice, median, and from the 10th percentile to the best. {'; '.join(parts)}."
+    axis = f"Dice (%): median, 10th percentile to best\n{_BOX_NOTE}"
+    return draw_rows(in_unit(rows), axis=axis, row="prompt")
 
 
 _WIDER = {

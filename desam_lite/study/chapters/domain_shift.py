@@ -11,7 +11,7 @@ from scipy.stats import ttest_1samp
 
 from desam_lite.evaluation.statistics import MARGINS, Verdict, decide
 from desam_lite.study.report.sentences import VERDICTS
-from desam_lite.study.report.style import WIDTH, styled
+from desam_lite.study.report.style import WIDTH, DescribedFigure, describe, styled
 
 Counts = npt.NDArray[np.int64]
 GREY_LEVELS = 256
@@ -122,7 +122,7 @@ def median(counts: Counts) -> int:
     return int(np.searchsorted(np.cumsum(counts), counts.sum() / 2))
 
 
-def draw_histograms(counts: Mapping[str, Histogram], organ: str, color: str) -> Figure:
+def draw_histograms(counts: Mapping[str, Histogram], organ: str, color: str) -> DescribedFigure:
     """Draw the histograms of the organ and of what is around it, a row per domain, named by its title."""
     with styled():
         figure = Figure((WIDTH, 0.72 * len(counts) + 0.9), layout="constrained")
@@ -139,13 +139,9 @@ def draw_histograms(counts: Mapping[str, Histogram], organ: str, color: str) -> 
         axes[-1].set_xlabel("intensity (0 to 255)")
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper center", ncols=3)
-    return figure
-
-
-def draw_histograms_alt(counts: Mapping[str, Histogram], organ: str) -> str:
-    """Say what `draw_histograms` shows."""
-    medians = [
-        f"{title}: median {median(own.organ)} in the {organ} and {median(own.rest)} around it"
+    parts = {
+        title: f"median {median(own.organ)} in the {organ} and {median(own.rest)} around it"
         for title, own in counts.items()
-    ]
-    return f"Histograms of intensity in the {organ} and around it, one row per domain. {'; '.join(medians)}."
+    }
+    what = f"Histograms of intensity in the {organ} and around it, one row per domain"
+    return DescribedFigure(figure, describe(what, parts))

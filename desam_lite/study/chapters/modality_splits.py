@@ -1,28 +1,16 @@
 """Several organs: tables and figures of each, and whether one model for all of them is as good as one model each."""
 
-import textwrap
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from desam_lite.evaluation import statistics
 from desam_lite.methods.run_spec import SINGLE_ORGAN
-from desam_lite.study.report.sentences import (
-    count,
-    format_interval,
-    out_of_domain,
-    say_losses,
-)
-from desam_lite.study.report.style import (
-    UNITS,
-    WIDTH,
-    domain_handles,
-    method_color,
-    method_handles,
-    method_marker,
-    styled,
-)
+from desam_lite.study.report.charts import draw_rows, in_unit
+from desam_lite.study.report.sentences import count, format_interval, out_of_domain, say_losses
+from desam_lite.study.report.style import UNITS, DescribedFigure
 
 _CELL = ["label", "source", "target", "in_domain"]
 
@@ -78,46 +66,16 @@ def per_organ_models(
     return table[["organ", *(name for name in table if name != "organ")]]
 
 
-def draw_organs(cells: pd.DataFrame, *, metric: str = "dice") -> Figure:
+def draw_organs(cells: pd.DataFrame, *, metric: str = "dice") -> DescribedFigure:
     """Draw `organ_cells`, a panel per direction: open, the score out of domain; filled, that in domain at the same source."""
-    title, factor = UNITS[metric]
-    away = out_of_domain(cells)
-    directions = list(dict.fromkeys(zip(away["source"], away["target"], strict=True)))
-    names, labels = (list(dict.fromkeys(cells[column])) for column in ("organ", "label"))
-    with styled():
-        figure = Figure((WIDTH, 1.5 + 0.75 * len(names)), layout="constrained")
-        axes = figure.subplots(1, len(directions), sharey=True, squeeze=False)[0]
-        for ax, (source, target) in zip(axes, directions, strict=True):
-            for row in cells[(cells["source"] == source) & cells["target"].isin([source, target])].to_dict(
-                "records"
-            ):
-                label, color = row["label"], method_color(row["label"])
-                y = names.index(row["organ"]) + (labels.index(label) - (len(labels) - 1) / 2) * 0.15
-                face = color
-                if row["target"] == target:
-                    face = "white"
-                    ax.plot([row["low"] * factor, row["high"] * factor], [y, y], color=color, lw=1.6)
-                ax.plot(row["mean"] * factor, y, method_marker(label), color=color, mfc=face, ms=5, mew=1.2)
-            ax.set(title=f"{source} to {target}", xlabel=title)
-            ax.set_xlim(left=0, right=100 if metric == "dice" else None)
-            ax.grid(axis="x")
-        axes[0].set_yticks(range(len(names)), [textwrap.fill(name, 8) for name in names])
-        axes[0].set_ylim(len(names) - 0.5, -0.5)
-        handles = [*method_handles(labels), *domain_handles()]
-        figure.legend(handles=handles, loc="outside upper center", ncols=3, handlelength=1.5)
-    return figure
-
-
-def draw_organs_alt(cells: pd.DataFrame, *, metric: str = "dice") -> str:
-    """Say what `draw_organs` shows: each mean out of domain."""
-    title, factor = UNITS[metric]
-    parts = []
-    for (source, target, label), rows in out_of_domain(cells).groupby(
-        ["source", "target", "label"], sort=False
-    ):
-        values = ", ".join(f"{row['organ']} {row['mean'] * factor:.0f}" for row in rows.to_dict("records"))
-        parts.append(f"{source} to {target}, {label}: {values}")
-    return f"Dot plot of the mean {title} of each organ out of domain: {'; '.join(parts)}."
+    home = cells[cells["in_domain"].astype(bool)].assign(low=np.nan, high=np.nan)
+    panels = [
+        pd.concat([rows, home[home["source"] == source]]).assign(direction=f"{source} to {target}")
+        for (source, target), rows in out_of_domain(cells).groupby(["source", "target"], sort=False)
+    ]
+    look: dict[str, Any] = {"row": "organ", "panel": "direction"}
+    look["limit"] = (0, 100 if metric == "dice" else None)
+    return draw_rows(in_unit(pd.concat(panels), metric), axis=UNITS[metric].title, **look)
 
 
 def say_modalities(

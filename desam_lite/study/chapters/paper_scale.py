@@ -22,7 +22,7 @@ from desam_lite.study.plans import EXPERIMENTS, plan_experiment
 from desam_lite.study.profiles import Profile
 from desam_lite.study.report.benchmark_tables import read_benchmarks
 from desam_lite.study.report.sentences import count
-from desam_lite.study.report.style import WIDTH, styled
+from desam_lite.study.report.style import WIDTH, DescribedFigure, describe, styled
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8": 1}
 """Bytes of one number in each format of stored embeddings."""
@@ -189,7 +189,7 @@ def _hours(hours: float) -> str:
     return f"{hours:,.0f} h" if hours >= 100 else f"{hours:.3g} h"
 
 
-def draw_bytes(table: pd.DataFrame, slices: int) -> Figure:
+def draw_bytes(table: pd.DataFrame, slices: int) -> DescribedFigure:
     """Draw gigabytes (a row per backbone, a column per format) as bars on a logarithmic scale."""
     with styled():
         figure = Figure((WIDTH, 2.9), layout="constrained")
@@ -200,13 +200,8 @@ def draw_bytes(table: pd.DataFrame, slices: int) -> Figure:
         ax.set(xlabel=f"gigabytes for {slices:,} slices", ylabel="", xlim=(None, table.to_numpy().max() * 4))
         ax.invert_yaxis()
         figure.legend(loc="outside upper center", ncols=len(table.columns))
-    return figure
-
-
-def draw_bytes_alt(table: pd.DataFrame, slices: int) -> str:
-    """Say what `draw_bytes` shows."""
-    rows = "; ".join(
-        f"{name}: {', '.join(f'{v:.3g} in {fmt}' for fmt, v in row.items())}"
+    parts = {
+        str(name): ", ".join(f"{value:.3g} in {fmt}" for fmt, value in row.items())
         for name, row in table.iterrows()
-    )
-    return f"Bars: gigabytes of the embeddings of {slices:,} slices. {rows}."
+    }
+    return DescribedFigure(figure, describe(f"Bars: gigabytes of the embeddings of {slices:,} slices", parts))

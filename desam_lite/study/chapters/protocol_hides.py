@@ -21,9 +21,10 @@ from desam_lite.data.tasks import Task
 from desam_lite.evaluation import statistics
 from desam_lite.evaluation.metrics import PUBLISHED_BORDER, PUBLISHED_SIZE, QUIRKS, Mask, Quirks, as_scored
 from desam_lite.study.report.cache import cached_table
+from desam_lite.study.report.charts import draw_curves, draw_rows, in_unit
 from desam_lite.study.report.slice_examples import Example, largest_slice
-from desam_lite.study.report.slice_figures import draw_slice, draw_slices_alt
-from desam_lite.study.report.style import WIDTH, add_legend, method_color, method_marker, styled
+from desam_lite.study.report.slice_figures import draw_slice
+from desam_lite.study.report.style import WIDTH, DescribedFigure, describe, styled
 from desam_lite.study.run import Run
 from desam_lite.utils.files import sha256_file
 from desam_lite.utils.progress import track
@@ -177,7 +178,7 @@ def count_pixels(predicted: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]
     return OrganPixels(true.sum(axis=(1, 2)), (predicted == 1).sum(axis=(1, 2)), counted)
 
 
-def draw_case(example: Example, pixels: OrganPixels, colors: Sequence[str]) -> Figure:
+def draw_case(example: Example, pixels: OrganPixels, colors: Sequence[str]) -> DescribedFigure:
     """Draw one slice with the border of the published protocol, and beside it how much organ there is in every slice."""
     lines: list[tuple[Any, dict[str, Any]]] = [
         (pixels.predicted, {"color": colors[0], "ls": "-", "label": "prediction"}),
@@ -202,83 +203,30 @@ def draw_case(example: Example, pixels: OrganPixels, colors: Sequence[str]) -> F
         handles = [Line2D([], [], lw=2, **line) for _, line in lines]
         handles.append(Patch(color=_NOT_SCORED, label="not scored when published"))  # type: ignore[arg-type]
         figure.legend(handles=handles, loc="outside upper center", ncols=3, handlelength=1.8)
-    return figure
-
-
-def draw_case_alt(example: Example, pixels: OrganPixels) -> str:
-    """Say what `draw_case` shows, in numbers."""
     outside = np.ones(len(pixels.true), bool)
     outside[list(pixels.counted)] = False
-    return (
-        f"{draw_slices_alt([example], {'organ': ''})} The published protocol scores {len(pixels.counted)} of "
-        f"{len(pixels.true)} slices; in the others the prediction has {pixels.predicted[outside].sum()} pixels and the "
-        f"reference {pixels.true[outside].sum()}."
+    said = (
+        f"the published protocol scores {len(pixels.counted)} of {len(outside)} slices; in the others the prediction has "
+        f"{pixels.predicted[outside].sum()} pixels and the reference {pixels.true[outside].sum()}"
     )
+    parts = {f"{example.title}, {example.note}": said}
+    return DescribedFigure(figure, describe("One slice, and the pixels of organ in each", parts))
 
 
-def draw_ladder(steps: pd.DataFrame) -> Figure:
+def draw_ladder(steps: pd.DataFrame) -> DescribedFigure:
     """Draw the mean Dice of each method out of domain at every step of `LADDER`, with 95 % intervals."""
-    away = steps[~steps["in_domain"].astype(bool)]
-    labels = list(dict.fromkeys(away["label"]))
-    with styled():
-        figure = Figure((WIDTH, 4.2), layout="constrained")
-        ax = figure.subplots()
-        handles = []
-        for number, label in enumerate(labels):
-            own = away[away["label"] == label].set_index("protocol").reindex(list(LADDER))
-            x = np.arange(len(LADDER)) + 0.06 * (number - (len(labels) - 1) / 2)
-            color = method_color(label)
-            look = {"color": color, "marker": method_marker(label), "ms": 5.5, "label": label}
-            handles += ax.plot(x, own["mean"] * 100, lw=1.6, **look)
-            ax.vlines(x, own["low"] * 100, own["high"] * 100, color=color, lw=1.2, alpha=0.55)
-        words = [f"{name}\n{textwrap.fill(STEPS[name], 15)}" for name in LADDER]
-        ax.set_xticks(range(len(LADDER)), words, fontsize=8)
-        ax.set(ylabel="Dice (%), out of domain", ylim=(0, 100))
-        ax.grid(axis="y")
-        columns = min(3, len(handles))
-        figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=2.2)
-    return figure
+    away = in_unit(steps[~steps["in_domain"].astype(bool)])
+    words = {name: f"{name}\n{textwrap.fill(STEPS[name], 15)}" for name in LADDER}
+    axes = ("protocol", "Dice (%), out of domain")
+    return draw_curves(away.replace({"protocol": words}), "protocol", axes=axes, limit=(0, 100), height=3.6)
 
 
-def draw_ladder_alt(steps: pd.DataFrame) -> str:
-    """Say what `draw_ladder` shows: the means of each method along the steps."""
-    away = steps[~steps["in_domain"].astype(bool)]
-    parts = [
-        f"{label} {', '.join(f'{mean * 100:.0f}' for mean in rows['mean'])}"
-        for label, rows in away.groupby("label", sort=False)
-    ]
-    return f"Mean Dice (%) out of domain under {', '.join(LADDER)}, in this order: {'; '.join(parts)}."
-
-
-def draw_scorings(scorings: pd.DataFrame) -> Figure:
-    """Draw for each method its mean out of domain by every way of counting: a dot each, filled where slices are pooled."""
-    labels = list(dict.fromkeys(scorings["label"]))
-    with styled():
-        figure = Figure((WIDTH, 1.3 + 0.5 * len(labels)), layout="constrained")
-        ax = figure.subplots()
-        for row, label in enumerate(labels):
-            own = scorings[scorings["label"] == label]
-            color = method_color(label)
-            ax.plot([own["mean"].min() * 100, own["mean"].max() * 100], [row, row], color=color, lw=1)
-            for pooling, height, face in (("patient", row - 0.1, color), ("slice", row + 0.1, "white")):
-                values = own[own["pooling"] == pooling]["mean"] * 100
-                ax.plot(values, np.full(len(values), height), "o", ms=5, color=color, mfc=face, mew=1.2)
-        ax.set_yticks(range(len(labels)), [textwrap.fill(label, 16) for label in labels])
-        for tick, label in zip(ax.get_yticklabels(), labels, strict=True):
-            tick.set(color=method_color(label), fontweight="bold")
-        ax.set(ylim=(len(labels) - 0.5, -0.5), xlim=(0, 100))
-        ax.set_xlabel("Dice (%), out of domain: one dot per protocol and averaging rule")
-        ax.grid(axis="x")
-        ax.tick_params(axis="y", length=0)
-        dot: dict[str, Any] = {"color": _REFERENCE, "marker": "o", "ms": 5, "ls": "none"}
-        faces = (("slices pooled per patient", _REFERENCE), ("mean of slices", "white"))
-        add_legend(figure, [Line2D([], [], mfc=face, label=name, **dot) for name, face in faces])
-    return figure
-
-
-def draw_scorings_alt(scorings: pd.DataFrame) -> str:
-    """Say what `draw_scorings` shows: the lowest and highest mean of each method."""
-    ranges = scorings.groupby("label", sort=False)["mean"].agg(["min", "max"]) * 100
-    parts = [f"{label} {row['min']:.0f} to {row['max']:.0f}" for label, row in ranges.iterrows()]
-    count = len(scorings) // scorings["label"].nunique()
-    return f"Range of the mean Dice (%) out of domain over {count} ways of scoring: {'; '.join(parts)}."
+def draw_scorings(scorings: pd.DataFrame) -> DescribedFigure:
+    """Draw for each method the range of its means out of domain over all ways of scoring, filled where slices are pooled."""
+    dots = in_unit(scorings.assign(in_domain=scorings["pooling"] == "patient"))
+    ranges = (
+        dots.groupby(["label", "in_domain"], sort=False)["mean"].agg(["mean", "min", "max"]).reset_index()
+    )
+    axis = "Dice (%), out of domain: mean and range\nover protocols and averaging rules"
+    faces = ("slices pooled per patient", "mean of slices")
+    return draw_rows(ranges.rename(columns={"min": "low", "max": "high"}), dots, axis=axis, faces=faces)

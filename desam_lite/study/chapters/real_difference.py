@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from matplotlib.colors import to_hex
 from scipy.stats import wilcoxon
 
 from desam_lite.evaluation import statistics
 from desam_lite.evaluation.statistics import Cube, Floats
+from desam_lite.study.report.charts import draw_curves, draw_rows
 from desam_lite.study.report.sentences import count
-from desam_lite.study.report.style import UNITS, WIDTH, add_legend, styled
+from desam_lite.study.report.style import UNITS, DescribedFigure
 from desam_lite.utils.errors import StudyError
 
 SIGNIFICANT = 0.05
@@ -26,7 +26,7 @@ SIGNIFICANT = 0.05
 RATES = {"p": "p below 0.05, models taken as fixed", "rule": "the decision rule"}
 """Two ways to call a difference, as the legend names them."""
 
-_SAME, _OTHER = "#0072b2", "#d55e00"
+_WINNERS = {"same winner": "#0072b2", "other winner": "#d55e00", "all seeds and cases": "#000000"}
 
 
 def pairs_of(scores: pd.DataFrame, *, control: str = "Prior", most: int = 5) -> list[tuple[str, str]]:
@@ -279,123 +279,45 @@ def say_alarms(none: pd.DataFrame) -> str:
     return f"False alarms of the p value and of the rule: {', '.join(parts)}."
 
 
-def draw_widths(widths: pd.DataFrame, *, metric: str = "dice") -> Figure:
+def draw_widths(widths: pd.DataFrame, *, metric: str = "dice") -> DescribedFigure:
     """Draw how wide the interval of a difference is with more patients per target, a line per number of seeds."""
     title, factor = UNITS[metric]
-    by_seeds = widths.pivot(index="cases", columns="seeds", values="width") * factor
-    shades = mpl.colormaps["viridis"](np.linspace(0.75, 0.1, by_seeds.shape[1]))
-    with styled():
-        figure = Figure((WIDTH, 3.4), layout="constrained")
-        ax = figure.subplots()
-        for (seeds, line), color in zip(by_seeds.items(), shades, strict=True):
-            ax.plot(line, "o-", color=color, lw=1.8, ms=5, label=count(int(str(seeds)), "seed"))
-        ax.set_xscale("log", base=2)
-        ax.set_xticks(by_seeds.index, [str(size) for size in by_seeds.index])
-        ax.minorticks_off()
-        ax.set_ylim(bottom=0)
-        ax.set(xlabel="patients per target", ylabel=f"width of the 95 % interval\n{title}")
-        ax.grid(axis="y")
-        figure.legend(loc="outside upper center", ncols=min(5, by_seeds.shape[1]))
-    return figure
-
-
-def draw_widths_alt(widths: pd.DataFrame, *, metric: str = "dice") -> str:
-    """Say what `draw_widths` shows: the widest and the narrowest interval."""
-    title, factor = UNITS[metric]
-    ends = [
-        f"{row['width'] * factor:.1f} with {count(row['seeds'], 'seed')} and {count(row['cases'], 'patient')} per target"
-        for row in (widths.iloc[0], widths.iloc[-1])
-    ]
-    return f"Width of the 95 % interval of a difference in {title}: {' to '.join(ends)}."
+    rows = widths.assign(width=widths["width"] * factor, cases=widths["cases"].astype(str))
+    rows["label"] = [count(seeds, "seed") for seeds in widths["seeds"]]
+    shades = mpl.colormaps["viridis"](np.linspace(0.75, 0.1, rows["label"].nunique()))
+    colors = {label: to_hex(shade) for label, shade in zip(rows["label"].unique(), shades, strict=True)}
+    axes = ("patients per target", f"width of the 95 % interval\n{title}")
+    return draw_curves(rows, "cases", "width", axes=axes, colors=colors, height=2.8)
 
 
 def draw_studies(
     studies: Mapping[str, Floats], whole: Mapping[str, float], *, metric: str = "dice"
-) -> Figure:
+) -> DescribedFigure:
     """Draw what many small studies would have reported, a row per comparison, with the mean of all seeds and cases.
 
     Both have comparisons as keys: ``studies`` the mean differences of `small_studies`, ``whole`` that of everything.
     """
     title, factor = UNITS[metric]
-    with styled():
-        figure = Figure((WIDTH, 1.3 + 0.6 * len(studies)), layout="constrained")
-        ax = figure.subplots()
-        jitter = np.random.default_rng(0)
-        for row, (name, reported) in enumerate(studies.items()):
-            other = np.sign(reported) != np.sign(whole[name])
-            heights = row + jitter.uniform(-0.28, 0.28, len(reported))
-            for chosen, color in ((~other, _SAME), (other, _OTHER)):
-                dots: dict[str, Any] = {"ms": 2.5, "color": color, "alpha": 0.5, "mew": 0}
-                ax.plot(reported[chosen] * factor, heights[chosen], ".", **dots)
-            ax.plot([whole[name] * factor] * 2, [row - 0.36, row + 0.36], color="black", lw=2)
-            beyond = ax.get_yaxis_transform()
-            ax.text(1.01, row, f"{other.mean():.0%}", transform=beyond, va="center", color=_OTHER)
-        ax.axvline(0, color="#666666", lw=1)
-        ax.set_yticks(range(len(studies)), list(studies))
-        ax.set_ylim(len(studies) - 0.45, -0.55)
-        ax.set_xlabel(f"difference in {title} that a small study reports")
-        ax.tick_params(axis="y", length=0)
-        winners = {"same winner": _SAME, "other winner": _OTHER}
-        marks = [
-            Line2D([], [], color=c, marker=".", ls="none", ms=8, label=name) for name, c in winners.items()
-        ]
-        add_legend(figure, [*marks, Line2D([], [], color="black", lw=2, label="all seeds and cases")])
-    return figure
+    frames, means = [], []
+    for name, reported in studies.items():
+        other = np.sign(reported) != np.sign(whole[name])
+        winners = np.where(other, "other winner", "same winner")
+        frames.append(pd.DataFrame({"pair": name, "label": winners, "mean": reported * factor}))
+        row = {"pair": name, "label": "all seeds and cases", "mean": whole[name] * factor}
+        means.append(row | {"low": np.nan, "high": np.nan, "note": f"{other.mean():.0%}"})
+    axis = f"difference in {title} that a small study reports\nright: share with the other winner"
+    look: dict[str, Any] = {"row": "pair", "colors": _WINNERS, "limit": (None, None)}
+    return draw_rows(pd.DataFrame(means), pd.concat(frames, ignore_index=True), axis=axis, **look)
 
 
-def draw_studies_alt(
-    studies: Mapping[str, Floats], whole: Mapping[str, float], *, metric: str = "dice"
-) -> str:
-    """Say what `draw_studies` shows: for each comparison the whole, the range of small studies, and how many differ."""
-    title, factor = UNITS[metric]
-    parts = [
-        f"{' '.join(name.split())} {whole[name] * factor:+.1f}, small studies {reported.min() * factor:+.1f} to "
-        f"{reported.max() * factor:+.1f}, {(np.sign(reported) != np.sign(whole[name])).mean():.0%} with the other winner"
-        for name, reported in studies.items()
-    ]
-    return f"Differences in {title} reported by small studies, a row per comparison: {'; '.join(parts)}."
-
-
-def draw_rates(rates: pd.DataFrame, *, metric: str = "dice") -> Figure:
+def draw_rates(rates: pd.DataFrame, *, metric: str = "dice") -> DescribedFigure:
     """Draw how often a p value and the decision rule call a difference, by its true size: a panel per number of seeds.
 
     ``rates`` has ``seeds``, ``effect`` (in the unit of the axis), and the shares ``p`` and ``rule``.
     """
-    groups = list(rates.groupby("seeds"))
-    with styled():
-        figure = Figure((WIDTH, 3.2), layout="constrained")
-        axes = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
-        for ax, (seeds, frame) in zip(axes, groups, strict=True):
-            for name, color, marker in (("p", _OTHER, "s"), ("rule", _SAME, "o")):
-                ax.plot(
-                    frame["effect"],
-                    frame[name] * 100,
-                    f"{marker}-",
-                    color=color,
-                    ms=5,
-                    lw=1.8,
-                    label=RATES[name],
-                )
-            ax.axhline(SIGNIFICANT * 100, color="#666666", lw=1, ls=":")
-            ax.set(
-                ylim=(0, 102),
-                title=count(int(str(seeds)), "seed"),
-                xlabel=f"true difference\n{UNITS[metric][0]}",
-            )
-            ax.grid(axis="y")
-        axes[0].set_ylabel("studies that report it (%)")
-        add_legend(figure, axes[0].get_lines()[:2])
-    return figure
-
-
-def draw_rates_alt(rates: pd.DataFrame) -> str:
-    """Say what `draw_rates` shows: false alarms without a difference, and what is found of the largest."""
-    parts = [
-        f"{count(int(str(seeds)), 'seed')}: "
-        + ", ".join(
-            f"{RATES[name]} {frame[name].iloc[0]:.0%} and {frame[name].iloc[-1]:.0%}" for name in RATES
-        )
-        for seeds, frame in rates.groupby("seeds")
-    ]
-    ends = f"{rates['effect'].iloc[0]:g} and {rates['effect'].iloc[-1]:g}"
-    return f"Share of simulated studies that report a true difference of {ends}: {'; '.join(parts)}."
+    rows = rates.melt(["seeds", "effect"], list(RATES), "label", "share").replace({"label": RATES})
+    rows = rows.assign(share=rows["share"] * 100, panel=[count(seeds, "seed") for seeds in rows["seeds"]])
+    axes = (f"true difference, {UNITS[metric].title}", "studies that report it (%)")
+    colors = dict(zip(RATES.values(), ("#d55e00", "#0072b2"), strict=True))
+    look: dict[str, Any] = {"panel": "panel", "colors": colors, "limit": (0, 102), "height": 2.5}
+    return draw_curves(rows, "effect", "share", axes=axes, aims={"nominal": SIGNIFICANT * 100}, **look)

@@ -6,8 +6,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from desam_lite.evaluation.metrics import Mask
 from desam_lite.model.prompts import ImageEmbeddings, Prompts
@@ -15,10 +13,7 @@ from desam_lite.model.resize import scaled_size, unfit_square
 from desam_lite.model.sam_decoder import SAM
 from desam_lite.study.report.slice_examples import Example
 from desam_lite.study.report.slice_figures import draw_slices
-from desam_lite.study.report.style import WIDTH, styled
-
-_DPI_OF_SLICES = 110
-_CLICK_COLOR = "#56b4e9"
+from desam_lite.study.report.style import DescribedFigure
 
 
 class PromptedMasks(NamedTuple):
@@ -81,85 +76,42 @@ def predict_masks_of(
         assert out.iou is not None
         first = min(1, n_masks - 1)
         logits = unfit_square(out.mask_logits[:, first:], example.image.shape, model.image_size)
-        masks = (logits[0] > 0).numpy()
-        dice = [_slice_dice(mask, example.reference == 1) for mask in masks]
+        masks, true = (logits[0] > 0).numpy(), example.reference == 1
+        dice = [2 * (mask & true).sum() / max(mask.sum() + true.sum(), 1) for mask in masks]
         iou = out.iou[0, first:].double().numpy()
         predictions.append(PromptedMasks(title, prompt, masks, iou, np.array(dice)))
     return predictions
 
 
-def _slice_dice(mask: Mask, reference: Mask) -> float:
-    pixels = int(mask.sum() + reference.sum())
-    return 2 * int((mask & reference).sum()) / pixels if pixels else 1.0
-
-
-def feature_images(
-    model: SAM, embeddings: ImageEmbeddings, example: Example
-) -> dict[str, npt.NDArray[np.float64]]:
-    """Turn each of the encoder's maps into an image ``(h, w, 3)`` from 0 to 1: its first three principal components."""
-    height, width = scaled_size(example.image.shape, model.image_size)
-    rows, columns = (max(1, side * model.embedding_size // model.image_size) for side in (height, width))
+def draw_features(model: SAM, embeddings: ImageEmbeddings, example: Example) -> DescribedFigure:
+    """Draw a slice and, beside it, the first principal component of each of the encoder's maps in grey, stretched."""
+    size = scaled_size(example.image.shape, model.image_size)
+    rows, columns = (max(1, side * model.embedding_size // model.image_size) for side in size)
+    shown = [example._replace(title=example.title.split(" (")[0], note="", reference=0 * example.reference)]
     maps = {f"level {i}": level for i, level in enumerate(embeddings.levels)} | {"neck": embeddings.neck}
-    return {name: _components(m[0, :, :rows, :columns].double().numpy()) for name, m in maps.items()}
+    spacing = (example.image.shape[0] / rows, example.image.shape[1] / columns)
+    for name, features in maps.items():
+        flat = features[0, :, :rows, :columns].double().flatten(1)
+        component = torch.pca_lowrank(flat.T, q=1)[0].view(rows, columns)
+        low, high = component.quantile(0.02), component.quantile(0.98)
+        grey = ((component - low) / (high - low).clamp_min(1e-12)).clamp(0, 1) * 255
+        image = grey.round().byte().numpy()
+        note = f"{rows} x {columns} cells"
+        shown.append(Example(name, note, image, np.zeros_like(image), None, spacing))
+    return draw_slices(shown, {}, columns=len(shown))
 
 
-def _components(features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the first three principal components of ``(C, h, w)`` as ``(h, w, 3)``, each stretched to 0..1."""
-    flat = features.reshape(len(features), -1)
-    _, _, axes = np.linalg.svd(flat - flat.mean(axis=1, keepdims=True), full_matrices=False)
-    low, high = np.percentile(axes[:3], [2, 98], axis=1, keepdims=True)
-    shown = np.clip((axes[:3] - low) / np.maximum(high - low, 1e-12), 0, 1)
-    return np.moveaxis(shown.reshape(3, *features.shape[1:]), 0, -1)
-
-
-def draw_features(example: Example, images: Mapping[str, npt.NDArray[np.float64]]) -> Figure:
-    """Draw a slice and, beside it, each map in false colours."""
-    with styled():
-        figure = Figure((WIDTH, WIDTH / (len(images) + 1) + 0.45), dpi=_DPI_OF_SLICES, layout="constrained")
-        axes = figure.subplots(1, len(images) + 1)
-        axes[0].imshow(example.image, cmap="gray", vmin=0, vmax=255)
-        for ax, image in zip(axes[1:], images.values(), strict=True):
-            ax.imshow(image, interpolation="nearest")
-        for ax, title in zip(axes, [example.title.split(" (")[0], *images], strict=True):
-            ax.set_title(title, fontsize=9)
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
-    return figure
-
-
-def draw_features_alt(example: Example, images: Mapping[str, npt.NDArray[np.float64]]) -> str:
-    """Say what `draw_features` shows."""
-    sides = "; ".join(f"{name}: {image.shape[0]} x {image.shape[1]} cells" for name, image in images.items())
-    return f"A slice of {example.title} and the encoder's maps of it in false colours. {sides}."
-
-
-def draw_predictions_of(
-    model: SAM, example: Example, predictions: Sequence[PromptedMasks], organs: Mapping[str, str]
-) -> Figure:
-    """Draw the best mask of each prompt as a contour, with the prompt and the reference (dashed)."""
-    examples = [
-        example._replace(
-            title=p.title, note=f"Dice {p.dice[p.best]:.0%}", prediction=p.masks[p.best].astype(np.uint8)
-        )
-        for p in predictions
-    ]
-    figure = draw_slices(examples, organs)
-    y_mm, x_mm = (step * max(example.image.shape) / model.image_size for step in example.spacing)
-    for ax, prediction in zip(figure.axes, predictions, strict=False):
-        prompt = prediction.prompt
-        if prompt.xy is not None and prompt.labels is not None:
-            for (x, y), label in zip(prompt.xy[0].tolist(), prompt.labels[0].tolist(), strict=True):
-                mark = "P" if label else "X"
-                ax.plot(x * x_mm, y * y_mm, mark, ms=8, color=_CLICK_COLOR, mec="black", mew=0.8)
-            continue
-        whole = [0, 0, model.image_size, model.image_size]
-        left, top, right, bottom = whole if prompt.xyxy is None else prompt.xyxy[0].tolist()
-        corner, size = (left * x_mm, top * y_mm), ((right - left) * x_mm, (bottom - top) * y_mm)
-        ax.add_patch(Rectangle(corner, *size, fill=False, ec=_CLICK_COLOR, lw=1.6)).set_clip_on(False)
-    return figure
-
-
-def draw_predictions_of_alt(example: Example, predictions: Sequence[PromptedMasks]) -> str:
-    """Say what `draw_predictions_of` shows."""
-    parts = "; ".join(f"{p.title}: Dice {p.dice[p.best]:.0%}" for p in predictions)
-    return f"SAM's masks in a slice of {example.title} for {len(predictions)} prompts. {parts}."
+def prompted_examples(model: SAM, example: Example, predictions: Sequence[PromptedMasks]) -> list[Example]:
+    """Return the slice with the best mask of each prompt, and the prompt, to be drawn."""
+    examples = []
+    scale, limits = max(example.image.shape) / model.image_size, np.tile(example.image.shape[::-1], 2)
+    for p in predictions:
+        if p.prompt.xy is not None and p.prompt.labels is not None:
+            prompt = torch.cat([p.prompt.xy[0] * scale, p.prompt.labels[0, :, None]], 1).double().numpy()
+        else:
+            whole = [0, 0, model.image_size, model.image_size]
+            corners = whole if p.prompt.xyxy is None else p.prompt.xyxy[0].tolist()
+            prompt = np.clip(np.array(corners) * scale, 0, limits)
+        mask, note = p.masks[p.best].astype(np.uint8), f"Dice {p.dice[p.best]:.0%}"
+        examples.append(example._replace(title=p.title, note=note, prediction=mask, prompt=prompt))
+    return examples

@@ -27,9 +27,9 @@ from desam_lite.methods import TrainedModel, load_predictor
 from desam_lite.methods.prompted import PromptedMethod
 from desam_lite.model.prompts import ImageEmbeddings
 from desam_lite.study.report.cache import cached_table
-from desam_lite.study.report.notebook import DescribedFigure
 from desam_lite.study.report.slice_examples import Example, largest_slice
-from desam_lite.study.report.slice_figures import draw_slices, draw_slices_alt
+from desam_lite.study.report.slice_figures import draw_slices
+from desam_lite.study.report.style import DescribedFigure
 from desam_lite.study.report.tables import Table
 from desam_lite.study.run import Run
 from desam_lite.synthetic.phantoms import Site, dial_names, dialled, make_case
@@ -260,7 +260,7 @@ def slider_picture(
     turned = {name: part for name, part in positions.items() if part}
     title = ", ".join(f"{name.replace('_', ' ')} {part:g}" for name, part in turned.items())
     examples = [show_patient(shift, patient, turned, title or f"as {shift.source}")]
-    return DescribedFigure(draw_slices(examples, organs), draw_slices_alt(examples, organs))
+    return draw_slices(examples, organs)
 
 
 def say_dials(lost: pd.DataFrame, source: str, target: str, *, control: str = "Prior") -> str:

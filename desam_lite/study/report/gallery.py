@@ -13,11 +13,10 @@ import numpy as np
 import pandas as pd
 
 from desam_lite.evaluation.statistics import METRICS
-from desam_lite.study.report.notebook import DescribedFigure, encode_png
 from desam_lite.study.report.sentences import count
 from desam_lite.study.report.slice_examples import Example, case_example
-from desam_lite.study.report.slice_figures import draw_slices, draw_slices_alt
-from desam_lite.study.report.style import NO_RUNS, UNITS
+from desam_lite.study.report.slice_figures import draw_slices
+from desam_lite.study.report.style import NO_RUNS, UNITS, DescribedFigure
 from desam_lite.utils.errors import StudyError
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ def farthest_behind(
     for label, target in margins[["label", "target"]].head(1).to_numpy(str):
         labels = list(dict.fromkeys([label, *others]))
         examples = comparison_examples(task, runs, scores, choose_cases_at(scores, labels, target), labels)
-    return DescribedFigure(draw_slices(examples, organs, columns=2), draw_slices_alt(examples, organs))
+    return draw_slices(examples, organs, columns=2)
 
 
 class DomainFailures(NamedTuple):
@@ -138,20 +137,19 @@ class Gallery:
         return "\n".join(map(self._details, self.entries)) or f"<p>{NO_RUNS}</p>"
 
     def __repr__(self) -> str:
-        lines = [f"{e.title} ({e.summary}): {draw_slices_alt(e.examples, self.organs)}" for e in self.entries]
+        lines = [f"{e.title} ({e.summary}): {self._draw(e).alt}" for e in self.entries]
         return "\n".join(lines) or NO_RUNS
 
+    def _draw(self, entry: DomainFailures) -> DescribedFigure:
+        return draw_slices(entry.examples, self.organs, columns=self.columns, crop=True)
+
     def _details(self, entry: DomainFailures) -> str:
-        figure = draw_slices(entry.examples, self.organs, columns=self.columns, crop=True)
+        drawn = self._draw(entry)
         images = sum(len(entry.examples) for entry in self.entries)
-        figure.set_dpi(_PAGE_DPI * min(1.0, (_PAGE_IMAGES / images) ** 0.5))
-        data = base64.b64encode(encode_png(figure)).decode()
-        alt, width = (
-            html.escape(draw_slices_alt(entry.examples, self.organs)),
-            round(figure.get_figwidth() * 100),
-        )
+        drawn.figure.set_dpi(_PAGE_DPI * min(1.0, (_PAGE_IMAGES / images) ** 0.5))
+        data, width = base64.b64encode(drawn.encode_png()).decode(), round(drawn.figure.get_figwidth() * 100)
         heading = f"<strong>{html.escape(entry.title)}</strong> ({html.escape(entry.summary)})"
-        image = f'<img src="data:image/png;base64,{data}" alt="{alt}" width="{width}">'
+        image = f'<img src="data:image/png;base64,{data}" alt="{html.escape(drawn.alt)}" width="{width}">'
         return f"<details class='gallery'><summary>{heading}</summary>{image}</details>"
 
 

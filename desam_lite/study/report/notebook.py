@@ -1,20 +1,14 @@
-"""What every notebook of the study needs: a start, data that are ready, figures with their alternative texts."""
+"""What every notebook of the study needs: a start, and data that are ready."""
 
-import base64
-import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from PIL import Image
 
 from desam_lite.data.manifest import load_manifest
 from desam_lite.study.plans import project_root, study_root
 from desam_lite.utils.errors import StudyError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from desam_lite.data.tasks import Task
     from desam_lite.study.profiles import Profile
 
@@ -40,31 +34,6 @@ def is_interactive() -> bool:
 
     kernel = getattr(get_ipython(), "kernel", None)
     return bool(getattr(kernel, "_allow_stdin", False))
-
-
-class DescribedFigure:
-    """A figure with its alternative text, as Jupyter displays it; the book takes the text from there."""
-
-    def __init__(self, figure: "Figure", alt: str):
-        self.figure = figure
-        self.alt = alt
-
-    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        width = round(self.figure.get_figwidth() * 100)
-        data = {"image/png": base64.b64encode(encode_png(self.figure)).decode(), "text/plain": self.alt}
-        return data, {"image/png": {"alt": self.alt, "width": width}}
-
-
-def encode_png(figure: "Figure") -> bytes:
-    """Draw a figure in 256 colours, chosen so that even the rarest keeps its hue: half the bytes of all colours."""
-    drawn, packed = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi="figure")
-    with Image.open(drawn) as image:
-        few = image.convert("RGB").quantize(
-            256, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE
-        )
-    few.save(packed, "png", optimize=True)
-    return packed.getvalue()
 
 
 def open_study(manifest: Path | str, data_root: str, workspace: Path | str, profile: "Profile") -> "Task":

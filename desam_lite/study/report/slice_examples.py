@@ -27,6 +27,7 @@ class Example(NamedTuple):
         reference: ``(H, W)`` uint8, organ ids.
         prediction: ``(H, W)`` uint8, organ ids; None where only the reference is to be shown.
         spacing: ``(y, x)`` in mm.
+        prompt: A box ``(4,)``, or clicks ``(N, 3)``: x, y, and 1 inside or 0 outside the object; pixels of the slice.
     """
 
     title: str
@@ -35,6 +36,7 @@ class Example(NamedTuple):
     reference: Image
     prediction: Image | None
     spacing: tuple[float, float]
+    prompt: npt.NDArray[np.float64] | None = None
 
 
 def largest_slice(labels: Image) -> int:

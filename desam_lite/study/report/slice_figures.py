@@ -7,6 +7,7 @@ shape in millimetres; contours never hide what is under them; an organ has the m
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, Literal
 
 import numpy as np
@@ -15,11 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 from desam_lite.study.report.sentences import count
 from desam_lite.study.report.slice_examples import Example
-from desam_lite.study.report.style import EMPTY_ALT, WIDTH, add_legend, empty_figure, styled
+from desam_lite.study.report.style import WIDTH, DescribedFigure, add_legend, empty_figure, styled
 
 Crop = bool | Literal["reference"]
 """Whether to show only the surroundings of the organs; "reference": of the reference's, so that one slice has one frame."""
@@ -28,55 +30,54 @@ _DPI = 110  # enough for slices of some 200 pixels, and a page stays under 1 MB
 _LETTERS = 11  # of a title, on an inch: longer ones would run into their neighbours
 _MANY = 18  # more images than this in one figure are drawn smaller, for the same reason
 _REFERENCE: dict[str, Any] = {"color": "white", "ls": (0, (2, 1.5))}
+_INSIDE, _OUTSIDE = "#56b4e9", "#d55e00"  # clicks
 _LEAST_CROP = 0.45  # of the longer side of the image is shown at least
 
 
 def draw_slices(
-    examples: Sequence[Example], organs: Mapping[str, str], *, columns: int = 3, crop: Crop = False
-) -> Figure:
-    """Draw slices in rows with the contours of organs (name -> colour, in the order of the ids).
+    examples: Sequence[Example | None],
+    organs: Mapping[str, str],
+    *,
+    columns: int = 3,
+    crop: Crop = False,
+    width: float = WIDTH,
+    title: str = "",
+) -> DescribedFigure:
+    """Draw slices in rows with the contours of organs (name -> colour, in the order of the ids); None leaves a place empty.
 
     Without predictions, the reference is a solid line in the organ's colour. With them, the prediction is that line and the
-    reference is a dashed white one.
+    reference is a dashed white one. ``width`` is in inches.
     """
-    if not examples:
+    shown = [example for example in examples if example is not None]
+    if not shown:
         return empty_figure()
     columns = min(columns, len(examples))
     rows = math.ceil(len(examples) / columns)
+    kinds = {"prediction": any(example.prediction is not None for example in shown)}
+    kinds["reference"] = any(example.reference.any() for example in shown)
+    contours = [kind for kind, drawn in kinds.items() if drawn]
     with styled():
-        height = 0.35 + rows * (WIDTH / columns + 0.42)
+        size = (width, 0.35 + rows * (width / columns + 0.42))
         dpi = _DPI * min(1.0, math.sqrt(_MANY / len(examples)))
-        figure = Figure((WIDTH, height), dpi=dpi, layout=ConstrainedLayoutEngine(h_pad=0.09))
+        figure = Figure(size, dpi=dpi, layout=ConstrainedLayoutEngine(h_pad=0.09))
+        letters = int(_LETTERS * width / columns)
         axes = figure.subplots(rows, columns, squeeze=False)
-        for ax in axes.flat[len(examples) :]:
-            ax.set_axis_off()
-        letters = int(_LETTERS * WIDTH / columns)
-        for ax, example in zip(axes.flat, examples, strict=False):
-            title = "\n".join(textwrap.fill(line, letters) for line in example.title.splitlines())
-            draw_slice(ax, example._replace(title=title), list(organs.values()), crop=crop)
-        add_legend(
-            figure, _contour_handles(organs, any(example.prediction is not None for example in examples))
-        )
-    return figure
-
-
-def draw_slices_alt(examples: Sequence[Example], organs: Mapping[str, str]) -> str:
-    """Tell what `draw_slices` shows."""
-    if not examples:
-        return EMPTY_ALT
-    compared = any(example.prediction is not None for example in examples)
-    contours = "contours of prediction and reference" if compared else "the reference contour"
-    listed = "; ".join(" ".join(f"{ex.title}, {ex.note}".split()).strip(", ") for ex in examples)
-    return f"{count(len(examples), 'axial slice')} with {contours} of {', '.join(organs)}: {listed}."
+        for ax, example in zip_longest(axes.flat, examples):
+            if example is None:
+                ax.set_axis_off()
+                continue
+            wrapped = "\n".join(textwrap.fill(line, letters) for line in example.title.splitlines())
+            draw_slice(ax, example._replace(title=wrapped), list(organs.values()), crop=crop)
+        figure.suptitle(title, fontsize=11, wrap=True)
+        add_legend(figure, _contour_handles(organs, contours))
+    listed = "; ".join(" ".join(f"{ex.title}, {ex.note}".split()).strip(", ") for ex in shown)
+    drawn = f" with contours of {' and '.join(contours)} of {', '.join(organs)}" if contours else ""
+    return DescribedFigure(figure, f"{count(len(shown), 'image')}{drawn}: {listed}.")
 
 
 def draw_slice(ax: Axes, example: Example, colors: Sequence[str], *, crop: Crop = False) -> None:
     """Draw one slice with the contours of organs 1..K into a part of a figure."""
-    height, width = (side * mm for side, mm in zip(example.image.shape, example.spacing, strict=True))
-    where: dict[str, Any] = {
-        "origin": "upper",
-        "extent": (0.0, width, height, 0.0),
-    }  # mm, so that pixels keep their shape
+    where = place_in_mm(example)
     ax.imshow(example.image, cmap="gray", vmin=0, vmax=255, interpolation="nearest", **where)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
@@ -92,8 +93,30 @@ def draw_slice(ax: Axes, example: Example, colors: Sequence[str], *, crop: Crop 
             example.reference if example.prediction is None or crop == "reference" else example.prediction
         )
         _zoom(ax, (example.reference > 0) | (predicted > 0), example.spacing)
+    if example.prompt is not None:
+        y, x = example.spacing
+        _draw_prompt(ax, example.prompt * ((x, y, x, y) if example.prompt.ndim == 1 else (x, y, 1)))
     ax.set_title(example.title, pad=4)
     ax.set_xlabel(example.note, fontsize=8.5, color="#444444")
+
+
+def place_in_mm(example: Example) -> dict[str, Any]:
+    """Return where `imshow` puts an image of this slice: in millimetres, so that pixels keep their shape."""
+    height, width = (side * mm for side, mm in zip(example.image.shape, example.spacing, strict=True))
+    return {"origin": "upper", "extent": (0.0, width, height, 0.0)}
+
+
+def _draw_prompt(ax: Axes, prompt: npt.NDArray[np.float64]) -> None:
+    """Draw a box ``(4,)``, or clicks ``(N, 3)`` as x, y and 1 inside or 0 outside the object, in millimetres."""
+    if prompt.ndim == 1:
+        left, top, right, bottom = prompt
+        box = Rectangle((left, top), right - left, bottom - top, fill=False, ec=_INSIDE, lw=1.8)
+        box.set_path_effects([withStroke(linewidth=3.2, foreground="black")])
+        ax.add_patch(box)
+        return
+    for x, y, inside in prompt:
+        mark, color = ("P", _INSIDE) if inside else ("X", _OUTSIDE)
+        ax.plot(x, y, mark, ms=8, color=color, mec="black", mew=0.8)
 
 
 def draw_contour(ax: Axes, mask: npt.NDArray[np.bool_], line: dict[str, Any], where: dict[str, Any]) -> None:
@@ -116,10 +139,13 @@ def _zoom(ax: Axes, mask: npt.NDArray[np.bool_], spacing: tuple[float, float]) -
     ax.set(xlim=(low[1], low[1] + side), ylim=(low[0] + side, low[0]))
 
 
-def _contour_handles(organs: Mapping[str, str], compared: bool) -> list[Line2D]:
-    """Return the entries of a legend for contours of organs; where predictions are compared, of the reference too."""
-    kind = "prediction" if compared else "reference"
-    handles = [Line2D([], [], color=color, lw=2, label=f"{name} ({kind})") for name, color in organs.items()]
+def _contour_handles(organs: Mapping[str, str], contours: Sequence[str]) -> list[Line2D]:
+    """Return the entries of a legend: the first kind of contour has the organs' colours, a second one is dashed."""
+    handles = [
+        Line2D([], [], color=color, lw=2, label=f"{name} ({kind})")
+        for kind in contours[:1]
+        for name, color in organs.items()
+    ]
     outline = [withStroke(linewidth=3, foreground="#555555")]
-    reference = Line2D([], [], lw=1.6, label="reference", path_effects=outline, **_REFERENCE)
-    return [*handles, reference] if compared else handles
+    second = [Line2D([], [], lw=1.6, label=kind, path_effects=outline, **_REFERENCE) for kind in contours[1:]]
+    return handles + second

@@ -3,7 +3,9 @@
 Colours are Okabe and Ito's and, where these end, Tol's: safe for colour-blind readers.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import base64
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -11,6 +13,7 @@ import matplotlib as mpl
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from PIL import Image
 
 from desam_lite.methods.registry import CHOICES, METHOD_CHOICES
 from desam_lite.methods.run_spec import RANDOM_ENCODER, label_of
@@ -42,7 +45,6 @@ _STYLE: dict[str, Any] = {
 _SPARE_COLORS = ("#cc79a7", "#56b4e9", "#e69f00", "#000000")  # of methods that are registered without one
 _GREY = "#444444"
 NO_RUNS = "no finished run to show"
-EMPTY_ALT = f"Empty figure: {NO_RUNS}."
 
 
 class Unit(NamedTuple):
@@ -118,24 +120,61 @@ def domain_handles(
     return [grey_handle(label, marker="o", mfc=face, ls=ls if lines else "none") for label, face, ls in looks]
 
 
-def method_handles(labels: Iterable[str], *, lines: bool = False) -> list[Line2D]:
-    """Return the entries of a legend for methods, each once."""
+def label_handles(
+    labels: Iterable[str], colors: Mapping[str, str] | None = None, *, lines: bool = False
+) -> list[Line2D]:
+    """Return the entries of a legend for methods, each once; ``colors`` are of labels that are no methods."""
     look: dict[str, Any] = {"ls": "-" if lines else "none", "lw": 1.8, "ms": 5}
     looks = {label: method_look(label) for label in labels}
-    return [Line2D([], [], color=c, marker=m, label=label, **look) for label, (c, m) in looks.items()]
+    shades = {label: color for label, (color, _) in looks.items()} | dict(colors or {})
+    return [
+        Line2D([], [], color=shades[label], marker=m, label=label, **look) for label, (_, m) in looks.items()
+    ]
 
 
 def add_legend(figure: Figure, handles: Sequence[Line2D]) -> None:
     """Put one legend over the whole figure, in as many lines as it needs."""
+    if not handles:
+        return
     room = 12 * figure.get_figwidth()  # characters of its font on one line
-    longest = max((len(str(handle.get_label())) + 6 for handle in handles), default=1)
+    longest = max(len(str(handle.get_label())) + 6 for handle in handles)
     columns = max(1, min(len(handles), int(room / longest)))
     figure.legend(handles=list(handles), loc="outside upper center", ncols=columns, handlelength=2.2)
 
 
-def empty_figure() -> Figure:
+class DescribedFigure:
+    """A figure with its alternative text, as Jupyter displays it; the book takes the text from there."""
+
+    def __init__(self, figure: Figure, alt: str):
+        self.figure = figure
+        self.alt = alt
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        width = round(self.figure.get_figwidth() * 100)
+        data = {"image/png": base64.b64encode(self.encode_png()).decode(), "text/plain": self.alt}
+        return data, {"image/png": {"alt": self.alt, "width": width}}
+
+    def encode_png(self) -> bytes:
+        """Draw the figure in 256 colours, chosen so that even the rarest keeps its hue: half the bytes of all colours."""
+        drawn, packed = io.BytesIO(), io.BytesIO()
+        self.figure.savefig(drawn, format="png", dpi="figure")
+        with Image.open(drawn) as image:
+            few = image.convert("RGB").quantize(
+                256, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE
+            )
+        few.save(packed, "png", optimize=True)
+        return packed.getvalue()
+
+
+def describe(what: str, parts: Mapping[str, str]) -> str:
+    """Return an alternative text: what is drawn, then each part by its name."""
+    listed = "; ".join(f"{name}: {text}" if name else text for name, text in parts.items())
+    return " ".join(f"{what}. {listed}.".split())
+
+
+def empty_figure() -> DescribedFigure:
     """Return the figure that stands where there is no run to show."""
     with styled():
         figure = Figure((WIDTH, 0.8))
         figure.text(0.5, 0.5, NO_RUNS, ha="center", va="center", color="#666666")
-    return figure
+    return DescribedFigure(figure, f"Empty figure: {NO_RUNS}.")

@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from desam_lite.data.geometry import Geometry
 from desam_lite.data.slices import CaseSlices
@@ -22,25 +21,22 @@ def model() -> PromptableSAM:
 
 def test_contrasts_of_a_scene_share_the_object_and_not_the_grey_levels() -> None:
     shown = click_lesson.held_out_scenes(2, 64, contrasts=2)
-    assert [scene.title for scene in shown] == ["synthetic scene 1"] * 2 + ["synthetic scene 2"] * 2
-    assert torch.equal(shown[0].mask, shown[1].mask)
-    assert not torch.equal(shown[0].image, shown[1].image)
-    assert "2 synthetic scenes" in click_lesson.draw_scene_grid_alt(shown, 2)
-    assert len(click_lesson.draw_scene_grid(shown, 2).axes) == 4
+    assert [scene.title for scene in shown] == ["scene 1"] * 2 + ["scene 2"] * 2
+    assert np.array_equal(shown[0].reference, shown[1].reference) and shown[0].reference.any()
+    assert not np.array_equal(shown[0].image, shown[1].image)
 
 
 def test_a_model_is_asked_with_a_box_and_then_with_more_and_more_clicks(model: PromptableSAM) -> None:
     scene = click_lesson.held_out_scenes(1, 64)[0]
-    given = click_lesson.predict_with_prompts(model, scene, clicks=(1, 3))
-    assert [answer.prompt for answer in given] == ["tight box", "one click", "3 clicks"]
-    assert [len(answer.clicks) for answer in given] == [0, 1, 3]
-    x, y = (given[1].clicks[0] / 2).astype(int)
-    assert given[1].inside.all() and scene.mask[y, x]  # the first click lies in the object
-    for answer in given:
-        true = scene.mask.numpy()
-        assert answer.iou == pytest.approx((answer.mask & true).sum() / max(1, (answer.mask | true).sum()))
-    assert f"one click {given[1].iou:.2f}" in click_lesson.draw_predictions_alt([(scene, given)])
-    assert len(click_lesson.draw_predictions([(scene, given)]).axes) == 3
+    given, scores = zip(*click_lesson.predict_with_prompts(model, scene, clicks=(1, 3)), strict=True)
+    assert [answer.title.splitlines()[-1] for answer in given] == ["tight box", "one click", "3 clicks"]
+    assert [answer.prompt.shape for answer in given] == [(4,), (1, 3), (3, 3)]
+    x, y, inside = given[1].prompt[0]
+    assert inside and scene.reference[int(y), int(x)]  # the first click lies in the object
+    for answer, score in zip(given, scores, strict=True):
+        masks = answer.prediction > 0, scene.reference > 0
+        assert score == pytest.approx((masks[0] & masks[1]).sum() / max(1, (masks[0] | masks[1]).sum()))
+        assert answer.note == f"IoU {score:.2f}"
 
 
 def test_the_slice_with_most_of_the_organ_is_asked_about() -> None:
@@ -51,9 +47,9 @@ def test_the_slice_with_most_of_the_organ_is_asked_about() -> None:
     images = np.arange(3, dtype=np.uint8)[:, None, None].repeat(40, 1).repeat(20, 2)
     case = CaseSlices("t", "A", "c", images, labels, (1.0, 1.0, 1.0), Geometry((20, 40, 3), np.eye(4)))
     scene = click_lesson.organ_scene("kidney", case, 2, 80)
-    assert scene.image.shape == (80, 80) and scene.mask.shape == (40, 40)
-    assert scene.image[:, :40].unique().tolist() == [1.0]
-    assert scene.mask[10:20, 5:15].all() and scene.mask.sum() == 100
+    assert scene.image.shape == scene.reference.shape == (80, 80)
+    assert np.unique(scene.image[:, :40]).tolist() == [1]
+    assert scene.reference[20:40, 10:30].all() and scene.reference.sum() == 400
 
 
 def card(curve: list[dict[str, float]], before: int | None) -> dict[str, object]:
@@ -113,16 +109,14 @@ def test_the_verdict_follows_from_the_aims(aims: dict[str, float], verdict: str)
 
 def test_the_curve_shows_what_was_probed() -> None:
     seen = pd.DataFrame({"pictures": [10, 100], **{name: [0.1, value] for name, value in SCORES.items()}})
-    figure = click_lesson.draw_curve(seen, AIMS)
-    assert {text.get_text() for text in figure.legends[0].texts} >= {"tight box", "the filled box"}
-    assert "tight box from 0.10 to 0.70" in click_lesson.draw_curve_alt(seen, AIMS)
-    click_lesson.draw_curve(seen.drop(columns="filled_box"), AIMS)
+    drawn = click_lesson.draw_curve(seen, AIMS)
+    assert {text.get_text() for text in drawn.figure.legends[0].texts} >= {"tight box", "the filled box"}
+    assert "tight box 0.1 to 0.7" in drawn.alt
+    assert "filled" not in click_lesson.draw_curve(seen.drop(columns="filled_box"), AIMS).alt
 
 
 def test_losses_are_smoothed_over_a_tenth_and_told() -> None:
-    names = ("first", "second", "contrast", "dense")
-    history = pd.DataFrame({"step": range(1, 21), **{name: np.linspace(2, 1, 20) for name in names}})
-    assert len(click_lesson.draw_losses(history).axes) == 4
-    assert "20 steps" in click_lesson.draw_losses_alt(
-        history
-    ) and "dense from 1.97" in click_lesson.draw_losses_alt(history)
+    history = pd.DataFrame({"step": range(1, 21), **{n: np.linspace(2, 1, 20) for n in click_lesson.LOSSES}})
+    drawn = click_lesson.draw_losses(history)
+    assert len(drawn.figure.axes) == 4
+    assert "borders: every step 2 to 1, smoothed 2 to 1.03" in drawn.alt

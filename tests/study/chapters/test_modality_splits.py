@@ -120,8 +120,9 @@ def test_tables_hold_every_organ_and_the_two_settings_are_paired(runs: list[Run]
     away = single[~single["in_domain"]]
     assert list(away["organ"]) == names and set(away["second"]) == {"Prior"}
     cells = modality_splits.organ_cells(metrics, names)
-    assert len(modality_splits.draw_organs(cells).axes) == 1
-    assert "A to B, Prior: lower" in modality_splits.draw_organs_alt(cells)
+    drawn = modality_splits.draw_organs(cells)
+    assert [ax.get_title() for ax in drawn.figure.axes] == ["A to B"]
+    assert "A to B lower Prior: " in drawn.alt
 
 
 def test_the_answer_follows_the_numbers() -> None:

@@ -43,8 +43,9 @@ def test_a_table_of_bytes_is_drawn_and_told() -> None:
     sizes = {fmt: {"vit_b": paper_scale.embedding_bytes("vit_b", fmt) / 1e6} for fmt in ("float32", "float8")}
     table = pd.DataFrame(sizes)
     assert table.loc["vit_b", "float8"] * 4 == table.loc["vit_b", "float32"]
-    assert f"vit_b: {table.loc['vit_b', 'float32']:.3g} in float32" in paper_scale.draw_bytes_alt(table, 1000)
-    assert len(paper_scale.draw_bytes(table, 1000).axes) == 1
+    drawn = paper_scale.draw_bytes(table, 1000)
+    assert f"vit_b: {table.loc['vit_b', 'float32']:.3g} in float32" in drawn.alt
+    assert len(drawn.figure.axes) == 1
 
 
 def test_runs_are_counted_once() -> None:

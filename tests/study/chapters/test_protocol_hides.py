@@ -143,11 +143,13 @@ def test_two_orders_are_said_to_be_two() -> None:
 def test_figures_say_what_they_draw() -> None:
     rows = [("U-Net", False, p, 0.5 + n / 10) for n, p in enumerate(protocol_hides.LADDER)]
     steps = pd.DataFrame(rows, columns=["label", "in_domain", "protocol", "mean"]).assign(low=0.4, high=0.9)
-    assert len(protocol_hides.draw_ladder(steps).axes[0].lines) == 1
-    assert "U-Net 50, 60, 70, 80, 90" in protocol_hides.draw_ladder_alt(steps)
+    ladder = protocol_hides.draw_ladder(steps)
+    assert len(ladder.figure.axes[0].lines) == 1
+    assert "U-Net 50 to 90" in ladder.alt
     ways = pd.DataFrame({"label": ["U-Net"] * 2, "mean": [0.3, 0.5], "pooling": ["patient", "slice"]})
-    assert "U-Net 30 to 50" in protocol_hides.draw_scorings_alt(ways)
-    protocol_hides.draw_scorings(ways)
+    assert "U-Net: 30 (30 to 30) slices pooled per patient, 50 (50 to 50) mean of slices" in (
+        protocol_hides.draw_scorings(ways).alt
+    )
 
 
 def test_the_figure_shades_what_is_not_scored() -> None:
@@ -157,10 +159,10 @@ def test_the_figure_shades_what_is_not_scored() -> None:
     assert pixels.counted == (1, 2, 3)
     assert protocol_hides.hidden_slice(labels, predicted) == 4
     example = Example("U-Net", "", labels[0] * 9, labels[4], predicted[4], (1.0, 1.0))
-    figure = protocol_hides.draw_case(example, pixels, ["#e69f00"])
-    assert len(figure.axes[1].patches) == 3  # slices 0, 4 and 5
-    assert "scores 3 of 6 slices; in the others the prediction has 512 pixels and the reference 256" in (
-        protocol_hides.draw_case_alt(example, pixels)
+    drawn = protocol_hides.draw_case(example, pixels, ["#e69f00"])
+    assert len(drawn.figure.axes[1].patches) == 3  # slices 0, 4 and 5
+    assert (
+        "scores 3 of 6 slices; in the others the prediction has 512 pixels and the reference 256" in drawn.alt
     )
 
 

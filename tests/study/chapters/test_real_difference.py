@@ -157,16 +157,15 @@ def test_the_answer_follows_the_numbers() -> None:
 
 def test_figures_say_what_they_draw() -> None:
     sizes = PAGE.interval_widths(real_difference.ASSUMED, studies=3)
-    assert len(real_difference.draw_widths(sizes).axes[0].lines) == 3
-    assert "with 10 seeds and 80 patients" in real_difference.draw_widths_alt(sizes)
+    widths = real_difference.draw_widths(sizes)
+    assert len(widths.figure.axes[0].lines) == 3
+    ends = sizes.set_index(["seeds", "cases"])["width"] * 100
+    assert f"10 seeds {ends[10, 5]:.3g} to {ends[10, 80]:.3g}" in widths.alt
     studies, whole = {"a\nminus b": np.array([0.1, -0.1])}, {"a\nminus b": 0.05}
-    assert [text.get_text() for text in real_difference.draw_studies(studies, whole).axes[0].texts] == ["50%"]
-    assert "a minus b +5.0, small studies -10.0 to +10.0, 50% with the other winner" in (
-        real_difference.draw_studies_alt(studies, whole)
-    )
+    drawn = real_difference.draw_studies(studies, whole)
+    assert [text.get_text() for text in drawn.figure.axes[0].texts] == ["50%"]
+    assert "a minus b all seeds and cases: 5, 50%; dots of a minus b: -10 to 10." in drawn.alt
     rates = pd.DataFrame({"seeds": [2, 2], "effect": [0.0, 6.0], "p": [0.2, 0.9], "rule": [0.05, 0.5]})
-    assert len(real_difference.draw_rates(rates).axes[0].lines) == 3
-    assert real_difference.draw_rates_alt(rates) == (
-        "Share of simulated studies that report a true difference of 0 and 6: 2 seeds: p below 0.05, models taken as fixed "
-        "20% and 90%, the decision rule 5% and 50%."
-    )
+    called = real_difference.draw_rates(rates)
+    assert len(called.figure.axes[0].lines) == 3
+    assert "2 seeds: p below 0.05, models taken as fixed 20 to 90, the decision rule 5 to 50." in called.alt

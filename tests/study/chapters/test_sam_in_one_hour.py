@@ -42,26 +42,22 @@ def test_prompts_are_answered_and_marked_where_they_are(model: SAM, example: Exa
     assert click.masks.shape == (1, 24, 32)
     (three,) = sam_in_one_hour.predict_masks_of(model, maps, example, {"a click": point}, n_masks=SAM_MASKS)
     assert len(three.masks) == 3 and three.best == int(three.predicted_iou.argmax())
-    alt = sam_in_one_hour.draw_predictions_of_alt(example, [click, tight])
-    assert f"a box: Dice {tight.dice[0]:.0%}" in alt
-    axes = sam_in_one_hour.draw_predictions_of(
-        model, example, [click, tight, whole], {"gland": "#e69f00"}
-    ).axes
-    (mark,) = axes[0].lines
-    x, y = (float(np.asarray(values)[0]) for values in (mark.get_xdata(), mark.get_ydata()))
-    assert example.reference[int(y / 2), int(x)] == 1  # millimetres: pixels of a row are 2 mm apart
-    frames = [ax.patches[-1].get_bbox().extents for ax in axes[1:]]  # type: ignore[attr-defined]
-    assert frames[0] == pytest.approx((10, 16, 20, 32)) and frames[1] == pytest.approx((0, 0, 32, 64))
+    shown = sam_in_one_hour.prompted_examples(model, example, [click, tight, whole])
+    assert [view.note for view in shown[:2]] == [f"Dice {p.dice[0]:.0%}" for p in (click, tight)]
+    ((x, y, inside),) = shown[0].prompt
+    assert example.reference[int(y), int(x)] == 1 and inside == 1
+    assert shown[1].prompt == pytest.approx((10, 8, 20, 16))
+    assert shown[2].prompt == pytest.approx((0, 0, 32, 24))  # the square, as far as the slice fills it
 
 
 def test_maps_are_shown_without_the_padding(model: SAM, example: Example) -> None:
-    maps = sam_in_one_hour.feature_images(model, encode(model, example), example)
+    drawn = sam_in_one_hour.draw_features(model, encode(model, example), example)
     grid = model.embedding_size
-    assert list(maps) == ["level 0", "level 1", "level 2", "neck"]
-    for image in maps.values():
-        assert image.shape == (grid * 24 // 32, grid, 3)
-        assert image.min() >= 0 and image.max() <= 1
-    assert len(sam_in_one_hour.draw_features(example, maps).axes) == 5
+    assert [ax.get_title() for ax in drawn.figure.axes] == ["A", "level 0", "level 1", "level 2", "neck"]
+    for ax in drawn.figure.axes[1:]:
+        image = ax.images[0].get_array()
+        assert image.shape == (grid * 24 // 32, grid) and np.ptp(image) > 200
+    assert f"neck, {grid * 24 // 32} x {grid} cells" in drawn.alt
 
 
 @pytest.mark.parametrize(

@@ -135,12 +135,14 @@ def test_many_pictures_are_drawn_smaller_and_one_frame_serves_all_of_a_case() ->
     mask[18:22, 18:22] = 1
     far[0:3, 0:3] = 1
     shown = [Example("U-Net", "", grey, mask, drawn, (1.0, 1.0)) for drawn in (mask, far)]
-    one_frame = {ax.get_xlim() for ax in slice_figures.draw_slices(shown, ORGANS, crop="reference").axes}
-    own_frames = {ax.get_xlim() for ax in slice_figures.draw_slices(shown, ORGANS, crop=True).axes}
+    one_frame = {
+        ax.get_xlim() for ax in slice_figures.draw_slices(shown, ORGANS, crop="reference").figure.axes
+    }
+    own_frames = {ax.get_xlim() for ax in slice_figures.draw_slices(shown, ORGANS, crop=True).figure.axes}
     assert (len(one_frame), len(own_frames)) == (1, 2)
     assert (
-        slice_figures.draw_slices(shown * 40, ORGANS).get_dpi()
-        < slice_figures.draw_slices(shown, ORGANS).get_dpi()
+        slice_figures.draw_slices(shown * 40, ORGANS).figure.get_dpi()
+        < slice_figures.draw_slices(shown, ORGANS).figure.get_dpi()
     )
 
 
@@ -156,7 +158,7 @@ def test_the_method_farthest_behind_the_prior_is_drawn_with_the_others(runs: lis
     own = results.scores(collect_metrics(runs))
     against = comparison.margins_over_control(own)
     alt = gallery.farthest_behind(task, runs, own, against, ["Prior"]).alt
-    assert alt.startswith("4 axial slices") and f"{runs[1].spec.label}: " in alt and "Prior: " in alt
+    assert alt.startswith("4 images") and f"{runs[1].spec.label}: " in alt and "Prior: " in alt
     assert "Empty figure" in gallery.farthest_behind(task, runs, own, against[:0], ["Prior"]).alt
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from desam_lite.data.tasks import Task
 from desam_lite.study.profiles import get_profile
-from desam_lite.study.report import notebook, slice_examples
+from desam_lite.study.report import notebook, slice_examples, style
 from desam_lite.study.run import collect_history, collect_metrics
 from desam_lite.utils.errors import StudyError
 
@@ -87,7 +87,7 @@ def test_failures_a_reader_can_act_on_are_shown_as_a_sentence() -> None:
 
 
 def test_a_picture_carries_its_words() -> None:
-    data, metadata = notebook.DescribedFigure(Figure((5.8, 2)), "two dots")._repr_mimebundle_()
+    data, metadata = style.DescribedFigure(Figure((5.8, 2)), "two dots")._repr_mimebundle_()
     assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
     assert data["text/plain"] == "two dots"
     assert metadata == {"image/png": {"alt": "two dots", "width": 580}}
@@ -103,7 +103,7 @@ def test_packing_a_picture_leaves_its_colours_alone(cmap: str, limit: int) -> No
     )  # few pixels between very many of other colours
     plain = io.BytesIO()
     figure.savefig(plain, format="png", dpi="figure")
-    packed = base64.b64decode(notebook.DescribedFigure(figure, "ramp")._repr_mimebundle_()[0]["image/png"])
+    packed = base64.b64decode(style.DescribedFigure(figure, "ramp")._repr_mimebundle_()[0]["image/png"])
     before, after = (
         np.asarray(Image.open(f).convert("RGB")).astype(int) for f in (plain, io.BytesIO(packed))
     )

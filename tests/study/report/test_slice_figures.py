@@ -21,7 +21,7 @@ def example(predicted: bool = True) -> slice_examples.Example:
 
 def test_pictures_keep_grey_levels_shape_and_radiological_view() -> None:
     one = example()
-    ax = slice_figures.draw_slices([one], ORGANS).axes[0]
+    ax = slice_figures.draw_slices([one], ORGANS).figure.axes[0]
     shown = ax.images[0]
     assert np.array_equal(shown.get_array(), one.image)
     assert shown.get_clim() == (0, 255)
@@ -36,19 +36,19 @@ def test_pictures_keep_grey_levels_shape_and_radiological_view() -> None:
 
 
 def test_prediction_has_the_organs_colour_and_reference_is_dashed_white() -> None:
-    drawn = slice_figures.draw_slices([example()], ORGANS).axes[0].collections
+    drawn = slice_figures.draw_slices([example()], ORGANS).figure.axes[0].collections
     assert [tuple(one.get_edgecolor()[0]) for one in drawn] == [to_rgba("#e69f00"), to_rgba("white")]
-    alone = slice_figures.draw_slices([example(predicted=False)], ORGANS).axes[0].collections
+    alone = slice_figures.draw_slices([example(predicted=False)], ORGANS).figure.axes[0].collections
     assert [tuple(one.get_edgecolor()[0]) for one in alone] == [to_rgba("#e69f00")]
 
 
 def test_an_empty_prediction_draws_no_contour() -> None:
     missed = example()._replace(prediction=np.zeros((48, 40), np.uint8))
-    assert len(slice_figures.draw_slices([missed], ORGANS, crop=True).axes[0].collections) == 1
+    assert len(slice_figures.draw_slices([missed], ORGANS, crop=True).figure.axes[0].collections) == 1
 
 
 def test_crop_shows_both_masks_and_stays_in_the_picture() -> None:
-    ax = slice_figures.draw_slices([example()], ORGANS, crop=True).axes[0]
+    ax = slice_figures.draw_slices([example()], ORGANS, crop=True).figure.axes[0]
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     assert 0 <= left < 10 and 23 < right <= 40
     assert 0 <= top < 40 and 60 < bottom <= 96
@@ -59,14 +59,15 @@ def test_a_slice_without_any_organ_is_cropped_to_its_middle() -> None:
     empty = np.zeros((48, 40), np.uint8)
     ax = slice_figures.draw_slices(
         [example()._replace(reference=empty, prediction=empty)], ORGANS, crop=True
-    ).axes[0]
+    ).figure.axes[0]
     assert np.mean(ax.get_xlim()) == pytest.approx(20, abs=1)
 
 
 def test_pictures_alt_text_lists_what_is_shown_in_one_line() -> None:
-    said = slice_figures.draw_slices_alt([example()], ORGANS)
+    said = slice_figures.draw_slices([example()], ORGANS).alt
     assert "contours of prediction and reference of prostate: U-Net, worst: Case03 Dice 40 %." in said
-    assert "the reference contour" in slice_figures.draw_slices_alt([example(predicted=False)], ORGANS)
+    alone = slice_figures.draw_slices([example(predicted=False)], ORGANS).alt
+    assert alone.startswith("1 image with contours of reference of prostate:")
 
 
 def test_largest_slice_is_the_one_with_most_organ() -> None:
@@ -75,6 +76,22 @@ def test_largest_slice_is_the_one_with_most_organ() -> None:
     assert slice_examples.largest_slice(labels) == 2
 
 
+def test_prompts_are_drawn_where_they_are_in_millimetres() -> None:
+    clicks = example()._replace(prompt=np.array([[12.0, 22.0, 1.0], [30.0, 22.0, 0.0]]))
+    box = example()._replace(prompt=np.array([10.0, 20.0, 20.0, 30.0]))
+    with_clicks, with_box = slice_figures.draw_slices([clicks, box], ORGANS).figure.axes
+    marks = {line.get_marker(): (line.get_xdata()[0], line.get_ydata()[0]) for line in with_clicks.lines}
+    assert marks == {"P": (12.0, 44.0), "X": (30.0, 44.0)}  # rows are 2 mm apart
+    assert with_box.patches[0].get_bbox().extents.tolist() == [10.0, 40.0, 20.0, 60.0]
+
+
+def test_a_place_may_stay_empty_and_an_image_without_organ_needs_no_legend() -> None:
+    empty = example(predicted=False)._replace(reference=np.zeros((48, 40), np.uint8))
+    drawn = slice_figures.draw_slices([empty, None, empty], ORGANS, columns=2)
+    assert [bool(ax.images) for ax in drawn.figure.axes] == [True, False, True, False]
+    assert not drawn.figure.legends and drawn.alt.startswith("2 images: U-Net")
+
+
 def test_nothing_to_show_is_told() -> None:
-    assert [text.get_text() for text in slice_figures.draw_slices([], ORGANS).texts] == [style.NO_RUNS]
-    assert style.NO_RUNS in slice_figures.draw_slices_alt([], ORGANS)
+    drawn = slice_figures.draw_slices([], ORGANS)
+    assert [text.get_text() for text in drawn.figure.texts] == [style.NO_RUNS] and style.NO_RUNS in drawn.alt
