@@ -22,7 +22,7 @@ from desam_lite.data.slices import select_slices
 from desam_lite.data.tasks import Task, open_task
 from desam_lite.evaluation import statistics as results
 from desam_lite.evaluation.metrics import Protocol, score_case
-from desam_lite.prediction.continuity import keep_largest_part
+from desam_lite.prediction.scan import keep_largest_part
 from desam_lite.study.parallel import execute_runs
 from desam_lite.study.run import Run
 

@@ -99,7 +99,9 @@ def time_method(spec: RunSpec, task: Task) -> dict[str, float]:
         )
     case = {SOURCE: parts["test"][:1]}
     with tempfile.TemporaryDirectory() as folder:
-        spent = _timed(lambda: score_domains(predictor, task, case, store, Path(folder), progress=False))
+        spent = _timed(
+            lambda: score_domains(predictor.label, task, case, store, Path(folder), progress=False)
+        )
     return {**seconds, "predict": spent / len(task.slices.load(SOURCE, case[SOURCE][0]).images)}
 
 

@@ -3,18 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from desam_lite.data.geometry import Array, Geometry, same_grid, to_slices
 from desam_lite.data.manifest import Manifest
 from desam_lite.data.nifti import Scan, read_image, read_label
 from desam_lite.utils.errors import StudyError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +35,7 @@ class CaseVolume:
 
 
 def to_organ_ids(labels: Array, manifest: Manifest, domain: str) -> tuple[npt.NDArray[np.uint8], list[int]]:
-    """Renumber the ids of a label file to the organs of the manifest.
-
-    Args:
-        labels: Integers, any shape: the ids of the file.
-        manifest: The task.
-        domain: Whose ``label_map`` applies.
+    """Renumber the integer ids of a label file, any shape, to the organs of the manifest by the ``label_map`` of a domain.
 
     Returns:
         The same shape as uint8 (0 background, 1..K in the order of ``manifest.organs``), and the ids of the file that the
@@ -51,7 +44,7 @@ def to_organ_ids(labels: Array, manifest: Manifest, domain: str) -> tuple[npt.ND
     label_map = manifest.domain(domain).label_map
     organ_ids = {0: 0, **{organ.label: number for number, organ in enumerate(manifest.organs, start=1)}}
     unknown, organs = [], np.zeros(labels.shape, dtype=np.uint8)
-    for value in _distinct_ids(labels):
+    for value in sorted(map(int, pd.unique(labels.ravel()))):
         target = label_map.get(value, value)
         if target not in organ_ids:
             unknown.append(value)
@@ -60,22 +53,10 @@ def to_organ_ids(labels: Array, manifest: Manifest, domain: str) -> tuple[npt.ND
     return organs, unknown
 
 
-def _distinct_ids(labels: Array) -> list[int]:
-    """Return the values of an integer array in ascending order; counting small ones beats sorting."""
-    low, high = int(labels.min()), int(labels.max())
-    if high - low < 1 << 16:
-        return [int(i) + low for i in np.flatnonzero(np.bincount(labels.ravel() - low))]
-    return [int(i) for i in np.unique(labels)]
-
-
 def check_pair(
     manifest: Manifest, domain: str, image: Scan, label: Scan, label_path: Path
 ) -> tuple[npt.NDArray[np.uint8], list[str]]:
-    """Check whether an image and its label are one case.
-
-    Returns:
-        The organ ids on the label's stored grid, and a sentence for each fault; none when the pair is sound.
-    """
+    """Return the organ ids on the label's stored grid, and a sentence for each fault that forbids to take the two as one case."""
     organs, unknown = to_organ_ids(label.data, manifest, domain)
     if image.geometry.shape != label.geometry.shape:
         return organs, [
@@ -105,17 +86,11 @@ def in_slices_frame(domain: str, case: str, image: Scan, organs: npt.NDArray[np.
     return CaseVolume(domain, case, pixels, labels, image.geometry)
 
 
-def load_case(manifest: Manifest, root: Path | str, row: "Mapping[str, Any] | pd.Series[Any]") -> CaseVolume:
-    """Read one case of an index into the frame of the slices.
-
-    Args:
-        manifest: The task.
-        root: The data root that the index was made on.
-        row: A row of :func:`desam_lite.data.index.build_index`; ``domain``, ``case``, ``image`` and ``label`` are
-            used, and ``image_sha256`` and ``label_sha256`` are compared where given.
+def load_case(manifest: Manifest, root: Path | str, row: Mapping[str, Any]) -> CaseVolume:
+    """Read a case, a row of :func:`desam_lite.data.index.build_index`, into the frame of the slices.
 
     Raises:
-        StudyError: A file is at fault, or has changed since it was indexed.
+        StudyError: A file is at fault, or has not the ``image_sha256`` or ``label_sha256`` that it had when it was indexed.
     """
     domain, label_path = str(row["domain"]), Path(root) / str(row["label"])
     image, label = read_image(Path(root) / str(row["image"])), read_label(label_path)

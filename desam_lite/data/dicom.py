@@ -30,15 +30,7 @@ _PLACE = {
 }
 """Tags of a slice's place, the functional group that has each in a multi-frame file, and their count of numbers."""
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_NO_IMAGE = {
-    "SEG",
-    "RTDOSE",
-    "RTIMAGE",
-    "PR",
-    "KO",
-    "SR",
-    "DOC",
-}  # modalities of files with pixels that are no scan
+_NO_IMAGE = {"SEG", "RTDOSE", "RTIMAGE", "PR", "KO", "SR", "DOC"}  # modalities of files that are no scan
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,10 +86,8 @@ class Series:
 def list_series(source: Path) -> dict[str, dict[Path, Any]]:
     """Return the image series below a folder, or in a file: UID -> file -> its tags without pixels.
 
-    Anonymisers may give each file a series of its own (CHAOS has such): all files different is one series.
-
-    Raises:
-        StudyError: A file is unreadable.
+    Anonymisers may give each file a series of its own (CHAOS has such): all files different, of one number and description,
+    are one series.
     """
     series: dict[str, dict[Path, Any]] = defaultdict(dict)
     for path in filter(Path.is_file, walk(source) if source.is_dir() else [source]):
@@ -106,12 +96,8 @@ def list_series(source: Path) -> dict[str, dict[Path, Any]]:
             series[str(header.get("SeriesInstanceUID", ""))][path] = header
     slices = {path: header for group in series.values() for path, header in group.items()}
     apart = len(series) == len(slices) > 1 and not any("NumberOfFrames" in each for each in slices.values())
-    return {"": slices} if apart and _share_names(slices) else dict(series)
-
-
-def _share_names(slices: dict[Path, Any]) -> bool:
-    """Whether files with a UID each are named as one series: by number and description."""
-    return len({(str(h.get("SeriesNumber")), str(h.get("SeriesDescription"))) for h in slices.values()}) == 1
+    names = {(str(h.get("SeriesNumber")), str(h.get("SeriesDescription"))) for h in slices.values()}
+    return {"": slices} if apart and len(names) == 1 else dict(series)
 
 
 def read_header(path: Path) -> Any | None:
@@ -152,9 +138,6 @@ def read_series(source: Path, choice: str | None = None) -> Series:
         source: A folder, which is searched at any depth, or a file. What holds no image (a DICOMDIR) is passed over.
         choice: UID or number of the series, where there are several.
 
-    Returns:
-        The volume.
-
     Raises:
         StudyError: No slice, an unreadable one, several series, slices of different grids, a doubled or a missing slice.
     """
@@ -169,8 +152,8 @@ def read_series(source: Path, choice: str | None = None) -> Series:
         raise StudyError(
             f"{source} has one intensity ({data.min():g}) everywhere: export it again from its source."
         )
-    shape = (data.shape[0], data.shape[1], data.shape[2])
-    return Series(data, Geometry(shape, affine), tuple(frames), warnings)
+    columns, rows, slices = data.shape
+    return Series(data, Geometry((columns, rows, slices), affine), tuple(frames), warnings)
 
 
 def _choose_series(source: Path, series: dict[str, dict[Path, Any]], choice: str | None) -> dict[Path, Any]:
@@ -224,14 +207,13 @@ def _frame(path: Path, number: int | None, header: Any, groups: list[Any]) -> Fr
 
 
 def _require_same_grid(frames: list[Frame]) -> None:
+    def shape(frame: Frame) -> tuple[Any, Any]:
+        return frame.header.get("Rows"), frame.header.get("Columns")
+
     first = frames[0]
     for frame in frames[1:]:
-        same = all(frame.header.get(key) == first.header.get(key) for key in ("Rows", "Columns"))
-        if not (
-            same
-            and np.allclose(frame.turn, first.turn, atol=_ALIKE)
-            and np.allclose(frame.sides, first.sides, atol=_ALIKE)
-        ):
+        pairs = ((frame.turn, first.turn), (frame.sides, first.sides))
+        if shape(frame) != shape(first) or not all(np.allclose(*pair, atol=_ALIKE) for pair in pairs):
             raise StudyError(
                 f"{frame.path} has another grid than {first.path.name} in the same series (two series, or a scout?): "
                 "keep one series per folder."
@@ -255,8 +237,7 @@ def _require_even_spacing(source: Path, frames: list[Frame]) -> None:
                 "Export the series again."
             )
     places = np.stack([frame.place for frame in frames])
-    line = np.linspace(places[0], places[-1], len(frames))
-    off = np.linalg.norm(places - line, axis=1)
+    off = np.linalg.norm(places - np.linspace(places[0], places[-1], len(frames)), axis=1)
     if off.max() > max(_GAP * usual, _SAME_PLACE):
         raise StudyError(
             f"{source} has slices that are not in line: {frames[int(off.argmax())].name} lies {off.max():.3g} mm aside. "

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from desam_lite.model.prompts import ImageEmbeddings
@@ -30,14 +30,6 @@ _DTYPES = {
 }
 _OPEN_AT_ONCE = 256  # files kept mapped
 _SMALLEST_SCALE = 2.0**-100  # of a map of zeros, which has none
-
-
-class DamagedFileError(Exception):
-    """A file of embeddings is missing, cut, of another format, or made from something else."""
-
-    def __init__(self, path: Path, reason: object):
-        super().__init__(str(reason))
-        self.path = path
 
 
 def to_stored(maps: ImageEmbeddings, fmt: Format) -> Maps:
@@ -82,15 +74,7 @@ def as_stored(maps: ImageEmbeddings, fmt: Format) -> ImageEmbeddings:
 
 
 def write_file(path: Path, batches: Iterable[ImageEmbeddings], count: int, fmt: Format, key: str) -> None:
-    """Write the embeddings of a case, atomically; in memory it is as large as on disk.
-
-    Args:
-        path: The file.
-        batches: Embeddings of consecutive slices.
-        count: Number of slices of all batches together.
-        fmt: Number format.
-        key: Names what the embeddings are made from.
-    """
+    """Write the embeddings of a case, ``count`` slices in batches, atomically, with the key of what they are made from."""
     stored: Maps = {}
     start = 0
     for maps in batches:
@@ -106,30 +90,21 @@ def write_file(path: Path, batches: Iterable[ImageEmbeddings], count: int, fmt: 
 def open_file(path: Path, fmt: Format, key: str) -> Maps:
     """Return the maps of a file, mapped into memory; one that is open and unchanged since is not opened again.
 
-    Args:
-        path: The file.
-        fmt: Number format it should be in.
-        key: What it should be made from.
-
     Raises:
-        DamagedFileError: It is not there, cut, or of another kind.
+        OSError, SafetensorError, ValueError: It is not there, cut, of another format, or made from something else.
     """
-    try:
-        state = path.stat()
-        return open_unchanged(path, fmt, key, (state.st_ino, state.st_mtime_ns, state.st_size))
-    except (OSError, SafetensorError, ValueError) as error:
-        raise DamagedFileError(path, error) from error
+    state = path.stat()
+    return open_unchanged(path, fmt, key, (state.st_ino, state.st_mtime_ns, state.st_size))
 
 
 @lru_cache(maxsize=_OPEN_AT_ONCE)
 def open_unchanged(path: Path, fmt: Format, key: str, _state: tuple[int, ...]) -> Maps:
-    """Open a file in this state; ValueError, OSError or SafetensorError where it is not what it should be."""
+    """Open a file in this state."""
     with safe_open(path, framework="pt") as file:
         if (file.metadata() or {}).get("key") != key:
             raise ValueError("it is made from other slices or weights")
-        maps: Maps = {
-            name: file.get_tensor(name) for name in (*MAPS, *(["scale"] if fmt == "float8" else []))
-        }
+        names = (*MAPS, "scale") if fmt == "float8" else MAPS
+        maps: Maps = {name: file.get_tensor(name) for name in names}
     if any(maps[name].dtype != _DTYPES[fmt] for name in MAPS):
         raise ValueError(f"it holds no embeddings in {fmt}")
     return maps

@@ -11,16 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError
 
-from desam_lite.data.embedding_files import (
-    DamagedFileError,
-    Format,
-    Maps,
-    as_stored,
-    open_file,
-    read_slices,
-    write_file,
-)
+from desam_lite.data.embedding_files import Format, Maps, as_stored, open_file, read_slices, write_file
 from desam_lite.data.slices import SliceStore
 from desam_lite.model.prompted_sam import PromptedSAM
 from desam_lite.model.prompts import ImageEmbeddings
@@ -59,15 +52,10 @@ class EmbeddingStore:
     def __init__(
         self, folder: Path, slices: SliceStore, backbone: str, weights: str, fmt: Format = "float16"
     ):
-        self.folder = folder
-        self.slices = slices
+        self.folder, self.slices = folder, slices
         self.fmt: Format = fmt
-        self.identity = {
-            "backbone": backbone,
-            "weights": weights,
-            "format": fmt,
-            "version": EMBEDDINGS_VERSION,
-        }
+        made_from = {"backbone": backbone, "weights": weights, "format": fmt}
+        self.identity = {**made_from, "version": EMBEDDINGS_VERSION}
 
     def key(self, domain: str, case: str) -> str:
         """Return the 16 hexadecimal digits that name what the embeddings of a case are made from."""
@@ -82,12 +70,7 @@ class EmbeddingStore:
         return [pair for pair in self.slices.cases() if not self._is_there(*pair)]
 
     def load(self, domain: str, case: str, rows: Sequence[int] | None = None) -> ImageEmbeddings:
-        """Read the embeddings of some slices of a case; only the bytes of those slices are read.
-
-        Args:
-            domain: The case's domain.
-            case: The case.
-            rows: Slice indices; all when None.
+        """Read the embeddings of some slices of a case, all when ``rows`` is None; only the bytes of those slices are read.
 
         Returns:
             Embeddings of batch ``len(rows)``, in the format of the store; bfloat16 where that is float8.
@@ -110,10 +93,12 @@ class EmbeddingStore:
         write_file(self.path(domain, case), batches, count, self.fmt, self.key(domain, case))
 
     def _open(self, domain: str, case: str) -> Maps:
+        path = self.path(domain, case)
         try:
-            return open_file(self.path(domain, case), self.fmt, self.key(domain, case))
-        except DamagedFileError as error:
-            error.path.unlink(missing_ok=True)
+            return open_file(path, self.fmt, self.key(domain, case))
+        except (OSError, SafetensorError, ValueError) as error:
+            if not isinstance(error, FileNotFoundError):  # another process may be about to write it
+                path.unlink(missing_ok=True)
             raise StudyError(
                 f"the embeddings of {domain}/{case} cannot be read ({error}): "
                 "start the run again, which makes them again."
@@ -121,8 +106,8 @@ class EmbeddingStore:
 
     def _is_there(self, domain: str, case: str) -> bool:
         try:
-            open_file(self.path(domain, case), self.fmt, self.key(domain, case))
-        except DamagedFileError:
+            self._open(domain, case)
+        except StudyError:
             return False
         return True
 
@@ -132,21 +117,13 @@ def fill_store(
 ) -> None:
     """Compute what is missing in ``store``; whole files are left alone, and a second process waits rather than repeats.
 
-    Args:
-        store: Where to put the embeddings.
-        model: Holds the encoder; its device is used.
-        batch_size: Slices encoded at once.
-        progress: Whether to show a bar (one step per case).
-
     Raises:
         StudyError: The encoder's output does not fit the number format.
     """
     store.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(store.folder / ".lock"):
-        for leftover in store.folder.glob(
-            ".*.tmp.safetensors"
-        ):  # of a process that was killed: nobody else writes now
-            leftover.unlink()
+        for leftover in store.folder.glob(".*.tmp.safetensors"):
+            leftover.unlink()  # of a process that was killed: nobody else writes now
         missing = store.missing()
         for domain, case in track(missing, "embedding cases", enabled=progress and bool(missing)):
             images = torch.from_numpy(store.slices.load(domain, case).images)
@@ -156,12 +133,9 @@ def fill_store(
 
 
 def encode_on_demand(model: PromptedSAM, images: npt.NDArray[np.uint8], fmt: Format) -> ReadEmbeddings:
-    """Return what computes the embeddings of a scan's slices when they are asked for; nothing is kept.
+    """Return what computes the embeddings of slices ``(Z, H, W)`` when they are asked for, on the model's device, and keeps none.
 
-    Args:
-        model: Holds the encoder; its device is used, and the maps stay there.
-        images: The prepared slices ``(Z, H, W)``.
-        fmt: Number format that a model was trained on, so that it sees what a store of that format gives.
+    The number format is that a model was trained on, so that it sees what a store of that format gives.
     """
 
     def read(rows: range) -> ImageEmbeddings:

@@ -45,17 +45,21 @@ class Geometry:
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel sides ``(z, y, x)`` in mm, in the frame of the slices."""
-        sides = np.linalg.norm(self.affine[:3, :3], axis=0)
-        axes = _orientation(self.affine)[:, 0].astype(int)  # stored axis -> patient axis (x, y, z)
-        x, y, z = (float(sides[int(np.flatnonzero(axes == axis)[0])]) for axis in range(3))
+        sides = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
+        x, y, z = (sides[axis] for axis in self._stored_axes)
         return z, y, x
 
     @property
     def slices_shape(self) -> tuple[int, int, int]:
         """``(Z, H, W)``."""
-        axes = _orientation(self.affine)[:, 0].astype(int)
-        x, y, z = (self.shape[int(np.flatnonzero(axes == axis)[0])] for axis in range(3))
+        x, y, z = (self.shape[axis] for axis in self._stored_axes)
         return z, y, x
+
+    @property
+    def _stored_axes(self) -> list[int]:
+        """Which stored axis is nearest to each of the patient's x, y, z."""
+        order: list[int] = np.argsort(_axes.io_orientation(self.affine)[:, 0]).tolist()
+        return order
 
     def to_json(self) -> str:
         """Return the geometry as JSON that :meth:`from_json` reads back to the last bit."""
@@ -79,44 +83,22 @@ def same_grid(first: Geometry, second: Geometry) -> bool:
     return bool(apart.max() <= _SAME_GRID * min(first.spacing))
 
 
-def _orientation(affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    result: npt.NDArray[np.float64] = _axes.io_orientation(affine)
-    return result
-
-
 def to_slices(data: Array, geometry: Geometry) -> Array:
-    """Bring a volume from its stored axes to the frame of the slices.
-
-    Args:
-        data: ``geometry.shape``, any type.
-        geometry: Its grid.
-
-    Returns:
-        ``(Z, H, W)``, contiguous: inferior to superior, anterior to posterior, the patient's right to left.
-    """
-    change = _axes.ornt_transform(_orientation(geometry.affine), _axes.axcodes2ornt(_SLICES_FRAME))
+    """Bring a volume from its stored axes to slices ``(Z, H, W)``: inferior to superior, anterior to posterior, right to left."""
+    change = _axes.ornt_transform(_axes.io_orientation(geometry.affine), _axes.axcodes2ornt(_SLICES_FRAME))
     return np.ascontiguousarray(_axes.apply_orientation(data, change).transpose(2, 1, 0))
 
 
 def in_slices_axes(geometry: Geometry) -> Geometry:
     """Return the grid of a volume with its axes turned as :func:`to_slices` turns them, before it reverses their order."""
-    change = _axes.ornt_transform(_orientation(geometry.affine), _axes.axcodes2ornt(_SLICES_FRAME))
+    change = _axes.ornt_transform(_axes.io_orientation(geometry.affine), _axes.axcodes2ornt(_SLICES_FRAME))
     affine = geometry.affine @ _axes.inv_ornt_aff(change, geometry.shape)
     z, y, x = geometry.slices_shape
     return Geometry((x, y, z), affine)
 
 
 def resample_nearest(data: Array, geometry: Geometry, target: Geometry) -> Array:
-    """Bring ids from one grid to another by nearest neighbour; what lies outside of the first becomes 0.
-
-    Args:
-        data: ``geometry.shape``, integers.
-        geometry: Its grid.
-        target: The grid to bring it to.
-
-    Returns:
-        ``target.shape``, of the type of ``data``.
-    """
+    """Bring ids from one grid to another by nearest neighbour; what lies outside of the first becomes 0."""
     to_voxels = np.linalg.inv(geometry.affine) @ target.affine
     matrix, offset = to_voxels[:3, :3], to_voxels[:3, 3]
     shape = target.shape
@@ -124,14 +106,7 @@ def resample_nearest(data: Array, geometry: Geometry, target: Geometry) -> Array
 
 
 def from_slices(slices: Array, geometry: Geometry) -> Array:
-    """Bring a volume from the frame of the slices back to its stored axes; undoes :func:`to_slices` exactly.
-
-    Args:
-        slices: ``(Z, H, W)``, any type.
-        geometry: The grid to return to.
-
-    Returns:
-        ``geometry.shape``, contiguous.
+    """Bring slices ``(Z, H, W)`` back to the stored axes of a grid, contiguous; undoes :func:`to_slices` exactly.
 
     Raises:
         StudyError: The slices are not of this grid.
@@ -140,5 +115,5 @@ def from_slices(slices: Array, geometry: Geometry) -> Array:
         raise StudyError(
             f"slices of shape {slices.shape} are not of a scan with slices {geometry.slices_shape}."
         )
-    change = _axes.ornt_transform(_axes.axcodes2ornt(_SLICES_FRAME), _orientation(geometry.affine))
+    change = _axes.ornt_transform(_axes.axcodes2ornt(_SLICES_FRAME), _axes.io_orientation(geometry.affine))
     return np.ascontiguousarray(_axes.apply_orientation(slices.transpose(2, 1, 0), change))

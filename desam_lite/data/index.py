@@ -64,7 +64,7 @@ def build_index(
     _require_something(manifest, root, cases)
     remembered = _read_cache(cache)
     pairs = [(domain, case) for domain in cases for case in sorted(cases[domain], key=natural)]
-    rows = {domain: [] if cases[domain] else [_empty_domain(manifest, domain)] for domain in cases}
+    rows = {domain: [] if cases[domain] else [_empty_row(manifest, domain)] for domain in cases}
     for domain, case in track(pairs, f"checking {manifest.name}", enabled=progress):
         files = cases[domain][case]
         stamp = _state_of_files(manifest, root, domain, files)
@@ -77,11 +77,7 @@ def build_index(
 
 
 def require_sound(index: pd.DataFrame) -> None:
-    """Raise when any case of an index is at fault.
-
-    Raises:
-        StudyError: Lists every fault, a line each.
-    """
+    """Raise a StudyError that lists every fault of an index, a line each, if there is any."""
     faults = list_faults(index)
     if faults:
         raise StudyError("\n".join([f"{len(faults)} fault(s) in the data, nothing was started:", *faults]))
@@ -130,11 +126,7 @@ def natural(text: str) -> list[tuple[int, int, str]]:
 
 
 def find_cases(manifest: Manifest, root: Path, domain: str) -> dict[str, Files]:
-    """Find the files of a domain below a folder.
-
-    Returns:
-        case -> ``{"image": paths, "label": paths}``, paths relative to ``root``; one each where all is well.
-    """
+    """Find the files of a domain below a folder: case -> paths of image and label, relative to it; one each where all is well."""
     labels = _match(manifest.pattern(domain, "label"), root)
     images = _match(manifest.pattern(domain, "image"), root)
     taken = {path for paths in labels.values() for path in paths}  # "{case}.nii.gz" fits the label files too
@@ -170,17 +162,12 @@ def _require_something(manifest: Manifest, root: Path, cases: dict[str, Any]) ->
         )
     if not any(cases.values()):
         pattern = manifest.pattern(next(iter(manifest.domains)), "image")
+        files = (path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
+        names = sorted(path.relative_to(root).as_posix() for path in islice(files, 3))
         raise StudyError(
-            f"no case of {manifest.name!r} below {root} (looked for {pattern}, found {_first_files(root)}): "
+            f"no case of {manifest.name!r} below {root} (looked for {pattern}, found {', '.join(names) or 'no file at all'}): "
             f"give the right folder or correct the pattern.{advice}"
         )
-
-
-def _first_files(root: Path) -> str:
-    """Name a few files of a folder, for the reader to compare with a pattern."""
-    files = (path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
-    names = sorted(path.relative_to(root).as_posix() for path in islice(files, 3))
-    return ", ".join(names) or "no file at all"
 
 
 def _columns(manifest: Manifest) -> list[str]:
@@ -189,16 +176,13 @@ def _columns(manifest: Manifest) -> list[str]:
     return [*facts, "shape", "spacing", "orientation", "organs", *voxels, "warning", "fault"]
 
 
-def _empty_row(manifest: Manifest, domain: str, case: str) -> Row:
+def _empty_row(manifest: Manifest, domain: str, case: str = "") -> Row:
+    """Return the row of a case that nothing is known of yet, or the row of a domain without cases."""
     counts = {"bytes": 0, **{f"voxels_{organ.name}": 0 for organ in manifest.organs}}
     blank = dict.fromkeys([*_columns(manifest), "voxels", "stamp"], "")
-    return {**blank, **counts, "domain": domain, "case": case}
-
-
-def _empty_domain(manifest: Manifest, domain: str) -> Row:
     patterns = " or ".join(manifest.pattern(domain, kind) for kind in ("image", "label"))
     fault = f"no file fits its pattern ({patterns}): get this domain's data, or take it out of the manifest."
-    return {**_empty_row(manifest, domain, ""), "fault": fault}
+    return {**blank, **counts, "domain": domain, "case": case, "fault": "" if case else fault}
 
 
 def _inspect(manifest: Manifest, root: Path, domain: str, case: str, files: Files, keep: Keep | None) -> Row:

@@ -121,13 +121,6 @@ class Domain(_Strict):
     label_map: dict[int, int] = {}
     intensity: Intensity | None = None
 
-    @field_validator("label_map")
-    @classmethod
-    def _targets_are_ids(cls, label_map: dict[int, int]) -> dict[int, int]:
-        if any(target < 0 for target in label_map.values()):
-            raise ValueError("ids mapped to are 0 (background) or an organ's label")
-        return label_map
-
 
 class Manifest(_Strict):
     """A task.

@@ -27,17 +27,8 @@ _NIFTI_2 = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # how it begins, in either byte o
 _GZIP = b"\x1f\x8b"
 _MM = {"micron": 1e-3, "meter": 1e3}  # of the other units that a header may give
 _QUATERNION = ["quatern_b", "quatern_c", "quatern_d"]
-_GRID_FIELDS = [
-    "pixdim",
-    "xyzt_units",
-    "qform_code",
-    "sform_code",
-    "srow_x",
-    "srow_y",
-    "srow_z",
-    *_QUATERNION,
-]
-_GRID_FIELDS += ["qoffset_x", "qoffset_y", "qoffset_z"]
+_GRID_FIELDS = ["pixdim", "xyzt_units", "qform_code", "sform_code", "srow_x", "srow_y", "srow_z"]
+_GRID_FIELDS += [*_QUATERNION, "qoffset_x", "qoffset_y", "qoffset_z"]
 """Fields of a header that tell a viewer where the voxels lie."""
 # What nibabel finds in a header is told in our sentence. While its output is suppressed it has no handler, and Python prints
 # what has none: this one does nothing.
@@ -66,10 +57,7 @@ class Scan:
 
 
 def read_image(path: Path | str) -> Scan:
-    """Read a scan, a ``.nii`` or ``.nii.gz`` file, and check it.
-
-    Returns:
-        The scan; data float32, every voxel finite, not all equal.
+    """Read a scan, a ``.nii`` or ``.nii.gz`` file, and check it: its data are float32, every voxel finite, not all equal.
 
     Raises:
         StudyError: The file is missing, unreadable, truncated, no NIfTI, not 3-D, without a usable grid, holds NaN or infinite
@@ -88,10 +76,7 @@ def read_image(path: Path | str) -> Scan:
 
 
 def read_label(path: Path | str) -> Scan:
-    """Read a label file, a ``.nii`` or ``.nii.gz`` file, and check that it holds whole numbers.
-
-    Returns:
-        The labels; data int32, the ids of the file.
+    """Read a label file, a ``.nii`` or ``.nii.gz`` file, and check it; its data are int32, the ids of the file.
 
     Raises:
         StudyError: As :func:`read_image`, or voxels that are no whole numbers.
@@ -125,8 +110,8 @@ def _read_scan(path: Path) -> Scan:
     image, header = _parse(path, raw)
     geometry = _checked_geometry(path, image)
     data = np.asanyarray(image.dataobj).reshape(geometry.shape, order="A")
-    oddities = tuple(_oddities(image, header, geometry))
-    return Scan(data, geometry, hashlib.sha256(raw).hexdigest(), len(raw), oddities, header)
+    oddities = _oddities(image, header, geometry)
+    return Scan(data, geometry, hashlib.sha256(raw).hexdigest(), len(raw), tuple(oddities), header)
 
 
 def _parse(path: Path, raw: bytes) -> tuple[Any, Any]:
@@ -171,11 +156,7 @@ def _parse_header(begin: bytes) -> tuple[Any, Any]:
 
 
 def read_grid_header(path: Path) -> Any:
-    """Return the header of a checked scan without its voxels, for :func:`write_mask`.
-
-    Raises:
-        StudyError: The file has gone or changed since it was checked.
-    """
+    """Return the header of a checked scan without its voxels, for :func:`write_mask`."""
     try:
         with path.open("rb") as raw, gzip.open(raw) if raw.read(2) == _GZIP else raw as file:
             raw.seek(0)
@@ -279,9 +260,7 @@ def write_volume(path: Path | str, data: Array, affine: npt.NDArray[np.float64],
         image = _nifti.Nifti1Image(data, affine)
         image.header.set_xyzt_units("mm")
         image.set_sform(affine, code=1)
-        image.set_qform(
-            affine, code=1
-        )  # readers that look at the quaternion first find the same (rigid part)
+        image.set_qform(affine, code=1)  # the same, but for shear, to readers that look at it first
     else:
         copied = type(header)()
         copied.set_data_dtype(data.dtype)

@@ -23,11 +23,7 @@ _OWN_SCHEME = "99DESAMLITE"  # DICOM leaves names that begin with 99 to everybod
 
 
 def require_highdicom() -> Any:
-    """Return the library.
-
-    Raises:
-        StudyError: It is not installed.
-    """
+    """Return the library; a StudyError tells that it is not installed."""
     try:
         import highdicom
         import highdicom.seg
@@ -76,17 +72,18 @@ def write_segmentation(
         for tag in _MAY_BE_EMPTY:
             source.setdefault(tag, None)
     try:
+        segments = [
+            _segment(hd, number, name, color, terms.get(name), algorithm)
+            for number, (name, color) in enumerate(organs.items(), start=1)
+        ]
+        series_number = int(sources[0].get("SeriesNumber") or 0) % 10_000 + 10_000  # apart from scanners' own
         segmentation = hd.seg.Segmentation(
             sources,
             planes,
             hd.seg.SegmentationTypeValues.BINARY,
-            [
-                _segment(hd, number, name, color, terms.get(name), algorithm)
-                for number, (name, color) in enumerate(organs.items(), start=1)
-            ],
+            segments,
             series_instance_uid=hd.UID(),
-            series_number=int(sources[0].get("SeriesNumber") or 0) % 10_000
-            + 10_000,  # apart from scanners' own
+            series_number=series_number,
             sop_instance_uid=hd.UID(),
             instance_number=1,
             manufacturer="DeSAM Lite",
@@ -153,14 +150,9 @@ def segment_names(header: Any) -> dict[int, str]:
 
 
 def read_segmentation(path: Path, series: Series) -> Array:
-    """Read the segments of a Segmentation onto the grid of a series.
+    """Read the segments of a Segmentation, of any maker, onto the grid of a series: their numbers, 0 where none is.
 
-    Args:
-        path: The file, of any maker; its slices may be some of the series', in any order.
-        series: What it belongs to.
-
-    Returns:
-        ``(columns, rows, slices)`` as ``series.data``: the numbers of the segments, 0 where none is.
+    The array is as ``series.data``; the slices of the file may be some of the series', in any order.
 
     Raises:
         StudyError: highdicom is missing, segments overlap, or the file does not lie on the grid of the series.

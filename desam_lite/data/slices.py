@@ -69,10 +69,8 @@ class SliceStore:
     def __init__(
         self, folder: Path, manifest: Manifest, index: "pd.DataFrame", organs: Sequence[str] | None = None
     ):
-        self.folder = folder
-        self.index = index
+        self.folder, self.manifest, self.index = folder, manifest, index
         self._ids = None if organs is None else _new_ids(manifest, organs)
-        self.manifest = manifest
         rows = [{str(key): value for key, value in row.items()} for row in index.to_dict("records")]
         self.rows = {(str(row["domain"]), str(row["case"])): row for row in rows}
 
@@ -131,7 +129,10 @@ def write_slices(folder: Path, manifest: Manifest, row: Mapping[str, Any], volum
         return
     images = prepare_intensity(volume.image, manifest.domain(volume.domain).intensity or manifest.intensity)
     # One metadata key: safetensors writes several in a random order, and equal cases should give equal files.
-    case = {"geometry": volume.geometry.to_json(), "crc32": [_crc32(images), _crc32(volume.labels)]}
+    case = {
+        "geometry": volume.geometry.to_json(),
+        "crc32": [zlib.crc32(images.data), zlib.crc32(volume.labels.data)],
+    }
     with atomic_path(path) as temporary:
         tensors = {"images": images, "labels": volume.labels}
         save_file(tensors, temporary, metadata={"case": json.dumps(case)})
@@ -142,13 +143,9 @@ def _read_slices(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint
     with safe_open(path, framework="numpy") as file:
         case = json.loads((file.metadata() or {})["case"])
         images, labels = file.get_tensor("images"), file.get_tensor("labels")
-    if [_crc32(images), _crc32(labels)] != case["crc32"]:
+    if [zlib.crc32(images.data), zlib.crc32(labels.data)] != case["crc32"]:
         raise ValueError("checksum differs")
     return images, labels, Geometry.from_json(case["geometry"])
-
-
-def _crc32(array: npt.NDArray[np.uint8]) -> int:
-    return zlib.crc32(array.data)
 
 
 def prepare_slices(
@@ -159,14 +156,7 @@ def prepare_slices(
     *,
     progress: bool = True,
 ) -> SliceStore:
-    """Prepare the slices of every case that has none yet.
-
-    Args:
-        manifest: The task.
-        root: The data root that the index was made on.
-        index: Of :func:`desam_lite.data.index.build_index`, or some of its rows.
-        cache_dir: Where prepared slices lie; made when missing.
-        progress: Whether to show a progress bar.
+    """Prepare the slices of every case of an index, or of some of its rows, that has none yet in the cache.
 
     Raises:
         StudyError: A case of the index is at fault, or a file has changed since.
@@ -181,14 +171,9 @@ def prepare_slices(
 
 
 def prepare_intensity(image: npt.NDArray[np.float32], intensity: Intensity) -> npt.NDArray[np.uint8]:
-    """Bring the intensities of a volume to 0..255.
+    """Bring the intensities of a volume ``(Z, H, W)``, in the unit of the file, to 0..255 uint8.
 
-    Args:
-        image: ``(Z, H, W)`` float, in the unit of the file.
-        intensity: The bounds: percentiles of the whole volume, or a window.
-
-    Returns:
-        ``(Z, H, W)`` uint8: the lower bound and below is 0, the upper and above 255, linear between.
+    The lower bound (a percentile of the whole volume, or a window's) and below is 0, the upper and above 255, linear between.
     """
     if intensity.percentiles is not None:
         low, high = np.percentile(image, intensity.percentiles).tolist()
@@ -246,21 +231,18 @@ def split_cases(
     """
     if rule not in get_args(SplitRule):
         raise StudyError(f"there is no split rule {rule!r}: choose from {', '.join(get_args(SplitRule))}.")
+    part_of: dict[str, Part]
     patient_of = {case: patients[case] if patients else case for case in cases}
     unique = list(dict.fromkeys(patient_of.values()))
     if rule == "published_90_10":
-        part_of = _first_90_10(unique)
+        train = max(1, len(unique) * 9 // 10)
+        part_of = {patient: "train" if n < train else "val" for n, patient in enumerate(unique)}
     elif rule == "half_tested":
         half = (len(unique) + 1) // 2
         part_of = {**_drawn(unique[:half], seed, 20, 0), **dict.fromkeys(unique[half:], "test")}
     else:
         part_of = _drawn(unique, seed, *map(int, rule.split("_")[1:]))
     return {case: part_of[patient] for case, patient in patient_of.items()}
-
-
-def _first_90_10(patients: list[str]) -> dict[str, Part]:
-    train = max(1, len(patients) * 9 // 10)
-    return {patient: "train" if number < train else "val" for number, patient in enumerate(patients)}
 
 
 def _drawn(patients: list[str], seed: int, val_share: int, test_share: int) -> dict[str, Part]:

@@ -1,9 +1,8 @@
 """Predicting the test cases of every domain and scoring them, case by case, resumable."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,37 +18,8 @@ from desam_lite.utils.errors import StudyError
 from desam_lite.utils.memory import keep_freed_memory
 from desam_lite.utils.progress import track
 
-
-class LabelledSlice(Protocol):
-    """What is predicted of a slice."""
-
-    @property
-    def labels(self) -> npt.NDArray[np.uint8]:
-        """Organ ids ``(H, W)``."""
-
-
-class Segmenter(Protocol):
-    """What is scored: it labels the slices of one scan ``(Z, H, W)`` uint8, one after the other.
-
-    Attributes:
-        oracle: Whether its prompts are made from the reference labels ``(Z, H, W)``.
-    """
-
-    oracle: bool
-
-    def predict(
-        self, images: npt.NDArray[np.uint8], embeddings: ReadEmbeddings | None, /
-    ) -> Iterable[LabelledSlice]:
-        """Label the slices; ``embeddings`` gives their embeddings, to methods on these."""
-
-    def predict_oracle(
-        self,
-        images: npt.NDArray[np.uint8],
-        embeddings: ReadEmbeddings | None,
-        reference: npt.NDArray[np.uint8],
-        /,
-    ) -> Iterable[LabelledSlice]:
-        """Label the slices, prompted by the reference."""
+Volume = npt.NDArray[np.uint8]
+"""Organ ids of a scan ``(Z, H, W)``."""
 
 
 def prediction_path(directory: Path, domain: str, case: str) -> Path:
@@ -57,18 +27,14 @@ def prediction_path(directory: Path, domain: str, case: str) -> Path:
     return directory / "predictions" / domain / f"{case}.nii.gz"
 
 
-def read_prediction(path: Path) -> npt.NDArray[np.uint8]:
-    """Read the organ ids ``(Z, H, W)`` of a prediction.
-
-    Raises:
-        StudyError: The file is missing or damaged.
-    """
+def read_prediction(path: Path) -> Volume:
+    """Read the organ ids ``(Z, H, W)`` of a prediction."""
     scan = read_label(path)
     return to_slices(scan.data, scan.geometry).astype(np.uint8)
 
 
 def score_domains(
-    predictor: Segmenter,
+    label: Callable[[CaseSlices, ReadEmbeddings | None], Volume],
     task: Task,
     cases: Mapping[str, Sequence[str]],
     embeddings: EmbeddingStore | None,
@@ -79,7 +45,7 @@ def score_domains(
     """Predict and score cases; a prediction that is already on disk is not made again.
 
     Args:
-        predictor: What is scored.
+        label: What is scored: from a case, and its embeddings for methods on these, to its organ ids.
         task: Where the cases come from.
         cases: Case ids to test, by domain.
         embeddings: The stored embeddings, for methods on them.
@@ -100,17 +66,13 @@ def score_domains(
             prediction = _read_earlier(path, slices)
             if prediction is None:
                 stored = None if embeddings is None else partial(embeddings.load, domain, case)
-                if predictor.oracle:
-                    labelled = predictor.predict_oracle(slices.images, stored, slices.labels)
-                else:
-                    labelled = predictor.predict(slices.images, stored)
-                prediction = np.stack([each.labels for each in labelled])
+                prediction = label(slices, stored)
                 write_mask(path, prediction, slices.geometry, task.header(domain, case))
             rows += _score_rows(slices, prediction, organs)
     return pd.DataFrame(rows)
 
 
-def _read_earlier(path: Path, slices: CaseSlices) -> npt.NDArray[np.uint8] | None:
+def _read_earlier(path: Path, slices: CaseSlices) -> Volume | None:
     """Read an earlier prediction of this case; None if there is none or it cannot be read."""
     try:
         prediction = read_prediction(path)
@@ -119,9 +81,7 @@ def _read_earlier(path: Path, slices: CaseSlices) -> npt.NDArray[np.uint8] | Non
     return prediction if prediction.shape == slices.labels.shape else None
 
 
-def _score_rows(
-    slices: CaseSlices, prediction: npt.NDArray[np.uint8], organs: Sequence[str]
-) -> list[dict[str, object]]:
+def _score_rows(slices: CaseSlices, prediction: Volume, organs: Sequence[str]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for organ, name in enumerate(organs, start=1):
         counts = {

@@ -110,9 +110,7 @@ def summarise(
     *,
     rule: Rule = "sources",
 ) -> pd.DataFrame:
-    """Average the scores of each group, with spread and a 95 % interval.
-
-    The interval (`seed_aware_interval`) is about other patients and other seeds, not about hospitals that are not in the study.
+    """Average the scores of each group, with spread and a 95 % interval (`seed_aware_interval`).
 
     Args:
         scores: As `scores` returns them.
@@ -124,32 +122,18 @@ def summarise(
         one case, for then nothing is known about others); ``seed_sd``, the standard deviation over seeds of the average of one
         seed (NaN with one seed); ``case_sd``, that over cases of the mean of a case over its sources and seeds; and how many
         ``sources``, ``targets``, ``seeds`` and ``cases`` there are.
-
-    Raises:
-        StudyError: There is no such averaging rule.
     """
     _check_rule(rule)
     rows = []
     for names, group in scores.groupby(list(by), sort=False):
-        estimate = _estimate(group, rule)
-        rows.append({**dict(zip(by, names, strict=True)), **estimate})
+        rows.append({**dict(zip(by, names, strict=True)), **_estimate(group, rule)})
     return pd.DataFrame(rows, columns=[*by, *_ESTIMATES])
 
 
 def score_matrix(
     scores: pd.DataFrame, label: str, sources: Sequence[str], targets: Sequence[str]
 ) -> pd.DataFrame:
-    """Return the source x target matrix of one method.
-
-    Args:
-        scores: As `scores` returns them.
-        label: The method.
-        sources: Rows, in order.
-        targets: Columns, in order.
-
-    Returns:
-        Floats; a cell is the mean over the cases of the target, then over seeds; NaN where there is no score.
-    """
+    """Return the mean of each cell of one method, over the cases of the target, then over seeds: NaN where there is no score."""
     own = scores[scores["label"] == label]
     if own.empty:
         return pd.DataFrame(np.nan, index=list(sources), columns=list(targets))
@@ -166,22 +150,14 @@ def compare(
 ) -> pd.DataFrame:
     """Compare pairs of methods case by case: the same source, seed and case scored by both.
 
-    The mean and its interval are those of `summarise`, taken over the differences, and the verdict is that of `decide`. There
-    is no p value: the usual one takes the trained models as fixed, so other seeds are outside of it.
-
-    Args:
-        scores: As `scores` returns them.
-        pairs: (first, second) labels; the difference is first minus second.
-        rule: How sources and targets are averaged (`RULES`).
-        margin: Smallest difference that matters, in units of the metric; None for that of `MARGINS`, of Dice for other scores.
+    The mean and its interval are those of `summarise`, taken over the differences, first minus second, and the verdict is that of
+    `decide`. There is no p value: the usual one takes the trained models as fixed, so other seeds are outside of it. The margin
+    is the smallest difference that matters, in units of the metric; None for that of `MARGINS`, of Dice for other scores.
 
     Returns:
         One row per pair, in and out of domain: the labels ``first`` and ``second``, ``mean``, ``low``, ``high``, the ``verdict``
         on the first, the number of ``seeds``, the share of cases ``won`` by the first, and the number of ``cases``. Pairs
         without common cases give NaN and "cannot tell".
-
-    Raises:
-        StudyError: There is no such averaging rule.
     """
     _check_rule(rule)
     rows = []
@@ -203,17 +179,11 @@ def domain_losses(
     rule: Rule = "sources",
     margin: float | None = None,
 ) -> pd.DataFrame:
-    """Compare each group's average out of domain with its own in domain: the same seeds, other patients.
-
-    Args:
-        scores: As `scores` returns them.
-        by: Columns that make the groups.
-        rule: How sources and targets are averaged (`RULES`), in and out of domain alike.
-        margin: As in `compare`.
+    """Compare each group's average out of domain with its own in domain, by one rule: the same seeds, other patients.
 
     Returns:
         One row per group that has scores of both: ``mean`` out of domain minus in domain, ``low``, ``high``, and the ``verdict``
-        on out of domain.
+        on out of domain, by the margin of `compare`.
     """
     rows = []
     for names, group in scores.dropna(subset="value").groupby(list(by), sort=False):
@@ -241,13 +211,9 @@ def _verdict(interval: "Interval", scores: pd.DataFrame, margin: float | None) -
 
 
 def decide(low: float, high: float, margin: float, *, more_is_better: bool = True) -> Verdict:
-    """Return the verdict on the first of two methods, from the interval of its difference to the second.
+    """Return the verdict on the first of two methods, from the interval of its difference to the second, NaN where there is none.
 
-    Args:
-        low: Lower end of the interval; NaN where there is none.
-        high: Its upper end.
-        margin: Smallest difference that matters, above 0.
-        more_is_better: Whether a positive difference speaks for the first.
+    The margin is the smallest difference that matters, above 0.
 
     >>> decide(0.01, 0.05, 0.02), decide(-0.01, 0.015, 0.02), decide(-0.01, 0.05, 0.02)
     ('better', 'equivalent', 'cannot tell')
@@ -277,15 +243,7 @@ def paired_differences(scores: pd.DataFrame, first: str, second: str) -> pd.Data
 def pick_case(scores: pd.DataFrame, rule: CaseRule) -> pd.Series:
     """Choose one scored case by rule, so that nobody chooses what is shown.
 
-    Args:
-        scores: Of the methods and domains to choose from; not empty.
-        rule: "worst", "best", or "median" (the lower of the two middle ones of an even number).
-
-    Returns:
-        The row; of equal ones the first in the order of source, target, case and seed.
-
-    Raises:
-        StudyError: There is no such rule, or there is nothing to choose from.
+    Of equal ones it is the first by source, target, case and seed; the "median" is the lower of the two middle ones.
     """
     if rule not in get_args(CaseRule):
         raise StudyError(f"there is no case rule '{rule}': choose from {', '.join(get_args(CaseRule))}.")
@@ -301,18 +259,10 @@ def pick_case(scores: pd.DataFrame, rule: CaseRule) -> pd.Series:
 
 
 def most_different(scores: pd.DataFrame, first: str, second: str) -> pd.Series:
-    """Choose the case on which two methods differ most, whichever of them is better there.
-
-    Args:
-        scores: Of the domains to choose from.
-        first: Label of one method.
-        second: Label of the other.
+    """Choose the case on which two methods differ most, whichever of them is better there; of equal ones the first.
 
     Returns:
-        Its source, target, seed and case, with the difference as ``value``; of equal ones the first in their order.
-
-    Raises:
-        StudyError: The two have no case in common.
+        Its source, target, seed and case, with the difference as ``value``.
     """
     both = paired_differences(scores, first, second).dropna(subset="value")
     if both.empty:
@@ -338,11 +288,8 @@ class Cube(NamedTuple):
 def cube_of(scores: pd.DataFrame) -> Cube:
     """Return scores of one method, or of differences, as an array; there must be at least one."""
     source, target, seed = (pd.factorize(scores[name], sort=True)[0] for name in ("source", "target", "seed"))
-    case = (
-        scores.groupby("target")["case"]
-        .transform(lambda names: pd.factorize(names, sort=True)[0])
-        .to_numpy(int)
-    )
+    numbers = scores.groupby("target")["case"].transform(lambda names: pd.factorize(names, sort=True)[0])
+    case = numbers.to_numpy(int)
     shape = [axis.max() + 1 for axis in (source, target, seed, case)]
     values = np.full(shape, np.nan)
     values[source, target, seed, case] = scores["value"].to_numpy(float)
@@ -351,20 +298,15 @@ def cube_of(scores: pd.DataFrame) -> Cube:
     return Cube(values, counts, present.any(axis=(1, 3)))
 
 
-def average(cube: Cube, rule: Rule, case_weights: Floats, seed_weights: Floats) -> Floats:
-    """Return one average by a rule per draw ``(B,)``, from ``case_weights`` ``(B, T, C)`` and ``seed_weights`` ``(B, S, R)``."""
+def average(cube: Cube, case_weights: Floats, seed_weights: Floats) -> Floats:
+    """Return the average by "sources" of each draw ``(B,)``, with weights of cases ``(B, T, C)`` and of seeds ``(B, S, R)``."""
     present = np.isfinite(cube.values)
     filled = np.where(present, cube.values, 0.0)
     total = np.einsum("strc,btc->bstr", filled, case_weights)
     weight = np.einsum("strc,btc->bstr", present.astype(float), case_weights)
     per_seed = np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0)
     cells = _weighted_mean(per_seed, seed_weights[:, :, None, :], axis=3)  # (B, S, T)
-    if rule == "sources":
-        return _weighted_mean(_weighted_mean(cells, 1.0, axis=2), 1.0, axis=1)
-    if rule == "targets":
-        return _weighted_mean(_weighted_mean(cells, 1.0, axis=1), 1.0, axis=1)
-    counts = present.sum(axis=3).sum(axis=2) / np.maximum(present.any(axis=3).sum(axis=2), 1)
-    return _weighted_mean(cells.reshape(len(cells), -1), counts.ravel(), axis=1)
+    return _weighted_mean(_weighted_mean(cells, 1.0, axis=2), 1.0, axis=1)
 
 
 def _weighted_mean(values: Floats, weights: Floats | float, axis: int) -> Floats:
@@ -374,11 +316,6 @@ def _weighted_mean(values: Floats, weights: Floats | float, axis: int) -> Floats
     total = (np.nan_to_num(values) * used).sum(axis=axis)
     mean: Floats = np.divide(total, weight, out=np.full_like(weight, np.nan), where=weight > 0)
     return mean
-
-
-def _ones(cube: Cube) -> tuple[Floats, Floats]:
-    sources, targets, seeds, cases = cube.values.shape
-    return np.ones((1, targets, cases)), np.ones((1, sources, seeds))
 
 
 class Interval(NamedTuple):
@@ -392,9 +329,7 @@ class Interval(NamedTuple):
 def seed_aware_interval(cube: Cube, rule: Rule | Floats) -> Interval:
     """Return the average by a rule and the interval in which it would lie with other seeds and other patients.
 
-    Args:
-        cube: Scores of one method, or differences of two.
-        rule: How sources and targets are averaged (`RULES`), which are fixed; or the weights ``(S, T)``, of either sign.
+    The rule says how sources and targets, which are fixed, are averaged (`RULES`), or is their weights ``(S, T)`` of either sign.
     """
     weights = _cell_weights(cube, rule) if isinstance(rule, str) else rule
     by_run = _weighted_mean(cube.values, 1.0, axis=3)  # (S, T, R)
@@ -403,19 +338,18 @@ def seed_aware_interval(cube: Cube, rule: Rule | Floats) -> Interval:
     complete = (np.isfinite(by_run) | (weights == 0)[..., None]).all(axis=1)  # (S, R): runs scored everywhere
     runs = np.nansum(weights[..., None] * by_run, axis=1)  # (S, R)
     patients = np.nansum(weights[..., None] * by_case, axis=0)  # (T, C)
-    of_seeds = _pooled_variance(
-        [runs[s, there] for s, there in enumerate(complete & cube.seeds) if weights[s].any()]
-    )
-    of_patients = _pooled_variance(
-        [patients[t, :count] for t, count in enumerate(cube.cases) if weights[:, t].any()]
-    )
+    used = [runs[s, there] for s, there in enumerate(complete & cube.seeds) if weights[s].any()]
+    seen = [patients[t, :count] for t, count in enumerate(cube.cases) if weights[:, t].any()]
+    of_seeds, of_patients = _pooled_variance(used), _pooled_variance(seen)
     if of_seeds is None or of_patients is None:
         return Interval(mean, np.nan, np.nan)
     of_both = sum(
         weights[s, t] ** 2 * _interaction_variance(cube.values[s, t][cube.seeds[s], : cube.cases[t]])
         for s, t in np.argwhere(weights)
     )
-    t_seeds, t_patients = _quantile(of_seeds[1]), _quantile(of_patients[1])
+    t_seeds, t_patients = (
+        float(student_t.ppf((1 + LEVEL) / 2, freedom)) for _, freedom in (of_seeds, of_patients)
+    )
     both = t_seeds**2 * max(of_seeds[0] - of_both, 0.0) + t_patients**2 * of_patients[0]
     half = np.sqrt(max(both, t_seeds**2 * of_seeds[0]))
     return Interval(mean, mean - half, mean + half)
@@ -436,8 +370,7 @@ def _cell_weights(cube: Cube, rule: Rule) -> Floats:
 def _pooled_variance(groups: Sequence[Floats]) -> tuple[float, float] | None:
     """Return the variance of the sum of the groups' means, and its degrees of freedom by Satterthwaite.
 
-    Returns:
-        None where a group has one value, which says nothing about others.
+    None where a group has one value, which says nothing about others.
     """
     if any(len(values) < 2 for values in groups):
         return None
@@ -461,42 +394,25 @@ def _interaction_variance(values: Floats) -> float:
     return float(np.nansum(residual**2) / freedom / np.isfinite(values).sum())
 
 
-def _quantile(freedom: float) -> float:
-    return float(student_t.ppf((1 + LEVEL) / 2, freedom))
-
-
 def _estimate(group: pd.DataFrame, rule: Rule) -> dict[str, float]:
     scored = group.dropna(subset="value")
     if scored.empty:
         return {**dict.fromkeys(_ESTIMATES[:5], np.nan), **dict.fromkeys(_ESTIMATES[5:], 0)}
     cube = cube_of(scored)
     per_case = _per_case(scored)
-    interval = seed_aware_interval(cube, rule)
+    per_seed = [
+        seed_aware_interval(Cube(cube.values[:, :, [n]], cube.cases, cube.seeds[:, [n]]), rule).mean
+        for n in range(cube.values.shape[2])
+    ]
+    spreads = {"seed_sd": _deviation(np.array(per_seed)), "case_sd": _deviation(per_case)}
     counts = {f"{name}s": scored[name].nunique() for name in ("source", "target", "seed")}
-    return {
-        "mean": interval.mean,
-        "low": interval.low,
-        "high": interval.high,
-        "seed_sd": _deviation(_per_seed(cube, rule)),
-        "case_sd": _deviation(per_case),
-        **counts,
-        "cases": len(per_case),
-    }
+    return {**seed_aware_interval(cube, rule)._asdict(), **spreads, **counts, "cases": len(per_case)}
 
 
 def _per_case(scores: pd.DataFrame) -> Floats:
     """Return one number per patient: the mean of a case over the sources and seeds that scored it."""
     means: Floats = scores.groupby(["target", "case"])["value"].mean().to_numpy(float)
     return means
-
-
-def _per_seed(cube: Cube, rule: Rule) -> Floats:
-    count = cube.values.shape[2]
-    case_weights, seed_weights = _ones(cube)
-    single = np.eye(count)[:, None, :] * seed_weights
-    averages = average(cube, rule, np.repeat(case_weights, count, axis=0), single)
-    finite: Floats = averages[np.isfinite(averages)]
-    return finite
 
 
 def _deviation(values: Floats) -> float:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.nn import functional
 
 from desam_lite.data.datasets import Batch
 from desam_lite.methods.consistency import contour_distance, divergence
@@ -24,10 +25,7 @@ ADVBIAS_WEIGHT = 1.0  # of both beside the mask loss
 
 def bias_field(control: torch.Tensor, size: int) -> torch.Tensor:
     """Return the multiplicative field ``(B, 1, size, size)``: the exponential of a cubic spline, in 1 +- `BIAS_MAGNITUDE`."""
-    field: torch.Tensor = (
-        spline_field(control, size, BIAS_ORDER).exp().clamp(1 - BIAS_MAGNITUDE, 1 + BIAS_MAGNITUDE)
-    )
-    return field
+    return spline_field(control, size, BIAS_ORDER).exp().clamp(1 - BIAS_MAGNITUDE, 1 + BIAS_MAGNITUDE)
 
 
 def apply_bias(images: torch.Tensor, field: torch.Tensor) -> torch.Tensor:
@@ -40,13 +38,6 @@ def distance(reference: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     """Return the distance of logits from reference logits, both ``(B, K, S, S)``: divergence plus weighted contour distance."""
     first, second = reference.sigmoid(), logits.sigmoid()
     return divergence(first, second) + CONTOUR_WEIGHT * contour_distance(first, second)
-
-
-def to_unit(gradient: torch.Tensor) -> torch.Tensor:
-    """Return gradients ``(B, c, c)`` scaled to norm 1 for each slice."""
-    norms = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
-    unit: torch.Tensor = gradient / norms[:, None, None]
-    return unit
 
 
 class AdvBias(UNetMethod):
@@ -85,7 +76,8 @@ class AdvBias(UNetMethod):
         with torch.enable_grad():
             biased = self.network(apply_bias(images, bias_field(control, self.input_size)))
             (gradient,) = torch.autograd.grad(distance(reference, biased), control)
-        return (control.detach() + ASCENT_STEP * to_unit(gradient)).clamp(*CONTROL_RANGE)
+        direction = functional.normalize(gradient.flatten(1)).view_as(gradient)  # of norm 1 for each slice
+        return (control.detach() + ASCENT_STEP * direction).clamp(*CONTROL_RANGE)
 
     def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
         """Return the mask loss of the slices plus the distance of the prediction under the field from that without."""

@@ -42,12 +42,9 @@ def synthesise(image: torch.Tensor, masks: torch.Tensor, rng: np.random.Generato
     of the slice itself. Every region gets a random mean and texture (`draw_images`): what is left of the slice are borders.
 
     Args:
-        image: ``(1, S, S)`` float: where the classes come from.
+        image: ``(1, S, S)`` float, where the classes come from; so is the result, of its mean and standard deviation.
         masks: ``(K, S, S)`` float, 0 or 1: the organs.
         rng: The slice's random stream.
-
-    Returns:
-        ``(1, S, S)`` with the slice's own mean and standard deviation.
     """
     generator = _torch_generator(rng)
     labels = torch.bucketize(image, _class_edges(image))  # (1, S, S): 0 is the darkest

@@ -7,6 +7,7 @@ torch do the arithmetic. Slices are ``(1, S, S)`` float, standardised per volume
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -53,10 +54,8 @@ def _augment_slice(
     image, masks = _rotate_and_scale(image, masks, rng)
     if kind == "random":
         image = recolour(image, rng)
-    elif kind == "synthetic":
-        image = synthesise(image, masks, rng)
     else:
-        image = _apply(image, rng, _NNUNET_CHANGES)
+        image = synthesise(image, masks, rng) if kind == "synthetic" else _apply(image, rng, _NNUNET_CHANGES)
     axes = [axis for axis in (-2, -1) if rng.random() < P_MIRROR]
     return image.flip(axes), masks.flip(axes)
 
@@ -112,13 +111,12 @@ def _low_resolution(image: torch.Tensor, rng: np.random.Generator) -> torch.Tens
     return functional.interpolate(small, image.shape[1:], mode="bilinear", align_corners=False)[0]
 
 
-def _gamma(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    return _as_tensor(_monai().AdjustContrast(_draw_factor(rng, GAMMA), retain_stats=True)(image))
+def _gamma(image: torch.Tensor, rng: np.random.Generator, *, invert: bool = False) -> torch.Tensor:
+    change = _monai().AdjustContrast(_draw_factor(rng, GAMMA), invert_image=invert, retain_stats=True)
+    return _as_tensor(change(image))
 
 
-def _inverted_gamma(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    gamma = _draw_factor(rng, GAMMA)
-    return _as_tensor(_monai().AdjustContrast(gamma, invert_image=True, retain_stats=True)(image))
+_inverted_gamma = partial(_gamma, invert=True)
 
 
 def _draw_factor(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
@@ -139,13 +137,8 @@ def _as_tensor(image: Any) -> torch.Tensor:
     return tensor
 
 
-_LIGHT_CHANGES: tuple[tuple[float, Change], ...] = (
-    (P_NOISE, _noise),
-    (P_BRIGHTNESS, _brightness),
-    (P_CONTRAST, _contrast),
-    (P_GAMMA, _gamma),
-)
-_NNUNET_CHANGES: tuple[tuple[float, Change], ...] = (
+_LIGHT_CHANGES = ((P_NOISE, _noise), (P_BRIGHTNESS, _brightness), (P_CONTRAST, _contrast), (P_GAMMA, _gamma))
+_NNUNET_CHANGES = (
     (P_NOISE, _noise),
     (P_BLUR, _blur),
     (P_BRIGHTNESS, _brightness),

@@ -4,7 +4,7 @@ The filters are those of segment-anything's ``SamAutomaticMaskGenerator`` (predi
 embeddings that are at hand. All guesses are scored before any is decoded, and only points with a good guess are decoded.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,7 @@ _SCORE_OFFSET = 1.0  # of the logits, as there
 _DECODED_AT_ONCE = 16
 
 
-@dataclass(frozen=True)
-class Candidates:
+class Candidates(NamedTuple):
     """Masks of one slice, the highest predicted IoU first.
 
     Attributes:
@@ -42,16 +41,13 @@ class Candidates:
 def automatic_masks(
     model: SAM, embeddings: ImageEmbeddings, size: tuple[int, int], settings: GridSettings
 ) -> Candidates:
-    """Predict the masks of everything in one slice.
+    """Predict the masks of everything in one slice that pass all filters; possibly none.
 
     Args:
         model: In evaluation mode.
         embeddings: Of this slice, batch 1.
         size: Height and width of the slice, in pixels.
         settings: The grid, the smallest predicted IoU and the smallest stability score; 0 lets everything pass.
-
-    Returns:
-        The masks that pass all filters; possibly none.
     """
     height, width = scaled_size(size, model.image_size)
     points = point_grid(settings.points_per_side, width, height).to(embeddings.neck.device)
@@ -62,10 +58,8 @@ def automatic_masks(
         guesses = decode_on_slice(model, embeddings, single_points(points[part]), size).mask_logits[:, 1:]
         row, guess = good[part].nonzero(as_tuple=True)
         masks = guesses[row, guess]
-        stability = calculate_stability_score(masks, 0.0, _SCORE_OFFSET).nan_to_num(
-            0.0
-        )  # an empty mask has none
-        stable = stability >= settings.stability_threshold
+        stability = calculate_stability_score(masks, 0.0, _SCORE_OFFSET)  # NaN of an empty mask
+        stable = stability.nan_to_num(0.0) >= settings.stability_threshold
         logits.append(masks[stable])
         iou.append(scores[part][row, guess][stable])
         places.append(points[part][row][stable])

@@ -7,13 +7,8 @@ _POINTS, _BOX = {"prompt_mode": "points"}, {"prompt_mode": "box"}
 _POINT_ORACLE, _BOX_ORACLE = {"prompt_mode": "point_oracle"}, {"prompt_mode": "box_oracle"}
 _ORACLE_GREY = "#767676"  # oracles are no competitors
 
-register(
-    "prior",
-    f"{_HERE}.prior:Prior",
-    "Prior",
-    uses=(),
-    choices=[Choice("prior", "the mean training mask, the same for every scan: a control", "#6b6b6b")],
-)
+_PRIOR = Choice("prior", "the mean training mask, the same for every scan: a control", "#6b6b6b")
+register("prior", f"{_HERE}.prior:Prior", "Prior", uses=(), choices=[_PRIOR])
 
 _LIGHT, _NNUNET = {"augmentation": "light"}, {"augmentation": "nnunet"}
 _RANDOMISED, _SYNTHETIC = {"augmentation": "random"}, {"augmentation": "synthetic"}
@@ -42,8 +37,8 @@ for _class, _color, _marker, _meaning in (
     ("SLAug", "#44aa99", "X", "random intensities for each class, fewer where the loss is sensitive"),
 ):
     _name = _class.lower()
-    _row = Choice(_name, f"the U-Net, {_meaning} {{cite}}`{_name}`", _color, _marker)
-    register(_name, f"{_HERE}.{_name}:{_class}", _class, uses=ON_UNET, choices=[_row])
+    _ROW = Choice(_name, f"the U-Net, {_meaning} {{cite}}`{_name}`", _color, _marker)
+    register(_name, f"{_HERE}.{_name}:{_class}", _class, uses=ON_UNET, choices=[_ROW])
 
 _PDMM_ONLY, _NO_IOU_HEAD = {"variant": "pdmm_only"}, {"variant": "no_iou_head"}
 _NO_FUSION, _RANDOM = {"variant": "no_fusion"}, {"weights": "random"}
@@ -90,17 +85,13 @@ register(
 )
 
 _HANDED = "SAM as it is {cite}`sam_parallel`, prompted with the box of the U-Net's mask"
-register(
-    "unet_box",
-    f"{_HERE}.unet_box:UNetBox",
-    "U-Net box in SAM",
-    uses=(*ON_UNET, *ENCODER, "embedding_format"),
-    choices=[Choice("unet_box", _HANDED, "#882255", ">")],
-)
+_ROW = Choice("unet_box", _HANDED, "#882255", ">")
+_USES: tuple[str, ...] = (*ON_UNET, *ENCODER, "embedding_format")
+register("unet_box", f"{_HERE}.unet_box:UNetBox", "U-Net box in SAM", uses=_USES, choices=[_ROW])
 
 _TUNED_SAM = "SAM's own decoder tuned on the source {cite}`medsam`, the coupled model,"
-_TRAINED_BOX, _TRAINED_POINTS = "with the whole image as box", "with a grid of points"
-_BY_POINTS, _BY_BOX = {"test_prompt": "points"}, {"test_prompt": "box"}
+_OF_BOX, _OF_POINTS = f"{_TUNED_SAM} with the whole image as box", f"{_TUNED_SAM} with a grid of points"
+_BY_POINTS, _BY_BOX = _BOX | {"test_prompt": "points"}, _POINTS | {"test_prompt": "box"}
 register(
     "sam_finetuned",
     f"{_HERE}.sam_baselines:SAMFinetuned",
@@ -108,42 +99,20 @@ register(
     uses=DECODER,
     predicts_iou=True,
     choices=[
-        Choice("sam_finetuned_b", f"{_TUNED_SAM} {_TRAINED_BOX}", "#cc79a7", "o", _BOX),
-        Choice("sam_finetuned_p", f"{_TUNED_SAM} {_TRAINED_POINTS}", "#aa4499", "o", _POINTS),
-        Choice(
-            "sam_finetuned_b_points",
-            f"{_TUNED_SAM} {_TRAINED_BOX}, tested with points",
-            "#cc79a7",
-            "s",
-            _BOX | _BY_POINTS,
-        ),
-        Choice(
-            "sam_finetuned_p_box",
-            f"{_TUNED_SAM} {_TRAINED_POINTS}, tested with that box",
-            "#aa4499",
-            "s",
-            _POINTS | _BY_BOX,
-        ),
+        Choice("sam_finetuned_b", _OF_BOX, "#cc79a7", "o", _BOX),
+        Choice("sam_finetuned_p", _OF_POINTS, "#aa4499", "o", _POINTS),
+        Choice("sam_finetuned_b_points", f"{_OF_BOX}, tested with points", "#cc79a7", "s", _BY_POINTS),
+        Choice("sam_finetuned_p_box", f"{_OF_POINTS}, tested with that box", "#aa4499", "s", _BY_BOX),
         Choice("sam_finetuned_oracle", f"{_TUNED_SAM} with {_TIGHT_BOX}", _ORACLE_GREY, "D", _BOX_ORACLE),
     ],
 )
 
 _SAMED = "SAM with low-rank changes of its encoder and a tuned decoder, without prompt {cite}`samed`"
-register(
-    "samed",
-    f"{_HERE}.samed:SAMed",
-    "SAMed",
-    uses=(*TRAINING, *ENCODER, "mask_loss", "lora_rank"),
-    choices=[Choice("samed", _SAMED, "#a66f00", "p")],
-)
+_ROW, _USES = Choice("samed", _SAMED, "#a66f00", "p"), (*TRAINING, *ENCODER, "mask_loss", "lora_rank")
+register("samed", f"{_HERE}.samed:SAMed", "SAMed", uses=_USES, choices=[_ROW])
 
 _DAPSAM = "SAM with adapters in its encoder, and a prompt from learned prototypes {cite}`dapsam`"
-register(
-    "dapsam",
-    f"{_HERE}.dapsam:DAPSAM",
-    "DAPSAM",
-    uses=(*TRAINING, *ENCODER, "mask_loss"),
-    choices=[Choice("dapsam", _DAPSAM, "#661100", "H")],
-)
+_ROW, _USES = Choice("dapsam", _DAPSAM, "#661100", "H"), (*TRAINING, *ENCODER, "mask_loss")
+register("dapsam", f"{_HERE}.dapsam:DAPSAM", "DAPSAM", uses=_USES, choices=[_ROW])
 
 register("masks", f"{_HERE}.masks:ToolMasks", "masks of another tool", uses=("tool",), choices=[])

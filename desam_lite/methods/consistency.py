@@ -11,15 +11,7 @@ _SMALLEST = 1e-7  # probabilities nearer to 0 or 1 count as this near, as in Ran
 
 
 def divergence(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Return the Kullback-Leibler divergence KL(first || second) of probabilities of two outcomes, the mean over all entries.
-
-    Args:
-        first: Probabilities of any shape.
-        second: Of the same, or one that broadcasts to it.
-
-    Returns:
-        A scalar, at least 0.
-    """
+    """Return the mean divergence KL(first || second) of probabilities of two outcomes, of shapes that broadcast: a scalar."""
     first, second = (p.clamp(_SMALLEST, 1 - _SMALLEST) for p in (first, second))
     inside = first * (first.log() - second.log())
     outside = (1 - first) * ((1 - first).log() - (1 - second).log())

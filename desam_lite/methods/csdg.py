@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from desam_lite.data.datasets import Batch
 from desam_lite.methods.consistency import divergence
-from desam_lite.methods.splines import control_shape, spline_field
+from desam_lite.methods.splines import control_shape, unit_spline_field
 from desam_lite.methods.unet import UNetMethod
 from desam_lite.training.losses import mask_loss
 
@@ -23,14 +23,11 @@ CSDG_WEIGHT = 10.0 / 2  # the public code's weight 10 is on a mean over both out
 
 
 def random_appearances(images: torch.Tensor, draws: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Change intensities by a random network of four convolutions: the paper's GIN.
-
-    The result is mixed with the slice and brought to the slice's own Frobenius norm.
+    """Change intensities by a random network of four convolutions, the paper's GIN, mix the result with the slice, keep its norm.
 
     Args:
         images: ``(B, 1, S, S)``.
-        draws: ``kernels0`` to ``kernels3``: ``(B, V, out, in, 3, 3)``; ``shifts0`` to ``shifts3``: ``(B, V, out)``;
-            ``mix``: ``(B, V)``.
+        draws: ``kernelsN`` ``(B, V, out, in, 3, 3)`` and ``shiftsN`` ``(B, V, out)``, N from 0 to 3; ``mix`` ``(B, V)``.
 
     Returns:
         ``(B, V, 3, S, S)``: V appearances of each slice, in three channels.
@@ -51,13 +48,6 @@ def random_appearances(images: torch.Tensor, draws: dict[str, torch.Tensor]) -> 
     before, after = (m.flatten(2).norm(dim=2)[..., None, None, None] for m in (repeated, mixed))
     normed: torch.Tensor = mixed * before / (after + 1e-5)
     return normed
-
-
-def blending_maps(control: torch.Tensor, size: int) -> torch.Tensor:
-    """Return smooth maps ``(B, 1, size, size)`` that run from 0 to 1: the paper's IPA."""
-    field = spline_field(control, size, IPA_ORDER)
-    low, high = (f(field, dim=(2, 3), keepdim=True) for f in (torch.amin, torch.amax))
-    return (field - low) / (high - low).clamp_min(1e-8)
 
 
 class CSDG(UNetMethod):
@@ -99,7 +89,7 @@ class CSDG(UNetMethod):
         """Return three views of each slice, ``(B, 3, 3, S, S)``: two appearances blended both ways, and one unblended."""
         assert batch.images is not None
         first, second, third = random_appearances(batch.images, dict(batch.drawn)).unbind(dim=1)
-        blend = blending_maps(batch.drawn["control"], self.input_size)
+        blend = unit_spline_field(batch.drawn["control"], self.input_size, IPA_ORDER)  # the paper's IPA
         there, back = blend * first + (1 - blend) * second, (1 - blend) * first + blend * second
         return torch.stack([there, back, third], dim=1)
 

@@ -23,11 +23,7 @@ _INITIAL_SD = 0.02  # of the weights of the adapters before the blocks
 
 
 class Adapter(nn.Module):
-    """Tokens gated channel by channel, squeezed to a quarter of the channels, and widened again.
-
-    Args:
-        width: C, channels of a token.
-    """
+    """Tokens of C channels (``width``) gated channel by channel, squeezed to a quarter of the channels, and widened again."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -41,11 +37,7 @@ class Adapter(nn.Module):
 
 
 class PrototypePrompt(nn.Module):
-    """A dense prompt from the slice's features and the prototypes that are like them.
-
-    Args:
-        width: C, channels of the neck's output.
-    """
+    """A dense prompt from the slice's features, of ``width`` channels, and the prototypes that are like them."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -101,12 +93,7 @@ class DAPSAM(TunedEncoder):
     The encoder is frozen. Before each of its blocks and beside each MLP an adapter adds what it makes of the tokens together with
     low-level features, those of the first tokens. The dense prompt of SAM's decoder is made from the neck's output and from the
     prototypes of a learnt memory that it is like; the sparse prompt is empty. Trained are the adapters, the prompt and SAM's
-    mask decoder but for its IoU head, which is not used.
-
-    Args:
-        model: SAM as its checkpoint has it.
-        seed: Names the initial values of adapters and prompt.
-        mask_loss: The loss of the masks.
+    mask decoder but for its IoU head, which is not used. The seed names the initial values of adapters and prompt.
     """
 
     paper: ClassVar[str] = "dapsam"

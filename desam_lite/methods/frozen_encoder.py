@@ -19,11 +19,7 @@ from desam_lite.training.method import TENSORS
 
 
 def weights_hash(spec: RunSpec) -> str | None:
-    """Return what names the frozen weights of a run by content; None for a method without an encoder.
-
-    Raises:
-        StudyError: The weights file does not exist, or its content is not what its name or the specification states.
-    """
+    """Return what names the frozen weights of a run by content; None for a method without an encoder."""
     if spec.backbone is None:
         return None
     weights = _weights_file(spec)
@@ -33,11 +29,7 @@ def weights_hash(spec: RunSpec) -> str | None:
 
 
 def check_weights(spec: RunSpec, n_organs: int) -> None:
-    """Check that the weights of a run can be read and fit its model, without filling one.
-
-    Raises:
-        StudyError: They cannot or do not; the message names the first tensor at fault.
-    """
+    """Check that the weights of a run fit its model, without filling one; a StudyError names the first tensor at fault."""
     weights = _weights_file(spec)
     if spec.backbone is None or weights is None:
         return
@@ -50,9 +42,6 @@ def build_model(spec: RunSpec, n_organs: int) -> DeSAM:
     """Build the model of a run: frozen weights as the specification has them, decoder seeded by the run's seed.
 
     With SAM's checkpoint PRIM starts from SAM's mask decoder, as published; the seed then governs PDMM alone.
-
-    Raises:
-        StudyError: The weights cannot be read or do not fit.
     """
     assert spec.backbone is not None
     model = build_desam(spec.backbone, spec.variant or "desam", n_organs, seed=spec.seed)
@@ -63,13 +52,7 @@ def build_model(spec: RunSpec, n_organs: int) -> DeSAM:
 
 
 def build_sam(spec: RunSpec, n_organs: int, *, seed: int = FROZEN_SEED) -> SAM:
-    """Build the SAM of a run, with its own decoder, filled as the specification has it.
-
-    Without a checkpoint the decoder's weights are named by ``seed``, by default that of the encoders.
-
-    Raises:
-        StudyError: The weights cannot be read or do not fit.
-    """
+    """Build the SAM of a run; without a checkpoint ``seed`` names the weights of its decoder, by default that of the encoders."""
     assert spec.backbone is not None
     model = SAM(spec.backbone, n_organs, seed)
     weights = _weights_file(spec)
@@ -79,11 +62,7 @@ def build_sam(spec: RunSpec, n_organs: int, *, seed: int = FROZEN_SEED) -> SAM:
 
 
 def load_frozen(model: SAM, directory: Path) -> None:
-    """Fill SAM with the weights that the card of a run names; every model is built with the random ones.
-
-    Raises:
-        StudyError: They are not there or do not fit.
-    """
+    """Fill SAM with the weights that the card of a run names; every model is built with the random ones."""
     card = read_card(directory)
     path = frozen_file(directory / TENSORS, model.backbone, card.spec.weights or "", card.weights_hash)
     if path is not None:
@@ -98,18 +77,7 @@ def _weights_file(spec: RunSpec) -> str | None:
 def open_embeddings(
     spec: RunSpec, slices: SliceStore, workspace: Path, device: torch.device, *, progress: bool = True
 ) -> EmbeddingStore:
-    """Return the embeddings of a task's slices under a run's encoder, computing what is missing.
-
-    Args:
-        spec: Names backbone, weights and number format.
-        slices: The prepared slices of the task.
-        workspace: Folder for results and caches.
-        device: Where to compute.
-        progress: Whether to show a bar.
-
-    Raises:
-        StudyError: The weights do not fit.
-    """
+    """Return the embeddings of a task's slices under a run's encoder, below ``workspace``, computing what is missing."""
     name = weights_hash(spec)
     assert spec.backbone is not None and name is not None
     folder = workspace / "embeddings" / f"{spec.backbone}-{name}"

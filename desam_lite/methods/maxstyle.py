@@ -9,7 +9,6 @@ from torch import nn
 from torch.nn import functional
 
 from desam_lite.data.datasets import Batch
-from desam_lite.methods.augmentation import Augmentation
 from desam_lite.methods.mixstyle import draw_partners, style
 from desam_lite.methods.unet import MAX_CHANNELS, UNetMethod, decode, encode
 from desam_lite.training.losses import mask_loss
@@ -28,13 +27,10 @@ def apply_style(maps: torch.Tensor, styles: Styles, layer: int) -> torch.Tensor:
     """Change mean and spread of each channel: mixed with a partner's, plus noise scaled by their spread over the batch.
 
     Args:
-        maps: ``(B, C, h, w)``.
+        maps: ``(B, C, h, w)``; returned as they are where share and noise are 0.
         styles: With L = `STYLE_LAYERS`: ``mix`` ``(B, L)``, the partner's share (0 to 1); ``scale`` and ``shift``
             ``(B, L, >= C)``, noise in standard deviations over the batch; ``keys`` ``(B, L)``, for `draw_partners`.
         layer: Which of the layers this is.
-
-    Returns:
-        ``(B, C, h, w)``; the maps themselves where the share and the noise are 0.
     """
     mean, deviation = style(maps)
     partner = draw_partners(styles["keys"][:, layer])
@@ -47,13 +43,7 @@ def apply_style(maps: torch.Tensor, styles: Styles, layer: int) -> torch.Tensor:
 
 
 class ImageDecoder(nn.Module):
-    """From the image code back to the image, without skip connections: upsampling, convolution, normalisation, per level.
-
-    Args:
-        width: Channels of the U-Net's finest level.
-        depth: Halvings between the image and its code.
-        code: Channels of the code.
-    """
+    """From the image code back to the image, ``depth`` levels without skip connections, ``code`` channels to ``width``."""
 
     def __init__(self, width: int, depth: int, code: int):
         super().__init__()
@@ -132,12 +122,11 @@ class MaxStyle(UNetMethod):
 
     module: MaxStyleUNet
 
-    def __init__(self, n_organs: int, width: int, size: int, seed: int, augmentation: Augmentation = "none"):
-        super().__init__(n_organs, width, size, seed, augmentation)
-        self.width = width
+    def wrap(self, seed: int) -> nn.Module:
+        """Return the U-Net with an image decoder, whose weights the seed names."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.module = MaxStyleUNet(self.network, width, size)
+            return MaxStyleUNet(self.network, self.width, self.input_size)
 
     def draw(self, generator: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
         """Draw the styles that the attack starts from, and which layers it may change."""

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from desam_lite.data.datasets import Batch
-from desam_lite.methods.augmentation import Augmentation
 from desam_lite.methods.unet import UNetMethod, decode, encode
 from desam_lite.training.losses import mask_loss
 
@@ -24,25 +23,18 @@ def style(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def draw_partners(keys: torch.Tensor) -> torch.Tensor:
-    """Return for each slice the number of another of the batch, ``(B,)``: of one slice alone its own.
+    """Return for each slice the number of another of the batch, ``(B,)``, of a slice alone its own.
 
-    Args:
-        keys: ``(B,)``, random: in their order each slice takes the next, and the last the first.
+    In the order of the random ``keys`` ``(B,)`` each takes the next, and the last the first.
     """
     order = keys.argsort()
     return torch.empty_like(order).scatter_(0, order, order.roll(-1))
 
 
 def mix_styles(maps: torch.Tensor, keep: torch.Tensor, partner: torch.Tensor) -> torch.Tensor:
-    """Give each slice the style ``keep`` of its own plus ``1 - keep`` of its partner's.
+    """Give each slice of ``(B, C, h, w)`` the style ``keep`` of its own plus ``1 - keep`` of its partner's.
 
-    Args:
-        maps: ``(B, C, h, w)``.
-        keep: ``(B,)``, 0 to 1; 1 changes nothing.
-        partner: ``(B,)``, for each slice the number of another in the batch.
-
-    Returns:
-        ``(B, C, h, w)`` in the number format of ``maps``.
+    Both are ``(B,)``: a share from 0 to 1, which changes nothing, and the number of another slice of the batch.
     """
     mean, deviation = style(maps)
     keep = keep[:, None, None, None]
@@ -63,13 +55,7 @@ class MixStyleUNet(nn.Module):
     def forward(
         self, images: torch.Tensor, keep: torch.Tensor | None = None, keys: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Return logits ``(B, K, S, S)``; styles are mixed in training only.
-
-        Args:
-            images: ``(B, 1, S, S)``.
-            keep: ``(B, MIXSTYLE_LEVELS)``: share of its own style that a slice keeps.
-            keys: ``(B, MIXSTYLE_LEVELS)``, random: for `draw_partners`.
-        """
+        """Return logits ``(B, K, S, S)``; in training styles are mixed by shares and keys, ``(B, MIXSTYLE_LEVELS)``."""
         if not self.training or keep is None or keys is None:
             logits: torch.Tensor = self.unet(images)
             return logits
@@ -100,9 +86,9 @@ class MixStyle(UNetMethod):
         "with several devices a slice is mixed with those on its own device",
     )
 
-    def __init__(self, n_organs: int, width: int, size: int, seed: int, augmentation: Augmentation = "none"):
-        super().__init__(n_organs, width, size, seed, augmentation)
-        self.module = MixStyleUNet(self.network)
+    def wrap(self, seed: int) -> nn.Module:
+        """Return the U-Net with mixed styles."""
+        return MixStyleUNet(self.network)
 
     def draw(self, generator: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
         """Draw mixing weights (1, no mixing, for half of them) and the keys of partners."""

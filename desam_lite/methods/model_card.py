@@ -42,13 +42,7 @@ class ModelCard:
 
 
 def make_card(record: Mapping[str, Any], spec: RunSpec, manifest: Manifest) -> dict[str, Any]:
-    """Return a card: what the weights are, what they were trained on, and under which terms.
-
-    Args:
-        record: The content of the run's ``run.json``.
-        spec: The run.
-        manifest: Its task.
-    """
+    """Return a card: what the weights are, what they were trained on, under which terms; ``record`` is the run's ``run.json``."""
     organs = f" ({', '.join(spec.organs)})" if spec.organs else ""  # which of several it was trained on
     return {
         "title": f"{spec.label}{organs} trained on {spec.source} of {manifest.title}",

@@ -14,7 +14,7 @@ from desam_lite.model.prompts import Prompts
 def oracle_prompts(
     labels: npt.NDArray[np.uint8], n_organs: int, side: int, mode: str, margin: float = 0.0
 ) -> list[Prompts | None]:
-    """Make one prompt for each organ of a slice.
+    """Make one prompt for each of K organs of a slice, None for one that is not in it.
 
     Args:
         labels: Organ ids ``(H, W)``: 0 background, 1..K the organs.
@@ -22,9 +22,6 @@ def oracle_prompts(
         side: Of the model's square, in pixels.
         mode: "point_oracle" for the innermost point, "box_oracle" for the tight box.
         margin: How far the box reaches beyond, where the square does, in pixels of the square.
-
-    Returns:
-        K prompts, None for an organ that is not in the slice.
     """
     scale = side / max(labels.shape)
     return [_prompt(labels == organ, scale, mode, side, margin) for organ in range(1, n_organs + 1)]
@@ -46,12 +43,8 @@ def tight_box(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     >>> tight_box(np.pad(np.ones((2, 3), bool), ((1, 0), (4, 0)))).tolist()
     [4.0, 1.0, 7.0, 3.0]
     """
-    ends = []
-    for axis in (0, 1):  # what is in any row gives columns: x; then y
-        indices = np.flatnonzero(mask.any(axis=axis))
-        ends.append((indices[0], indices[-1] + 1))
-    (left, right), (top, bottom) = ends
-    return np.array([left, top, right, bottom], np.float64)
+    y, x = np.nonzero(mask)
+    return np.array([x.min(), y.min(), x.max() + 1, y.max() + 1], np.float64)
 
 
 def innermost(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:

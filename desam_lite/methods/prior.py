@@ -45,10 +45,9 @@ class Prior(Predictor):
 
     @classmethod
     def fit(cls, cases: Sequence[CaseSlices], n_organs: int) -> Self:
-        """Average the labels of the training cases of the source, ``n_organs`` of them.
+        """Average the labels of the training cases of the source, ``n_organs`` of them; without any, the mean is 0, for `load`.
 
         The threshold is the one of the highest mean Dice on those same cases, so the control is as strong as position allows.
-        Without any case its mean is zero, to be replaced by `load`.
         """
         if not cases:
             return cls(np.zeros((_MEAN_GRID[0], n_organs, *_MEAN_GRID[1:]), np.float32), [0.5] * n_organs)
@@ -58,11 +57,7 @@ class Prior(Predictor):
         return cls(mean, [_best_threshold(stack[:, :, k] > 0.5, mean[:, k]) for k in range(n_organs)])
 
     def load(self, directory: Path) -> None:
-        """Load what `save` wrote.
-
-        Raises:
-            StudyError: The file is missing, damaged, or of something else.
-        """
+        """Load what `save` wrote."""
         tensors = load_tensors(directory, self._tensors())
         self.mean, self.thresholds = tensors["mean"].numpy(), tensors["thresholds"].tolist()
 

@@ -54,10 +54,7 @@ class _Decoder(nn.Module):
         labels: torch.Tensor | None,
         xyxy: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return mask logits ``(B, K, 4h, 4w)`` and predicted IoU ``(B, K)`` (None without a head).
-
-        The first two are those of `ImageEmbeddings`, the last three those of `Prompts`; without any, the whole image.
-        """
+        """Return mask logits ``(B, K, 4h, 4w)`` and predicted IoU ``(B, K)``, None without a head."""
         out = self.model.decode(ImageEmbeddings(levels, neck), Prompts(xy, labels, xyxy, len(neck)))
         return out.mask_logits, out.iou
 
@@ -102,8 +99,7 @@ class PromptedMethod(Method):
     def with_prompts(cls, model: PromptedSAM, spec: RunSpec) -> Self:
         """Build it on a model, with the prompts, thresholds and losses of a specification."""
         assert spec.prompt_mode is not None
-        iou_loss = IoULoss(spec.iou_loss or "l1", spec.iou_weight or 1.0)
-        losses = iou_loss, spec.mask_loss or "dice"
+        losses = IoULoss(spec.iou_loss or "l1", spec.iou_weight or 1.0), spec.mask_loss or "dice"
         return cls(model, spec.prompt_mode, grid_settings(spec), *losses, spec.test_prompt)
 
     @property
@@ -162,7 +158,7 @@ class PromptedMethod(Method):
             raise TypeError(NEEDS_REFERENCE)
         self.module.eval()
         size = (images.shape[1], images.shape[2])
-        for emb in each_slice(embeddings, len(images), self.device):
+        for emb in each_slice(embeddings, len(images), self.model):
             masks = predict_slice(self.model, emb, mode, size, self.grid)
             yield SlicePrediction(combine_organs(masks.masked), masks.probability, masks.iou)
 
@@ -173,17 +169,16 @@ class PromptedMethod(Method):
         """Predict slice by slice, each organ with the prompt from its reference; empty where the organ is not."""
         self.module.eval()
         size = (images.shape[1], images.shape[2])
-        for emb, labels in zip(each_slice(embeddings, len(images), self.device), reference, strict=True):
+        for emb, labels in zip(each_slice(embeddings, len(images), self.model), reference, strict=True):
             prompts = oracle_prompts(labels, self.model.n_classes, self.model.image_size, self.test_mode)
             masks = predict_prompted(self.model, emb, prompts, size, self.grid)
             yield SlicePrediction(combine_organs(masks.masked), masks.probability, masks.iou)
 
 
-def each_slice(
-    embeddings: ReadEmbeddings | None, count: int, device: torch.device
-) -> Iterator[ImageEmbeddings]:
-    """Yield the embeddings of ``count`` slices one by one, in float32 on a device; `AT_ONCE` are read together."""
+def each_slice(embeddings: ReadEmbeddings | None, count: int, model: nn.Module) -> Iterator[ImageEmbeddings]:
+    """Yield the embeddings of ``count`` slices one by one, in float32 on a model's device; `AT_ONCE` are read together."""
     assert embeddings is not None
+    device = next(model.parameters()).device
     for start in range(0, count, AT_ONCE):
         maps = embeddings(range(start, min(start + AT_ONCE, count)))
         for row in range(len(maps)):
@@ -191,14 +186,9 @@ def each_slice(
 
 
 def draw_point(masks: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Draw the training point of one slice: in an organ or in the background with equal chance.
+    """Draw the training point ``(x, y)`` of one slice, in an organ or in the background by equal chance, in pixels of the masks.
 
-    Args:
-        masks: ``(K, h, w)``, 0 or 1, without padding: prediction puts no point there either.
-        rng: The slice's random stream.
-
-    Returns:
-        ``(x, y)`` in pixels of the ``h x w`` grid.
+    These are ``(K, h, w)``, 0 or 1, without padding: prediction puts no point there either.
     """
     inside = masks.any(axis=0)
     region = inside if rng.random() < 0.5 else ~inside
@@ -210,16 +200,15 @@ def draw_point(masks: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.
 def draw_box(
     masks: npt.NDArray[np.float32], step: float, shift: float, rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
-    """Draw the training box of one slice: around one of its organs, each edge moved outwards at random.
+    """Draw the training box ``(4,)`` of one slice: around one of its organs, each edge moved outwards at random.
+
+    Left, top, right, bottom are in pixels of the model's square, which they may leave: all of it where there is no organ.
 
     Args:
         masks: ``(K, h, w)``, 0 or 1.
-        step: Pixels of the model's square for one of the masks'.
-        shift: The farthest an edge is moved, in pixels of the model's square.
+        step: Pixels of the square for one of the masks'.
+        shift: The farthest an edge is moved, in pixels of the square.
         rng: The slice's random stream.
-
-    Returns:
-        ``(4,)``: left, top, right, bottom in pixels of the square, which it may leave; all of it where there is no organ.
     """
     present = np.flatnonzero(masks.any(axis=(1, 2)))
     if not len(present):

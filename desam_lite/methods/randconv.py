@@ -31,13 +31,7 @@ def random_kernel(
 
 
 def convolve(images: torch.Tensor, kernels: torch.Tensor, mix: torch.Tensor) -> torch.Tensor:
-    """Convolve each slice ``(B, 1, S, S)`` with its kernel and mix the result with the slice.
-
-    Args:
-        images: ``(B, 1, S, S)``.
-        kernels: ``(B, k, k)``, k odd.
-        mix: ``(B,)``: share of the convolved image, 0 to 1.
-    """
+    """Convolve each slice ``(B, 1, S, S)`` with its kernel ``(B, k, k)``, k odd; ``mix`` ``(B,)`` is the result's share."""
     count, side = kernels.shape[:2]
     filtered = functional.conv2d(images.transpose(0, 1), kernels[:, None], padding=side // 2, groups=count)
     share = mix[:, None, None, None]
@@ -45,12 +39,9 @@ def convolve(images: torch.Tensor, kernels: torch.Tensor, mix: torch.Tensor) -> 
 
 
 def random_views(images: torch.Tensor, kernels: torch.Tensor, mix: torch.Tensor) -> torch.Tensor:
-    """Return V views of each slice, ``(B, V, S, S)``: the slice convolved, and the others made of that view (public code).
+    """Return V views of each slice ``(B, 1, S, S)``, ``(B, V, S, S)``: it convolved, and the others made of that (public code).
 
-    Args:
-        images: ``(B, 1, S, S)``.
-        kernels: ``(B, V, k, k)``.
-        mix: ``(B, V)``.
+    Kernels are ``(B, V, k, k)``, the shares ``mix`` of the convolved image ``(B, V)``.
     """
     first = convolve(images, kernels[:, 0], mix[:, 0])
     others = [convolve(first, kernels[:, view], mix[:, view]) for view in range(1, kernels.shape[1])]

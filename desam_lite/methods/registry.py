@@ -31,14 +31,7 @@ OF_GRID = ("points_per_side", "iou_threshold", "stability_threshold", "selection
 """Settings of predictions by a grid of points: other prompts use none of them."""
 OF_IOU_HEAD = ("iou_loss", "iou_weight")
 """Settings of training by points."""
-PROMPTED = (
-    *ENCODER,
-    "prompt_mode",
-    "embedding_format",
-    "points_per_side",
-    "iou_threshold",
-    "stability_threshold",
-)
+PROMPTED = (*ENCODER, "prompt_mode", "embedding_format", *OF_GRID[:3])
 """Settings of what is prompted, on stored embeddings."""
 DECODER = (*TRAINING, *PROMPTED, *OF_IOU_HEAD, "mask_loss", "selection", "test_prompt", "min_area")
 """Settings of what is trained on stored embeddings and prompted."""
@@ -109,14 +102,12 @@ class MethodEntry:
         return self.module.partition(".")[0] == "desam_lite"
 
     def code_hash(self) -> str | None:
-        """Return what names the code of a method from outside, so that a changed method is trained again.
+        """Return 16 digits that name the code of a method from outside, so that a changed method is trained again; None for ours.
 
         It covers the whole text of every file or notebook cell that defines a function of the class, or of a class outside of
         this package and torch that it derives from, and the plain values (numbers, texts, tuples) that these classes hold.
-        What they call from other files or cells is not covered: keep helpers in the file or cell of the class.
-
-        Returns:
-            16 hexadecimal digits; None for a method of this package, whose meaning `run_spec.RUN_VERSION` stands for.
+        What they call from other files or cells is not covered: keep helpers in the file or cell of the class. The meaning of
+        this package's own methods is that of `run_spec.RUN_VERSION`.
         """
         if self.own:
             return None

@@ -72,12 +72,6 @@ class SAMZeroShot(Predictor):
     - ``box_oracle``: the reference's tight box; SAM's single mask.
 
     The oracles need no choice: the reference tells them where an organ is and in which slices.
-
-    Args:
-        model: SAM, with its own decoder.
-        mode: The prompt.
-        grid: The point grid and the filters of its masks.
-        prior: Of the source's training cases.
     """
 
     paper: ClassVar[str] = "sam"
@@ -113,7 +107,7 @@ class SAMZeroShot(Predictor):
         size = (images.shape[1], images.shape[2])
         expected = self.prior.maps(images.shape)  # (Z, K, H, W)
         present: npt.NDArray[np.bool_] = np.any(expected > self.prior.cut, axis=(2, 3))  # (Z, K)
-        for z, emb in enumerate(each_slice(embeddings, len(images), self._device)):
+        for z, emb in enumerate(each_slice(embeddings, len(images), self.model)):
             logits, iou = np.zeros((0, *size), np.float32), np.zeros(0, np.float32)
             if present[z].any():
                 logits, iou = self._candidates(emb, size)
@@ -124,8 +118,7 @@ class SAMZeroShot(Predictor):
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Return logits ``(N, H, W)`` and predicted IoU ``(N,)`` of the masks that may be an organ."""
         if self.mode == "points":
-            masks = automatic_masks(self.model, emb, size, self.grid)
-            return masks.logits, masks.iou
+            return automatic_masks(self.model, emb, size, self.grid)[:2]
         out = decode_on_slice(self.model, emb, Prompts.whole_image(), size)
         assert out.iou is not None
         return out.mask_logits[0].cpu().numpy(), out.iou[0].cpu().numpy()
@@ -135,10 +128,6 @@ class SAMZeroShot(Predictor):
     ) -> Iterator[SlicePrediction]:
         """Predict each organ with the prompt from its reference; empty where the organ is not."""
         yield from predict_from_labels(self.model, embeddings, reference, self.mode)
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
 
     def save(self, directory: Path, card: dict[str, Any]) -> None:
         """Write the prior; the card names SAM by its hash."""
@@ -158,8 +147,8 @@ def predict_from_labels(
 
     For a box it is SAM's single mask; for a point, of its three guesses the one with the highest predicted IoU.
     """
-    size, n_organs, device = labels.shape[1:], model.n_classes, next(model.parameters()).device
-    for emb, in_slice in zip(each_slice(embeddings, len(labels), device), labels, strict=True):
+    size, n_organs = labels.shape[1:], model.n_classes
+    for emb, in_slice in zip(each_slice(embeddings, len(labels), model), labels, strict=True):
         probability, iou = np.zeros((n_organs, *size), np.float32), np.zeros(n_organs, np.float32)
         for k, prompt in enumerate(oracle_prompts(in_slice, n_organs, model.image_size, mode, margin)):
             if prompt is not None:

@@ -1,18 +1,55 @@
 """SAMed: SAM's encoder adapted by low-rank changes, and a decoder that needs no prompt."""
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar, Self
 
 import torch
+from segment_anything.modeling import ImageEncoderViT
 from torch import nn
+from torch.nn import functional
 
 from desam_lite.data.slices import CaseSlices
 from desam_lite.methods.frozen_encoder import build_sam
-from desam_lite.methods.lora import add_lora
 from desam_lite.methods.run_spec import RunSpec
 from desam_lite.methods.tuned_encoder import TunedEncoder, embed_patches, run_encoder
 from desam_lite.model.names import MaskLoss
 from desam_lite.model.sam_decoder import SAM
+
+
+class LoRAQueryValue(nn.Linear):
+    """A projection to queries, keys and values, the first and last changed by ``up @ down`` of low rank (Hu et al., ICLR 2022).
+
+    Weight and bias are those of the projection it replaces, frozen, under their own names. ``up`` starts at zero, so that at
+    first nothing is changed; ``down`` starts as a linear layer does.
+    """
+
+    def __init__(self, projection: nn.Linear, rank: int):
+        super().__init__(projection.in_features, projection.out_features, device="meta")
+        self.weight, self.bias = projection.weight, projection.bias
+        width = projection.in_features
+        self.lora_down = nn.Parameter(torch.empty(2, rank, width, device=self.weight.device))
+        self.lora_up = nn.Parameter(
+            torch.zeros(2, projection.out_features // 3, rank, device=self.weight.device)
+        )
+        for down in self.lora_down:
+            nn.init.kaiming_uniform_(down, a=math.sqrt(5))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Map ``(..., C)`` to ``(..., 3 C)``."""
+        query, value = (
+            functional.linear(functional.linear(tokens, down), up)
+            for down, up in zip(self.lora_down, self.lora_up, strict=True)
+        )
+        change = torch.cat([query, torch.zeros_like(query), value], dim=-1)
+        return super().forward(tokens) + change
+
+
+def add_lora(encoder: ImageEncoderViT, rank: int) -> None:
+    """Put low-rank changes on the queries and values of every block, drawn from torch's random stream; freeze the rest."""
+    encoder.requires_grad_(False)
+    for block in encoder.blocks:
+        block.attn.qkv = LoRAQueryValue(block.attn.qkv, rank)
 
 
 class _PromptFreeSAM(nn.Module):
@@ -35,13 +72,8 @@ class SAMed(TunedEncoder):
     """SAMed (Zhang and Liu, 2023): low-rank changes of the encoder's queries and values, default prompt, trained decoder.
 
     It maps pixels ``(B, 3, S, S)`` to mask logits ``(B, K, 4h, 4w)``; organ k is the output of mask token k. Trained are the
-    low-rank changes in every block, SAM's mask decoder but for its IoU head (which is not used), and the default prompt.
-
-    Args:
-        model: SAM as its checkpoint has it; changed in place.
-        rank: Of the changes.
-        seed: Names their initial values.
-        mask_loss: The loss of the masks.
+    low-rank changes in every block, SAM's mask decoder but for its IoU head (which is not used), and the default prompt. The
+    model is changed in place; the seed names the initial values of the changes.
     """
 
     paper: ClassVar[str] = "samed"

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from desam_lite.data.datasets import Batch
 from desam_lite.methods.augmentation import augment_batch
-from desam_lite.methods.splines import spline_field
+from desam_lite.methods.splines import unit_spline_field
 from desam_lite.methods.unet import UNetMethod
 from desam_lite.training.losses import mask_loss
 
@@ -29,16 +29,9 @@ Values = npt.NDArray[np.float64]
 
 
 def bezier_curve(values: Values, inner: npt.NDArray[np.floating[Any]], *, inverted: bool = False) -> Values:
-    """Map intensities along a cubic Bezier curve from their darkest to their brightest, or the other way round.
+    """Map intensities ``(n,)`` along a cubic Bezier curve from their darkest to their brightest, or inverted; their range stays.
 
-    Args:
-        values: ``(n,)``.
-        inner: Its two inner control points ``(2, 2)``, x and y of each, as fractions of the range of the values. Within that
-            range the curve is monotone whatever they are.
-        inverted: Whether the darkest becomes the brightest.
-
-    Returns:
-        ``(n,)``, with the range of ``values``.
+    The inner control points ``(2, 2)``, x and y of each, are fractions of the range, in which the curve is monotone.
     """
     low, high = values.min(), values.max()
     t = np.linspace(0, 1, CURVE_STEPS + 1)
@@ -62,14 +55,12 @@ def change_intensities(values: Values, rng: np.random.Generator, p_inverted: flo
 def restyle(image: Values, masks: npt.NDArray[np.bool_], rng: np.random.Generator) -> tuple[Values, Values]:
     """Return a slice with all its intensities changed alike, and one with those of each class changed on their own.
 
-    Args:
-        image: ``(S, S)``, 0 to 1.
-        masks: ``(K, S, S)``; what is in none of them is the background, a class as well.
-        rng: The slice's random stream.
+    In the second the background, what is in no mask, is always inverted, an organ with a probability of 1/2; black stays black.
 
-    Returns:
-        Twice ``(S, S)``. In the second the background is always inverted, an organ with a probability of 1/2, and what is
-        black stays black.
+    Args:
+        image: ``(S, S)``, 0 to 1; so are both results.
+        masks: ``(K, S, S)``.
+        rng: The slice's random stream.
     """
     alike = change_intensities(image.ravel(), rng, 0.0).reshape(image.shape)
     by_class = image.copy()
@@ -80,17 +71,11 @@ def restyle(image: Values, masks: npt.NDArray[np.bool_], rng: np.random.Generato
 
 
 def saliency_map(gradient: torch.Tensor) -> torch.Tensor:
-    """Return a smooth map ``(B, 1, S, S)`` from 0 to 1 of where the loss depends most on the slice.
-
-    Args:
-        gradient: Of the loss by the slice, ``(B, 1, S, S)``.
-    """
+    """Return a smooth map from 0 to 1 of where the loss depends most on the slice, from its gradient; both ``(B, 1, S, S)``."""
     cells = functional.adaptive_avg_pool2d(gradient.abs(), SALIENCY_CELLS)
     # A spline's outermost control points lie outside of the slice.
     control = functional.pad(cells, (1, 1, 1, 1), mode="replicate")[:, 0]
-    field = spline_field(control, gradient.shape[-1], SALIENCY_ORDER)
-    low, high = (extreme(field, dim=(2, 3), keepdim=True) for extreme in (torch.amin, torch.amax))
-    return (field - low) / (high - low).clamp_min(1e-20)
+    return unit_spline_field(control, gradient.shape[-1], SALIENCY_ORDER)
 
 
 class SLAug(UNetMethod):

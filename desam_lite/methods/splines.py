@@ -13,21 +13,20 @@ def control_shape(cells: int, order: int) -> tuple[int, int]:
 
 
 def spline_field(control: torch.Tensor, size: int, order: int) -> torch.Tensor:
-    """Return the uniform tensor-product B-spline of control points on a square of pixels.
+    """Return the uniform tensor-product B-spline of control points ``(B, c, c)`` on a square of pixels, ``(B, 1, size, size)``.
 
-    Its weights are positive and sum to one at every pixel: the field stays within the range of its control points, and is
-    continuous with ``order - 1`` derivatives.
-
-    Args:
-        control: ``(B, c, c)``, c as `control_shape` says.
-        size: Side of the square, in pixels.
-        order: Degree of the polynomial pieces; 3 is cubic.
-
-    Returns:
-        ``(B, 1, size, size)``, differentiable in the control points.
+    Its weights are positive and sum to one at every pixel: the field stays within the range of its control points, is continuous
+    with ``order - 1`` derivatives (3 is cubic), and differentiable in the control points. `control_shape` gives c.
     """
     weights = torch.from_numpy(_basis(control.shape[-1] - order, size, order)).to(control)  # (size, c)
     return (weights @ control @ weights.T)[:, None]
+
+
+def unit_spline_field(control: torch.Tensor, size: int, order: int) -> torch.Tensor:
+    """Return the field of `spline_field` brought to the range 0 to 1."""
+    field = spline_field(control, size, order)
+    low, high = (extreme(field, dim=(2, 3), keepdim=True) for extreme in (torch.amin, torch.amax))
+    return (field - low) / (high - low).clamp_min(1e-20)
 
 
 @cache

@@ -29,10 +29,7 @@ RunBlock = Callable[[int, Block, torch.Tensor, Attend], torch.Tensor]
 class TunedEncoder(Method):
     """A network from pixels ``(B, 3, S, S)`` to mask logits ``(B, K, 4h, 4w)`` through SAM's encoder; organ k is mask token k.
 
-    Args:
-        model: SAM, a part of the network; of its decoder the IoU head is not used.
-        network: What is trained.
-        mask_loss: The loss of the masks.
+    SAM is a part of the network that is trained; of its decoder the IoU head is not used.
     """
 
     inputs = "pixels"
@@ -53,8 +50,7 @@ class TunedEncoder(Method):
         size = (images.shape[1], images.shape[2])
         unit_range = self.model.spec.unit_range
         for chunk in torch.split(torch.from_numpy(images), AT_ONCE):
-            pixels = preprocess(chunk.to(self.device), self.input_size, unit_range=unit_range)
-            logits = self.module(pixels)
+            logits = self.module(preprocess(chunk.to(self.device), self.input_size, unit_range=unit_range))
             on_slice = unfit_square(logits.float(), size, self.input_size)
             for probability in on_slice.sigmoid().cpu().numpy():
                 yield SlicePrediction.from_probability(probability)

@@ -29,14 +29,7 @@ def build_unet(n_organs: int, width: int, size: int, seed: int, channels: int = 
     """Return MONAI's DynUNet planned as nnU-Net plans a 2-D network for slices of ``size`` pixels.
 
     One level per halving until the coarsest map is 4 to 7 pixels wide, kernels 3 x 3, instance normalisation, leaky ReLU,
-    channels doubling from ``width`` up to 512 (Isensee et al., Nature Methods 2021).
-
-    Args:
-        n_organs: Maps in the output.
-        width: Channels of the finest level; nnU-Net takes 32.
-        size: Side of the input square, in pixels, divisible by 2 for each level but the first.
-        seed: Names the initial weights.
-        channels: Of the input.
+    channels doubling from ``width`` (nnU-Net: 32) up to 512 (Isensee et al., Nature Methods 2021). The seed names its weights.
 
     Returns:
         A module from ``(B, channels, S, S)`` to logits ``(B, n_organs, S, S)``.
@@ -70,10 +63,7 @@ def build_unet(n_organs: int, width: int, size: int, seed: int, channels: int = 
 def encode(network: Any, images: torch.Tensor, alter: Alter | None = None) -> list[torch.Tensor]:
     """Return the maps of all levels of a network of `build_unet`, finest first: ``(B, C, S / 2**level, S / 2**level)``.
 
-    Args:
-        network: The U-Net.
-        images: ``(B, 1, S, S)``.
-        alter: Called with the level (0 is the finest) and its map; what it returns goes on, to the next level and the skip.
+    ``alter``, if given, gets the level (0 is the finest) and its map; what it returns goes on, to the next level and the skip.
     """
     maps, current = [], images
     for level, block in enumerate([network.input_block, *network.downsamples, network.bottleneck]):
@@ -97,20 +87,12 @@ class UNetMethod(Method):
 
     It maps slices ``(B, 1, S, S)``, standardised per volume, to logits ``(B, K, S, S)``.
 
-    Args:
-        n_organs: K.
-        width: Channels of the finest level.
-        size: Side S of the input square, in pixels.
-        seed: Names the initial weights.
-        augmentation: How the training slices are augmented.
-
     Attributes:
         network: The U-Net that predicts; part of `module`, or `module` itself.
         channels: Of its input, in all of which a slice is repeated.
     """
 
     channels: ClassVar[int] = 1
-
     inputs = "slices"
     paper: ClassVar[str] = "nnunet"
     defaults_from: ClassVar[str] = (
@@ -127,8 +109,12 @@ class UNetMethod(Method):
     def __init__(self, n_organs: int, width: int, size: int, seed: int, augmentation: Augmentation = "none"):
         self.input_size = self.mask_size = size
         self.augmentation = augmentation
-        self.network = build_unet(n_organs, width, size, seed, self.channels)
-        self.module = self.network
+        self.width, self.network = width, build_unet(n_organs, width, size, seed, self.channels)
+        self.module = self.wrap(seed)
+
+    def wrap(self, seed: int) -> nn.Module:
+        """Return what is trained, of which the U-Net is a part; here the U-Net itself."""
+        return self.network
 
     @classmethod
     def build(cls, spec: RunSpec, n_organs: int, cases: Sequence[CaseSlices]) -> Self:

@@ -1,6 +1,5 @@
 """Files in, files out: which scans are predicted, what is written of each and where, and what is left alone."""
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -117,9 +116,8 @@ def skipped_labels(folder: Path) -> list[str]:
 
 def _stem(path: Path) -> str:
     """Return the name of a scan without its suffix."""
-    return (
-        path.name if path.is_dir() else re.sub(r"(\.nii|\.dcm)?(\.gz)?$", "", path.name, count=1, flags=re.I)
-    )
+    name = path.name
+    return name if path.is_dir() else re.sub(r"(\.nii|\.dcm)?(\.gz)?$", "", name, count=1, flags=re.I)
 
 
 def _output_path(kind: str, path: Path, scan: Path, several: bool) -> Path:
@@ -139,26 +137,20 @@ def _output_path(kind: str, path: Path, scan: Path, several: bool) -> Path:
 
 
 def _refuse_collisions(jobs: Sequence[ScanJob]) -> None:
-    scans = {(status.st_dev, status.st_ino) for job in jobs if (status := _status(job.scan))}
     taken: dict[Path, Path] = {}
     for job in jobs:
         for path in job.outputs.values():
-            status = _status(path)  # tells the same file also under another name
-            slice_there = status and path.suffix == _DICOM and not is_segmentation(read_header(path))
-            if slice_there or (status and (status.st_dev, status.st_ino) in scans):
-                raise StudyError(f"'{path}' is a scan, and scans are never overwritten: give another name.")
+            if path.exists():
+                slice_there = path.suffix == _DICOM and not is_segmentation(read_header(path))
+                if slice_there or any(each.scan.exists() and path.samefile(each.scan) for each in jobs):
+                    raise StudyError(
+                        f"'{path}' is a scan, and scans are never overwritten: give another name."
+                    )
             if path.resolve() in taken:
                 raise StudyError(
                     f"'{path}' would be made twice (of '{taken[path.resolve()]}' and '{job.scan}'): give each its own name."
                 )
             taken[path.resolve()] = job.scan
-
-
-def _status(path: Path) -> os.stat_result | None:
-    try:
-        return path.stat()
-    except OSError:
-        return None
 
 
 def predict_files(
@@ -179,14 +171,13 @@ def predict_files(
         largest_part: As in `predict_scan`.
         draw: Draws the preview: called with its file, the prediction, name -> colour of the organs, and a title.
         progress: Whether to show a bar.
-
-    Raises:
-        StudyError: The file is not one 3-D scan, or scores are to be written of a model that gives none.
     """
-    kept = "probability" in job.outputs
-    prediction = predict_scan(
-        model, job.scan, series=series, probability=kept, largest_part=largest_part, progress=progress
-    )
+    options = {
+        "probability": "probability" in job.outputs,
+        "largest_part": largest_part,
+        "progress": progress,
+    }
+    prediction = predict_scan(model, job.scan, series=series, **options)
     if path := job.outputs.get("probability"):
         assert prediction.probability is not None
         organs = [from_slices(each, prediction.geometry) for each in prediction.probability.swapaxes(0, 1)]
@@ -203,14 +194,9 @@ def predict_files(
         if uncoded := [name for name in model.card.organs if name not in model.card.terms]:
             doubt = f"its mask names {', '.join(uncoded)} by a code of this package: the model's manifest gave no 'snomed'"
             prediction = replace(prediction, warnings=(*prediction.warnings, doubt))
+        place, card = (prediction.geometry, prediction.frames), model.card
         write_segmentation(
-            job.outputs["mask"],
-            prediction.labels,
-            prediction.geometry,
-            prediction.frames,
-            model.card.organs,
-            model.card.terms,
-            model.card.title,
+            job.outputs["mask"], prediction.labels, *place, card.organs, card.terms, card.title
         )
     else:
         write_mask(job.outputs["mask"], prediction.labels, prediction.geometry, prediction.header)

@@ -20,7 +20,7 @@ from desam_lite.data.nifti import Scan, read_image
 from desam_lite.data.slices import prepare_intensity
 from desam_lite.methods import TrainedModel
 from desam_lite.methods.model_card import ModelCard
-from desam_lite.prediction.continuity import keep_largest_part
+from desam_lite.methods.unet_box import largest_parts
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.progress import track
 
@@ -51,10 +51,7 @@ class ScanPrediction:
 
 
 def choose_device(accelerator: str) -> torch.device:
-    """Return the device to predict on.
-
-    Args:
-        accelerator: "auto" (a GPU if there is one), "cpu" or "gpu".
+    """Return the device to predict on: "auto" (a GPU if there is one), "cpu" or "gpu".
 
     Raises:
         StudyError: There is no such accelerator, or no GPU here.
@@ -104,12 +101,8 @@ def predict_scan(
     maps = None
     if model.predictor.encoder is not None:
         maps = encode_on_demand(model.predictor.encoder, images, card.spec.embedding_format or "float16")
-    bar = track(
-        model.predictor.predict(images, maps),
-        f"predicting {path.name}",
-        total=len(images),
-        enabled=progress,
-    )
+    predicted, text = model.predictor.predict(images, maps), f"predicting {path.name}"
+    bar = track(predicted, text, total=len(images), enabled=progress)
     slices = [(each.labels, each.iou, each.probability if probability else None) for each in bar]
     masks, iou, probabilities = zip(*slices, strict=True)
     labels = np.stack(masks)
@@ -122,6 +115,21 @@ def predict_scan(
         stored.warnings + _doubts_of_unit(data, card.intensity),
         *((stored.header, ()) if isinstance(stored, Scan) else (None, stored.frames)),
     )
+
+
+def keep_largest_part(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Fill gaps of one slice in each organ of ids ``(Z, H, W)``, then keep its largest part, whose voxels touch by faces.
+
+    A gap is filled where both slices beside it have the organ and itself has no other. Made for organs of one piece: of a pair of
+    kidneys with one name, one would be left. Spacing plays no part: voxels touch by their faces at any slice distance.
+
+    >>> keep_largest_part(np.array([1, 0, 1, 0, 0, 1], np.uint8).reshape(6, 1, 1)).ravel().tolist()
+    [1, 1, 1, 0, 0, 0]
+    """
+    filled = labels.copy()
+    gaps = (labels[1:-1] == 0) & (labels[:-2] == labels[2:])  # of the organ on both sides, or of none
+    filled[1:-1][gaps] = labels[:-2][gaps]
+    return largest_parts(filled)
 
 
 def doubt_of_slices(card: ModelCard) -> str:
@@ -154,11 +162,7 @@ def _doubts_of_unit(data: npt.NDArray[np.float32], intensity: Intensity) -> tupl
 
 
 def require_iou_head(card: ModelCard) -> None:
-    """Refuse to give scores that a model does not have.
-
-    Raises:
-        StudyError: It predicts no IoU, or was not trained to.
-    """
+    """Refuse, with a StudyError, to give scores of a model that predicts no IoU, or was not trained to."""
     if not card.predicts_iou:
         raise StudyError(
             f"{card.spec.label} gives no scores: choose a model that is prompted with points and has an IoU head."
@@ -178,9 +182,6 @@ def scores_table(prediction: ScanPrediction, card: ModelCard) -> pd.DataFrame:
     Returns:
         ``slice`` (0 is the lowest), ``file_slice`` (its index along the file's own axis), ``organ``, ``predicted_iou`` (0 where
         no prompt was good enough), ``voxels``.
-
-    Raises:
-        StudyError: The model gives no scores.
     """
     require_iou_head(card)
     codes = prediction.geometry.orientation

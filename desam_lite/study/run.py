@@ -284,7 +284,7 @@ def execute(run: Run, task: Task, options: ExecutionOptions) -> None:
     predictor = fit(run, task, split, store, options)
     trained = time.perf_counter()
     tested = scored_cases(spec, task)
-    scores = score_domains(predictor, task, tested, store, folder, progress=options.progress)
+    scores = score_domains(predictor.label, task, tested, store, folder, progress=options.progress)
     write_csv(scores, folder / "metrics.csv")
     predictor.save(folder, make_card(record, spec, task.manifest))
     minutes = {"training": (trained - start) / 60, "scoring": (time.perf_counter() - trained) / 60}

@@ -15,9 +15,6 @@ def make_fabric(accelerator: str = "auto", devices: int = 1, precision: str | No
         accelerator: "auto" (a GPU if there is one), "cpu" or "gpu".
         devices: How many; above one, each is a process and they share every batch.
         precision: Fabric's name of the number format; None for float32.
-
-    Raises:
-        StudyError: There is no such device here.
     """
     from lightning_fabric import Fabric  # seconds to import: only a process that trains pays
     from lightning_fabric.strategies.ddp import DDPStrategy

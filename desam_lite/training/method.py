@@ -102,12 +102,14 @@ class Predictor(ABC):
     def predict_oracle(
         self, images: Volume, embeddings: ReadEmbeddings | None, reference: Volume
     ) -> Iterator[SlicePrediction]:
-        """Segment the organs as `predict` does, prompted by the reference labels ``(Z, H, W)``; for oracles only.
-
-        Raises:
-            TypeError: It is none.
-        """
+        """Segment the organs as `predict` does, prompted by the reference labels ``(Z, H, W)``; for oracles only."""
         raise TypeError(f"{type(self).__name__} is no oracle: it gets no reference")
+
+    def label(self, case: CaseSlices, embeddings: ReadEmbeddings | None) -> Volume:
+        """Return the organ ids ``(Z, H, W)`` that it predicts of a case, as an oracle with the help of its reference."""
+        given = case.images, embeddings
+        slices = self.predict_oracle(*given, case.labels) if self.oracle else self.predict(*given)
+        return np.stack([each.labels for each in slices])
 
     def to(self, device: torch.device | str) -> None:
         """Move what it computes with to a device."""
@@ -119,11 +121,7 @@ class Predictor(ABC):
         """Write what a later prediction needs as ``model.safetensors`` and ``model.json`` (the card)."""
 
     def load(self, directory: Path) -> None:
-        """Load what `save` wrote, and the frozen weights that the card names.
-
-        Raises:
-            StudyError: A file is missing, damaged, or of something else.
-        """
+        """Load what `save` wrote, and the frozen weights that the card names."""
         raise NotImplementedError
 
 
@@ -184,11 +182,7 @@ class Method(Predictor):
         save_tensors(directory, self.state_dict(), card)
 
     def load(self, directory: Path) -> None:
-        """Load what `save` wrote.
-
-        Raises:
-            StudyError: The file is missing, damaged, or of another network.
-        """
+        """Load what `save` wrote."""
         self.load_state_dict(load_tensors(directory, self.state_dict()))
 
 

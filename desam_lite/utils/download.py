@@ -27,9 +27,6 @@ def download(url: str, part: Path, name: str, expected: int, *, progress: bool =
         name: Of the file, for the progress bar.
         expected: Its published size, in bytes.
         progress: Whether to show a bar (one step per MiB).
-
-    Raises:
-        StudyError: It cannot be read, or is of another size, or a page came in its place.
     """
     size = part.stat().st_size if part.exists() else 0
     if size == expected:  # stopped before it was checked

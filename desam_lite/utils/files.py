@@ -14,16 +14,10 @@ from desam_lite.utils.errors import StudyError
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` and rename it onto ``path`` when the block succeeds.
+    """Yield a temporary path beside ``path`` and rename it onto ``path`` when the block succeeds; else ``path`` stays as it was.
 
     The temporary name keeps the full suffix (``.nii.gz`` stays readable to libraries that go by name). The data are
     flushed to disk before the rename, so that after a power cut the name holds the old content or the new, never half.
-
-    Args:
-        path: Final place of the file; missing parent folders are made.
-
-    Yields:
-        The path to write to. It is removed if the block raises, and ``path`` is left as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,18 +27,13 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; these are ordinary ones
+        os.umask(mask := os.umask(0))
+        temporary.chmod(0o666 & ~mask)  # mkstemp makes private files; these are ordinary ones
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -42,7 +42,8 @@ def task(tiny_task: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory)
 
 
 def scored(task: Task, folder: Path, predictor: Predictor | None = None, **cases: list[str]) -> pd.DataFrame:
-    return score_domains(predictor or Shifted(task), task, cases or CASES, None, folder, progress=False)
+    label = (predictor or Shifted(task)).label
+    return score_domains(label, task, cases or CASES, None, folder, progress=False)
 
 
 def test_every_case_is_scored_by_organ_and_protocol(task: Task, tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ from desam_lite.methods.csdg import (
     CSDG_VIEWS,
     CSDG_WEIGHT,
     GIN_CHANNELS,
-    blending_maps,
+    IPA_ORDER,
     random_appearances,
 )
+from desam_lite.methods.splines import unit_spline_field
 from desam_lite.training.losses import mask_loss
 
 
@@ -72,13 +73,13 @@ def test_kernels_are_of_one_or_three_pixels() -> None:
 
 def test_blending_maps_run_smoothly_from_zero_to_one() -> None:
     control = torch.randn(5, 6, 6, generator=torch.Generator().manual_seed(0))
-    maps = blending_maps(control, 64)
+    maps = unit_spline_field(control, 64, IPA_ORDER)
     assert maps.shape == (5, 1, 64, 64)
     assert torch.equal(maps.amin((1, 2, 3)), torch.zeros(5))
     torch.testing.assert_close(maps.amax((1, 2, 3)), torch.ones(5))
     steps = torch.maximum(maps.diff(dim=2).abs().amax(), maps.diff(dim=3).abs().amax())
     assert steps < 0.15  # a quarter of the side, 16 pixels, lies between control points
-    assert blending_maps(torch.zeros(1, 6, 6), 16).isfinite().all()
+    assert unit_spline_field(torch.zeros(1, 6, 6), 16, IPA_ORDER).isfinite().all()
 
 
 def test_the_two_blended_views_share_out_both_appearances(prepared: Batch) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from saved_model import bright_model, lopsided, save_scan
 
-from desam_lite.prediction.continuity import keep_largest_part
 from desam_lite.prediction.files import ScanJob, predict_files
+from desam_lite.prediction.scan import keep_largest_part
 
 
 def stack(*rows: str) -> np.ndarray:

@@ -13,18 +13,11 @@ from desam_lite.utils.errors import StudyError
 
 
 def read_label_images(folder: Path, series: Series, ids: Mapping[range, int]) -> npt.NDArray[np.uint8]:
-    """Read one label image per slice, in the pixel grid of the slices, onto the volume of a series.
+    """Read one label image per slice, in the pixel grid of the slices, onto the volume of a series: uint8, as ``series.data``.
 
     An image belongs to the slice of the same name; where names differ altogether, to the slice of the same rank, both in
-    natural order of their names (CHAOS's CT: ``i0012,0000b.dcm`` and ``liver_GT_012.png``).
-
-    Args:
-        folder: Holds the PNG files.
-        series: The volume.
-        ids: Range of intensities -> label id; 0 is background.
-
-    Returns:
-        ``(columns, rows, slices)`` uint8, as ``series.data``.
+    natural order of their names (CHAOS's CT: ``i0012,0000b.dcm`` and ``liver_GT_012.png``). ``ids`` are label ids by range of
+    intensities; 0 is background.
 
     Raises:
         StudyError: Missing, surplus or unreadable images, another size, or an intensity that no range holds.

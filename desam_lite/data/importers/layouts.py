@@ -6,7 +6,7 @@ It opens no scan; it returns the cases and a sentence for all that it could not 
 import csv
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from desam_lite.data.dicom import read_header, read_series
+from desam_lite.data.dicom import Series, read_header, read_series
+from desam_lite.data.geometry import Array
 from desam_lite.data.importers.label_images import read_label_images
 from desam_lite.data.importers.pairing import SUFFIX, case_stem, find_scans, pair_files, safe_name
 from desam_lite.data.manifest import did_you_mean
@@ -82,17 +83,14 @@ def find_folders(source: Path) -> Cases:
 
 def find_saml(source: Path) -> Cases:
     """List the prepared prostate collection: a folder per site, each case with its ``_segmentation``."""
-    return _joined(_site(folder) for folder in sorted({path.parent for path in find_scans(source)}))
-
-
-def _site(folder: Path) -> Cases:
-    site = _SITE_DOMAINS.get(folder.name.lower())
-    if site is None:
-        fault = (
-            f"folder {folder} is none of the six prostate sites: rename it, or import the layout 'folders'."
-        )
-        return [], [fault]
-    return _paired(folder, site)
+    folders = sorted({path.parent for path in find_scans(source)})
+    sites = {folder: _SITE_DOMAINS.get(folder.name.lower()) for folder in folders}
+    items, faults = _joined(_paired(folder, site) for folder, site in sites.items() if site)
+    return items, faults + [
+        f"folder {folder} is none of the six prostate sites: rename it, or import the layout 'folders'."
+        for folder, site in sites.items()
+        if not site
+    ]
 
 
 def _joined(parts: Iterable[Cases]) -> Cases:
@@ -195,7 +193,8 @@ def find_chaos(source: Path) -> Cases:
                 f"{parent} has no folder Ground: its labels were not published (test cases), so take it out."
             )
             continue
-        items.append(Item(domain, safe_name(case), folder, label, partial(_convert_dicom, ids=ids)))
+        write = partial(_convert_dicom, read=partial(read_label_images, ids=ids))
+        items.append(Item(domain, safe_name(case), folder, label, write))
     return items, faults
 
 
@@ -224,7 +223,7 @@ def _hospital(folder: Path) -> Cases:
         except StudyError as error:
             faults.append(str(error))
         else:
-            write = partial(_convert_segmented, series=series)
+            write = partial(_convert_dicom, read=read_segmentation, series=series)
             items.append(Item(safe_name(folder.name), safe_name(patient.name), patient, mask, write))
     ids = ", ".join(f"{number} {name}" for number, (_, name) in sorted(homes.items()))
     return [replace(item, ids=ids) for item in items], faults
@@ -260,11 +259,7 @@ LAYOUTS: dict[str, Callable[[Path], Cases]] = {
 
 
 def find_layout(name: str) -> Callable[[Path], Cases]:
-    """Return the function that lists the cases of a layout.
-
-    Raises:
-        StudyError: There is no such layout.
-    """
+    """Return the function that lists the cases of a layout; a StudyError says that there is none of this name."""
     if name not in LAYOUTS:
         hint = did_you_mean(name, LAYOUTS)
         raise StudyError(f"there is no layout {name!r}: {hint}choose from {', '.join(LAYOUTS)}.")
@@ -302,7 +297,8 @@ def _read_centers(folder: Path) -> tuple[dict[str, str], Path]:
         if rows and {"patientid", "center"} <= rows[0].keys():
             centers: dict[str, str] = {}
             for row in rows:
-                case, center = _table_case(row["patientid"]), row["center"].strip()
+                case = SUFFIX.sub("", row["patientid"].strip()).removesuffix("_0000")
+                center = row["center"].strip()
                 if center and centers.setdefault(case, center) != center:
                     raise StudyError(
                         f"table {table} gives case {case} two centers, {centers[case]!r} and {center!r}: keep one."
@@ -313,41 +309,36 @@ def _read_centers(folder: Path) -> tuple[dict[str, str], Path]:
     )
 
 
-def _table_case(patient: str) -> str:
-    return SUFFIX.sub("", patient.strip()).removesuffix("_0000")
-
-
 def _place_both(item: Item, image: Path, label: Path, place: Place) -> None:
     place(item.image, image)
     place(item.label, label)
 
 
-def _place_and_renumber(
-    item: Item, image: Path, label: Path, place: Place, *, ids: Mapping[int, int] = _BTCV_IDS
-) -> None:
+def _place_and_renumber(item: Item, image: Path, label: Path, place: Place) -> None:
     """Bring a BTCV case: its scan as it is, its thirteen organs as the four of the task."""
     scan = read_label(item.label)
     present = np.unique(scan.data).tolist()
-    if unknown := [value for value in present if value not in ids]:
+    if unknown := [value for value in present if value not in _BTCV_IDS]:
         raise StudyError(
             f"label {item.label} holds ids that BTCV does not have ({unknown[:5]}): is it of another set?"
         )
     renumbered = np.zeros(scan.data.shape, np.uint8)
     for value in present:
-        renumbered[scan.data == value] = ids[value]
+        renumbered[scan.data == value] = _BTCV_IDS[value]
     place(item.image, image)
     write_volume(label, renumbered, scan.geometry.affine, scan.header)
 
 
-def _convert_dicom(item: Item, image: Path, label: Path, _place: Place, *, ids: Mapping[range, int]) -> None:
-    series = read_series(item.image)
-    labels = read_label_images(item.label, series, ids)
-    write_volume(image, series.data, series.geometry.affine)
-    write_volume(label, labels, series.geometry.affine)
-
-
-def _convert_segmented(item: Item, image: Path, label: Path, _place: Place, *, series: str) -> None:
+def _convert_dicom(
+    item: Item,
+    image: Path,
+    label: Path,
+    _place: Place,
+    *,
+    read: Callable[[Path, Series], Array],
+    series: str | None = None,
+) -> None:
     volume = read_series(item.image, series)
-    labels = read_segmentation(item.label, volume)
+    labels = read(item.label, volume)
     write_volume(image, volume.data, volume.geometry.affine)
     write_volume(label, labels, volume.geometry.affine)

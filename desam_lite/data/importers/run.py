@@ -95,8 +95,10 @@ def import_data(
             faults.append(f"{item.domain}/{item.case}: {error}")
     withdrawn = [key for key, row in rows.items() if row["source"] == where and key not in given]
     for key in withdrawn:
-        _remove_case(out, *key)
         del rows[key]
+        for path in _files(out, *key):
+            if path.resolve().is_relative_to(out.resolve()):  # the index is a file that anybody can edit
+                path.unlink(missing_ok=True)
     if rows or withdrawn:
         _write_import_index(out / INDEX_NAME, rows)
     if root != source and not faults:  # else its sentences name files that are still there
@@ -110,12 +112,6 @@ def import_data(
 def _files(out: Path, domain: str, case: str) -> list[Path]:
     """Return where the image and the label of a case are, or will be."""
     return [out / domain / f"{case}{end}.nii.gz" for end in ("", "_segmentation")]
-
-
-def _remove_case(out: Path, domain: str, case: str) -> None:
-    for path in _files(out, domain, case):
-        if path.resolve().is_relative_to(out.resolve()):  # the index is a file that anybody can edit
-            path.unlink(missing_ok=True)
 
 
 def _import_item(where: str, root: Path, out: Path, item: Item, rows: Rows, copy: bool) -> bool:
@@ -155,16 +151,7 @@ def _refuse_doubles(items: list[Item], faults: list[str]) -> Cases:
 
 
 def place_file(source: Path, target: Path, *, copy: bool = False) -> None:
-    """Bring a NIfTI file to a name that ends in ``.nii.gz``: linked, copied, or compressed if it is not yet.
-
-    Args:
-        source: The file.
-        target: Its new name; replaced in one step if it is there.
-        copy: Whether to copy even where a link would do.
-
-    Raises:
-        StudyError: The file cannot be read.
-    """
+    """Bring a NIfTI file to a name that ends in ``.nii.gz``, in one step: linked, copied, or compressed if it is not yet."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         with source.open("rb") as file:
@@ -212,10 +199,8 @@ def _unpack(archive: Path, folder: Path, progress: bool) -> Path:
                     f"{archive} unpacks to {needed / 1e9:.1f} GB but {folder} has {free / 1e9:.1f} GB: make room."
                 )
             for member in track(members, f"unpacking {archive.name}", enabled=progress):
-                packed_at = time.mktime((*member.date_time, 0, 0, -1))
-                os.utime(
-                    source.extract(member, folder), (packed_at, packed_at)
-                )  # by it an import knows it again
+                packed_at = time.mktime((*member.date_time, 0, 0, -1))  # by it an import knows it again
+                os.utime(source.extract(member, folder), (packed_at, packed_at))
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         raise StudyError(f"{archive} is no whole zip archive ({error}): download it again.") from error
     except RuntimeError as error:  # zipfile's way to tell that a password is needed

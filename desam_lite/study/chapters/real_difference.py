@@ -183,7 +183,7 @@ def small_studies(
     for source, present in enumerate(cube.seeds):
         count = int(present.sum())
         seed_weights[:, source, present] = _choose(rng, draws, count, seeds, count)
-    return statistics.average(cube, "sources", case_weights, seed_weights)
+    return statistics.average(cube, case_weights, seed_weights)
 
 
 def _choose(rng: np.random.Generator, draws: int, count: int, size: int, width: int) -> Floats:

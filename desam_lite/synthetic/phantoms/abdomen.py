@@ -58,9 +58,7 @@ def draw_abdomen(rng: np.random.Generator) -> AbdomenPatient:
 def paint_abdomen(patient: AbdomenPatient, axes: Sequence[Field]) -> tuple[TissueMap, TissueMap]:
     """Paint a patient on a grid; another grid shows the same anatomy.
 
-    Args:
-        patient: Who.
-        axes: x, y, z in mm of every voxel of a ``(Z, H, W)`` grid, each broadcastable to it.
+    The axes are x, y, z in mm of every voxel of a ``(Z, H, W)`` grid, each broadcastable to it.
 
     Returns:
         Tissue ids (positions in `ABDOMEN_TISSUES`) and labels (`ORGANS`, else 0): both ``(Z, H, W)`` uint8.

@@ -121,9 +121,8 @@ def _intensities(
     """Return the intensity of every voxel before anything is lost: CT and MRI mixed by the modality."""
     part = np.float32(scanner.modality)
     strength = np.array([t.texture for t in ABDOMEN_TISSUES.values()], dtype=np.float32)
-    uneven = np.float32(0.75) * smooth_field(axes, 5, _REACH, rng) + np.float32(0.5) * smooth_field(
-        axes, 11, _REACH, rng
-    )
+    fine, coarse = (smooth_field(axes, scale, _REACH, rng) for scale in (5, 11))
+    uneven = np.float32(0.75) * fine + np.float32(0.5) * coarse
     low, high = WINDOW
     units = (_hounsfield(patient, scanner) - low) / (high - low)
     # Unevenness is a part of the signal in an MRI, and a part of the way to water and fat in a CT.
@@ -143,7 +142,8 @@ def _hounsfield(patient: AbdomenPatient, scanner: BodyScanner) -> npt.NDArray[np
 
 def _relaxed(patient: AbdomenPatient, scanner: BodyScanner) -> Field:
     """Return each tissue's spin-echo signal, the kidney's cortex near 1."""
-    signal = relaxation_signal(ABDOMEN_TISSUES.values(), scanner)
+    contrast = scanner.field_strength, scanner.repetition, scanner.echo
+    signal = relaxation_signal(ABDOMEN_TISSUES.values(), *contrast)
     white = signal[IDS[_WHITE]] / 0.66
     for name in ("liver", "spleen"):
         tissue = ABDOMEN_TISSUES[name]

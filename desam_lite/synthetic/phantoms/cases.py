@@ -85,22 +85,18 @@ def _abdomen(site: Site, scanner: BodyScanner, streams: list[np.random.Generator
     grid, finer, spacing = _grids(scanner, matrix, middle)
     tissue, organ = paint_abdomen(patient, finer)
     image = expose_body(tissue, patient, scanner, grid, finer, scan_rng)
-    if not site.hounsfield:
-        return Case(_stored(image), _labels(organ), spacing, patient, scanner)
     low, high = WINDOW
     units = np.clip(np.rint(low + (high - low) * image), -1024, 3071).astype(np.int16)
-    return Case(units, _labels(organ), spacing, patient, scanner)
+    stored = units if site.hounsfield else _stored(image)
+    return Case(stored, _labels(organ), spacing, patient, scanner)
 
 
 def _planned(scanner: BodyScanner, patient: AbdomenPatient, rng: np.random.Generator) -> BodyScanner:
     """Return the scanner as planned for one patient: the field of view follows the girth and varies a little from day to day."""
     wide, high = np.exp(rng.normal(0, (0.12, 0.12)))
     girth = (patient.build * patient.girth[0] * 124 + patient.under_skin) / 140  # 1 for an average patient
-    return replace(
-        scanner,
-        field_of_view=scanner.field_of_view * float(wide * girth**0.6),
-        coverage=scanner.coverage * float(high),
-    )
+    side = scanner.field_of_view * float(wide * girth**0.6)
+    return replace(scanner, field_of_view=side, coverage=scanner.coverage * float(high))
 
 
 def _stored(image: Field) -> npt.NDArray[np.int16]:
@@ -124,9 +120,8 @@ def _grids(
     pixel, thick = scanner.field_of_view / matrix, scanner.thickness
     slices = max(round(scanner.coverage / thick), 1)
     grid = _grid_axes((slices, matrix, matrix), (thick, pixel, pixel), middle)
-    finer = _grid_axes(
-        (slices, _FINER * matrix, _FINER * matrix), (thick, pixel / _FINER, pixel / _FINER), middle
-    )
+    side, step = _FINER * matrix, pixel / _FINER
+    finer = _grid_axes((slices, side, side), (thick, step, step), middle)
     return grid, finer, (thick, pixel, pixel)
 
 

@@ -22,14 +22,10 @@ def dial_names(site: Site) -> list[str]:
 
 
 def dialled(first: Site, second: Site, dials: Mapping[str, float]) -> Site:
-    """Return the first site with some factors moved towards the second.
+    """Return the first site, where every dial at 0 is, with some factors moved towards the second, where every dial at 1 is.
 
-    Intensities stay in the unit of the first (Hounsfield units for a CT), so that the data are prepared as its own.
-
-    Args:
-        first: Where every dial at 0 is.
-        second: Where every dial at 1 is.
-        dials: Name of a dial to a position from 0 to 1; dials left out stay at 0.
+    Intensities stay in the unit of the first (Hounsfield units for a CT), so that the data are prepared as its own. Dials left
+    out stay at 0.
 
     Raises:
         StudyError: There is no such dial, a position is outside 0 to 1, or the sites are of different tasks.

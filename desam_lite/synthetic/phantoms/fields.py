@@ -28,16 +28,13 @@ def smooth_noise(shape: tuple[int, ...], scale: Sequence[float], rng: np.random.
 def smooth_field(
     axes: Sequence[Field], scale: float, reach: Sequence[float], rng: np.random.Generator
 ) -> Field:
-    """Return a random field over space: one place has one value, whatever grid asks for it.
+    """Return a random field ``(Z, H, W)`` over space, mean 0 and standard deviation about 1: one place has one value on any grid.
 
     Args:
         axes: x, y, z in mm of every voxel of a ``(Z, H, W)`` grid, each broadcastable to it.
         scale: Distance of the random knots, mm.
         reach: How far the knots go on each side of the origin in x, y and z, mm; the field is constant beyond.
         rng: Names the field.
-
-    Returns:
-        ``(Z, H, W)``, mean 0 and standard deviation about 1 over many fields.
     """
     weights = []
     for axis, far in zip(reversed(axes), reversed(reach), strict=True):
@@ -90,8 +87,7 @@ def ellipsoid(
     total = np.zeros(np.broadcast_shapes(*(p.shape for p in parts)), np.float32)
     for part, radius in zip(parts, radii, strict=True):
         if np.isfinite(radius):
-            scaled = part / np.float32(radius)
-            total += _power(scaled, power)
+            total += _power(part / np.float32(radius), power)
     if power == 2:
         return np.asarray(np.sqrt(total), dtype=np.float32)
     if power == 2.5:  # the root to first order around the surface, where it is asked for

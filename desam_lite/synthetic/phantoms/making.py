@@ -35,7 +35,8 @@ def make_task(
     """Write a synthetic task: ``<domain>/CaseNN.nii.gz``, ``CaseNN_segmentation.nii.gz`` and ``CaseNN.json`` with all parameters.
 
     A case that is already there, whole and made the same way, is kept; anything else is made again. Cases beyond ``cases`` that
-    an earlier call made in the same domains are removed, so that a folder holds what was asked for last.
+    an earlier call made in the same domains are removed, so that a folder holds what was asked for last; their number is
+    returned.
 
     Args:
         task: Name of the task.
@@ -46,9 +47,6 @@ def make_task(
         towards: Domain that ``dials`` lead to; a domain keeps its patients whatever the dials.
         dials: Name of a dial to its position from 0 to 1 (`desam_lite.synthetic.phantoms.dials`).
         progress: Whether to show a bar.
-
-    Returns:
-        How many earlier cases were removed.
 
     Raises:
         StudyError: There is no such task, domain or dial, a number makes no sense, or a case to be removed has been changed.
@@ -64,7 +62,10 @@ def make_task(
     for files in surplus:
         for path in reversed(files):  # the sidecar first: without it nothing is taken for whole
             path.unlink()
-    missing = [case for case in recipes if not _is_made(_case_files(Path(out), *case), recipes[case])]
+    files_of = {case: _case_files(Path(out), *case) for case in recipes}
+    missing = [
+        case for case, files in files_of.items() if read_sidecar(files[0]) != (recipes[case], _hashes(files))
+    ]
     for domain, number in track(missing, f"making {task}", enabled=progress and bool(missing)):
         _write_case(Path(out), domain, number, sites[domain], recipes[domain, number])
     return len(surplus)
@@ -130,11 +131,6 @@ def _case_files(out: Path, domain: str, number: int) -> tuple[Path, Path, Path]:
     """Return image, label and sidecar of a case."""
     stem = out / domain / f"Case{number:02d}"
     return Path(f"{stem}.nii.gz"), Path(f"{stem}_segmentation.nii.gz"), Path(f"{stem}.json")
-
-
-def _is_made(files: tuple[Path, Path, Path], recipe: dict[str, Any]) -> bool:
-    """Tell whether a case is there, made by this very recipe, its files whole."""
-    return read_sidecar(files[0]) == (recipe, _hashes(files))
 
 
 def _hashes(files: tuple[Path, Path, Path]) -> list[str]:

@@ -78,14 +78,8 @@ class Canvas:
     ) -> None:
         """Paint an ellipsoid as shells from the outside in: each tissue with its depth below the surface in mm.
 
-        Args:
-            centre: x, y, z in mm.
-            radii: Half axes in mm.
-            tissues: Name and depth of each shell.
-            tilt: Rotation about z, radians.
-            power: 2 for an ellipsoid, more for a boxier shape.
-            organ: Label of what is painted.
-            only: Paint only where this label lies.
+        Centre and half axes ``radii`` are x, y, z in mm; tilt and power are those of `ellipsoid`. What is painted gets the label
+        ``organ``, and with ``only`` it is painted only where this label lies.
         """
         wide = max(r for r in radii[:2])
         box = self.box(centre, (wide, wide, radii[2]) if tilt else radii)
@@ -103,15 +97,7 @@ class Canvas:
         organ: int = 0,
         only: int | None = None,
     ) -> None:
-        """Paint a tube along a line of points, as wide at each as its radius says, in shells as `solid` does.
-
-        Args:
-            points: x, y, z in mm of two points or more.
-            radii: In mm, one for each point.
-            tissues: Name and depth of each shell.
-            organ: Label of what is painted.
-            only: Paint only where this label lies.
-        """
+        """Paint a tube along points (x, y, z in mm), as wide at each as its radius in mm, in shells as `solid` does."""
         lines = list(zip(points, points[1:], radii, radii[1:], strict=False))
         boxes = []
         for first, last, start, end in lines:

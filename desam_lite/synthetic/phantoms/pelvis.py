@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from desam_lite.synthetic.phantoms.fields import Field, ellipsoid, smooth_field
-from desam_lite.synthetic.phantoms.painting import Canvas, TissueMap
+from desam_lite.synthetic.phantoms.painting import Box, Canvas, TissueMap
 from desam_lite.synthetic.phantoms.tissues import TISSUES
 
 _ID = {name: number for number, name in enumerate(TISSUES)}
@@ -55,11 +55,9 @@ class Patient:
 
 
 def draw_patient(rng: np.random.Generator, *, balloon: float) -> Patient:
-    """Draw a patient; the more a balloon in the rectum is filled, the more the gland is flattened and pushed to the front.
+    """Draw a patient; the more a balloon in the rectum is filled, 0 to 1, the more the gland is flattened and pushed forward.
 
-    Args:
-        rng: Names the patient, whatever the balloon.
-        balloon: Filling of the balloon of an endorectal coil, 0 (none) to 1.
+    The stream names the patient, whatever the balloon.
     """
     size = rng.uniform(0.8, 1.3)
     flat = 1 + balloon * (rng.uniform(0.72, 0.86) - 1)
@@ -89,9 +87,7 @@ def draw_patient(rng: np.random.Generator, *, balloon: float) -> Patient:
 def paint_pelvis(patient: Patient, axes: Sequence[Field]) -> tuple[TissueMap, TissueMap]:
     """Paint a patient on a grid; another grid shows the same anatomy.
 
-    Args:
-        patient: Who.
-        axes: x, y, z in mm of every voxel of a ``(Z, H, W)`` grid, each broadcastable to it.
+    The axes are x, y, z in mm of every voxel of a ``(Z, H, W)`` grid, each broadcastable to it.
 
     Returns:
         Tissue ids (positions in `TISSUES`) and the label, 1 in the prostate: both ``(Z, H, W)`` uint8.
@@ -193,13 +189,48 @@ class _Painter(Canvas):
             self.solid(centre, radii, [(kind, 0)], tilt=self.rng.uniform(0, np.pi))
 
     def prostate(self) -> npt.NDArray[np.bool_]:
-        """The gland with its zones, nodules, stroma, urethra and capsule; returns where it is."""
-        patient = self.patient
-        gland, centre = patient.gland, patient.place
+        """Capsule, zones, nodules, stroma and urethra of the gland; returns where it is."""
+        gland, zone, centre = self.patient.gland, self.patient.zone, self.patient.place
         box = self.box(centre, (max(gland[:2]), max(gland[:2]), gland[2]))
+        local = self._gland_frame(box)
+        shape = ellipsoid(local, (0, 0, 0), gland, power=2.25)
+        hollow = ellipsoid(local, (0, gland[1] * 1.95, 0), (gland[0] * 0.85, gland[1], np.inf))
+        inside = (shape < 1) & (hollow > 1)  # the back is flat or a little hollow
+        margin = 1.3 / gland[1]
+        core = (shape < 1 - margin) & (hollow > 1 + margin)
+        within = ellipsoid(
+            local, (0, -gland[1] * (0.9 - zone) * 0.9, gland[2] * 0.12), [g * zone for g in gland]
+        )
+        front = ellipsoid(local, (0, -gland[1] * 0.95, 0), (gland[0] * 0.42, gland[1] * 0.38, gland[2] * 0.9))
+        tube = ellipsoid(local, (0, -gland[1] * 0.05, 0), (2.0, 2.2, np.inf))
+        self.fill(inside, "capsule", box=box)
+        self.fill(core, "peripheral zone", box=box)
+        self.fill(core & (within < 1), "surgical capsule", box=box)
+        self.fill(core & (within < 1 - 1.1 / (gland[1] * zone)), "transition zone", box=box)
+        self._nodules(core & (within < 0.93), local, box)
+        self.fill(core & (front < 1), "stroma", box=box)
+        self.fill(core & (tube < 1), "urethra", box=box)
         whole = np.zeros(self.tissue.shape, bool)
-        whole[box] = _Gland(patient, self.tissue[box], [w[box] for w in self.where], self.rng).paint()
+        whole[box] = inside
         return whole
+
+    def _gland_frame(self, box: Box) -> list[Field]:
+        """Return x, y, z of a box in the gland's own turned frame, widened towards the apex so that the gland tapers there."""
+        gland, turn = self.patient.gland, self.patient.turn
+        x, y, z = (w - c for w, c in zip(self.within(box), self.patient.place, strict=True))
+        taper = 1 - 0.2 * np.clip(-z / gland[2], 0, 1) ** 1.5
+        cos, sin = np.cos(turn), np.sin(turn)
+        return [(cos * x + sin * y) / taper, (-sin * x + cos * y) / taper, z]
+
+    def _nodules(self, room: npt.NDArray[np.bool_], local: list[Field], box: Box) -> None:
+        for _ in range(self.patient.nodules):
+            centre = [self.rng.uniform(-0.5, 0.5) * self.patient.zone * g * 1.2 for g in self.patient.gland]
+            radius = self.rng.uniform(2.5, 7.5)
+            radii = [radius * self.rng.uniform(0.8, 1.25) for _ in range(3)]
+            ball = ellipsoid(local, centre, radii)
+            self.fill(room & (ball < 1), "surgical capsule", box=box)
+            kind = "bright nodule" if self.rng.random() < 0.5 else "dark nodule"
+            self.fill(room & (ball < 1 - 0.9 / radius), kind, box=box)
 
     def rectum(self) -> npt.NDArray[np.bool_]:
         """The rectum behind the gland, or the balloon of a coil in it; returns where it is."""
@@ -211,10 +242,9 @@ class _Painter(Canvas):
         z = self.where[2]
         narrow = np.clip(1 + (z + 18) / 60, 0.55, 1.15).astype(np.float32)  # towards the anal canal
         middle = y + patient.gland[1] + radius + 3.5
-        across = np.asarray((self.where[0] - np.float32(x + patient.rectum_side)) / narrow, dtype=np.float32)
-        along = np.asarray(
-            (self.where[1] - np.float32(middle) + np.float32(0.12) * z) / narrow, dtype=np.float32
-        )
+        sideways = self.where[0] - np.float32(x + patient.rectum_side)
+        backwards = self.where[1] - np.float32(middle) + np.float32(0.12) * z
+        across, along = (np.asarray(away / narrow, np.float32) for away in (sideways, backwards))
         shape = ellipsoid((across, along, z), (0, 0, 0), (radius * 1.12, radius, np.inf))
         inside = shape < 1
         self.fill(inside, "rectal wall")
@@ -233,56 +263,3 @@ class _Painter(Canvas):
         loop = ellipsoid(self.where, (x, middle - radius * 0.55, 4), (radius * 0.75, 2.0, 40))
         self.fill(loop < 1, "gel")
         return np.asarray(inside)
-
-
-class _Gland:
-    """Paints the prostate into the part of the grid around it."""
-
-    def __init__(self, patient: Patient, tissue: TissueMap, where: list[Field], rng: np.random.Generator):
-        self.patient, self.tissue, self.rng = patient, tissue, rng
-        self.local = self._coordinates(where)
-
-    def _coordinates(self, where: list[Field]) -> list[Field]:
-        """Return x, y, z in the gland's own turned frame, widened towards the apex so that the gland tapers there."""
-        gland, turn = self.patient.gland, self.patient.turn
-        x, y, z = (w - c for w, c in zip(where, self.patient.place, strict=True))
-        taper = 1 - 0.2 * np.clip(-z / gland[2], 0, 1) ** 1.5
-        cos, sin = np.cos(turn), np.sin(turn)
-        turned: list[Field] = [(cos * x + sin * y) / taper, (-sin * x + cos * y) / taper, z]
-        return turned
-
-    def _fill(self, inside: npt.NDArray[np.bool_], tissue: str) -> None:
-        self.tissue[inside] = _ID[tissue]
-
-    def paint(self) -> npt.NDArray[np.bool_]:
-        """Paint capsule, zones, nodules, stroma and urethra; return where the gland is."""
-        local, gland, zone = self.local, self.patient.gland, self.patient.zone
-        shape = ellipsoid(local, (0, 0, 0), gland, power=2.25)
-        hollow = ellipsoid(local, (0, gland[1] * 1.95, 0), (gland[0] * 0.85, gland[1], np.inf))
-        inside = (shape < 1) & (hollow > 1)  # the back is flat or a little hollow
-        margin = 1.3 / gland[1]
-        core = (shape < 1 - margin) & (hollow > 1 + margin)
-        within = ellipsoid(
-            local, (0, -gland[1] * (0.9 - zone) * 0.9, gland[2] * 0.12), [g * zone for g in gland]
-        )
-        front = ellipsoid(local, (0, -gland[1] * 0.95, 0), (gland[0] * 0.42, gland[1] * 0.38, gland[2] * 0.9))
-        tube = ellipsoid(local, (0, -gland[1] * 0.05, 0), (2.0, 2.2, np.inf))
-        self._fill(inside, "capsule")
-        self._fill(core, "peripheral zone")
-        self._fill(core & (within < 1), "surgical capsule")
-        self._fill(core & (within < 1 - 1.1 / (gland[1] * zone)), "transition zone")
-        self._nodules(core & (within < 0.93))
-        self._fill(core & (front < 1), "stroma")
-        self._fill(core & (tube < 1), "urethra")
-        return np.asarray(inside)
-
-    def _nodules(self, room: npt.NDArray[np.bool_]) -> None:
-        gland = self.patient.gland
-        for _ in range(self.patient.nodules):
-            centre = [self.rng.uniform(-0.5, 0.5) * self.patient.zone * g * 1.2 for g in gland]
-            radius = self.rng.uniform(2.5, 7.5)
-            radii = [radius * self.rng.uniform(0.8, 1.25) for _ in range(3)]
-            ball = ellipsoid(self.local, centre, radii)
-            self._fill(room & (ball < 1), "surgical capsule")
-            kind = "bright nodule" if self.rng.random() < 0.5 else "dark nodule"
-            self._fill(room & (ball < 1 - 0.9 / radius), kind)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -86,7 +86,8 @@ def expose(
     """
     factor = tissue.shape[1] // axes[1].size
     fine = (spacing[0], spacing[1] / factor, spacing[2] / factor)
-    signals = relaxation_signal(TISSUES.values(), scanner)
+    contrast = scanner.field_strength, scanner.repetition, scanner.echo
+    signals = relaxation_signal(TISSUES.values(), *contrast)
     signal = signals[tissue] * _texture(tissue, fine, rng)
     sigma = [SLICE_PROFILE * scanner.thickness / fine[0], scanner.blur / fine[1], scanner.blur / fine[2]]
     signal = average_blocks(ndimage.gaussian_filter(signal, sigma), factor)
@@ -108,30 +109,15 @@ def average_blocks(fine: npt.NDArray[np.generic], factor: int) -> Field:
     return np.asarray(blocks.mean(axis=(2, 4), dtype=np.float32))
 
 
-class Relaxing(Protocol):
-    """The settings that a spin echo's contrast depends on."""
-
-    @property
-    def field_strength(self) -> float:
-        """Tesla."""
-
-    @property
-    def repetition(self) -> float:
-        """TR, ms."""
-
-    @property
-    def echo(self) -> float:
-        """TE, ms."""
-
-
-def relaxation_signal(tissues: Iterable[Tissue], scanner: Relaxing) -> Field:
+def relaxation_signal(
+    tissues: Iterable[Tissue], field_strength: float, repetition: float, echo: float
+) -> Field:
     """Return each tissue's spin-echo signal: PD (1 - exp(-TR / T1)) exp(-TE / T2), relaxation times between 1.5 and 3 T."""
-    part = np.clip((scanner.field_strength - 1.5) / 1.5, 0, 1)
+    part = np.clip((field_strength - 1.5) / 1.5, 0, 1)
     values = []
     for tissue in tissues:
-        t1 = tissue.t1[0] + part * (tissue.t1[1] - tissue.t1[0])
-        t2 = tissue.t2[0] + part * (tissue.t2[1] - tissue.t2[0])
-        values.append(tissue.density * (1 - np.exp(-scanner.repetition / t1)) * np.exp(-scanner.echo / t2))
+        t1, t2 = (times[0] + part * (times[1] - times[0]) for times in (tissue.t1, tissue.t2))
+        values.append(tissue.density * (1 - np.exp(-repetition / t1)) * np.exp(-echo / t2))
     return np.asarray(values, dtype=np.float32)
 
 

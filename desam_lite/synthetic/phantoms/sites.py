@@ -27,23 +27,14 @@ class Site:
     hounsfield: bool = False
 
 
-def _scanner(
-    tesla: float, tr: float, te: float, gamma: float, noise: float, bias: float, endorectal: float, surface: float,
-    blur: float, thickness: float, fov: float, coverage: float, ghost: float, gibbs: float,
-) -> Scanner:  # fmt: skip
-    return Scanner(
-        tesla, tr, te, gamma, noise, bias, endorectal, surface, blur, thickness, fov, coverage, ghost, gibbs
-    )
-
-
 PROSTATE_SITES: dict[str, Site] = {
     # tesla, TR, TE, gamma, noise, bias, endorectal, surface, blur, thickness, field of view, coverage, ghost, gibbs
-    "A": Site(_scanner(3.0, 4200, 100, 1.00, 0.10, 0.10, 0.0, 0.35, 0.7, 3.8, 150, 80, 0.00, 0.0), 0.0),
-    "B": Site(_scanner(1.5, 3200, 85, 0.90, 0.22, 0.12, 1.0, 0.0, 0.9, 3.4, 135, 75, 0.02, 0.5), 1.0),
-    "C": Site(_scanner(3.0, 3400, 140, 1.35, 0.16, 0.30, 0.0, 0.7, 1.0, 2.6, 165, 75, 0.03, 0.0), 0.0),
-    "D": Site(_scanner(1.5, 5200, 75, 0.80, 0.18, 0.18, 0.0, 0.1, 1.2, 3.4, 150, 78, 0.00, 0.6), 0.0),
-    "E": Site(_scanner(3.0, 4600, 115, 1.15, 0.30, 0.15, 1.0, 0.0, 0.6, 3.2, 120, 74, 0.00, 0.3), 1.0),
-    "F": Site(_scanner(1.5, 6000, 130, 1.10, 0.14, 0.22, 0.8, 0.1, 1.1, 3.6, 155, 80, 0.04, 0.4), 1.0),
+    "A": Site(Scanner(3.0, 4200, 100, 1.00, 0.10, 0.10, 0.0, 0.35, 0.7, 3.8, 150, 80, 0.00, 0.0), 0.0),
+    "B": Site(Scanner(1.5, 3200, 85, 0.90, 0.22, 0.12, 1.0, 0.0, 0.9, 3.4, 135, 75, 0.02, 0.5), 1.0),
+    "C": Site(Scanner(3.0, 3400, 140, 1.35, 0.16, 0.30, 0.0, 0.7, 1.0, 2.6, 165, 75, 0.03, 0.0), 0.0),
+    "D": Site(Scanner(1.5, 5200, 75, 0.80, 0.18, 0.18, 0.0, 0.1, 1.2, 3.4, 150, 78, 0.00, 0.6), 0.0),
+    "E": Site(Scanner(3.0, 4600, 115, 1.15, 0.30, 0.15, 1.0, 0.0, 0.6, 3.2, 120, 74, 0.00, 0.3), 1.0),
+    "F": Site(Scanner(1.5, 6000, 130, 1.10, 0.14, 0.22, 0.8, 0.1, 1.1, 3.6, 155, 80, 0.04, 0.4), 1.0),
 }
 """Name of a domain of the task ``phantom_prostate`` to its site."""
 

@@ -134,9 +134,8 @@ class Trunk:
             place = (side * 17 * build, back + 22 * build, 0)
             canvas.solid(place, (5.5 * build, 9 * build, far), arch)
             box = canvas.box((side * 34 * build, back + 20 * build, 0), (14 * build, 6 * build, far))
-            wing = ellipsoid(
-                canvas.within(box), (side * 34 * build, back + 20 * build, 0), (14 * build, 4.5, far)
-            )
+            place = (side * 34 * build, back + 20 * build, 0)
+            wing = ellipsoid(canvas.within(box), place, (14 * build, 4.5, far))
             canvas.fill((wing < 1) & (np.abs(phase[box] - 18 * build) < 5), "cortical bone", box=box)
         box = canvas.box((0, back + 42 * build, 0), (3.4, 15 * build, far))
         spine = ellipsoid(canvas.within(box), (0, back + 42 * build, 0), (3.4, 15 * build, np.inf))
@@ -165,9 +164,8 @@ class Trunk:
         down = self.patient.breath
         domes = []
         for middle, top, wide in ((-52.0, 122.0, 86.0), (64.0, 110.0, 76.0)):
-            across = (x - np.float32(middle * self.half_width / 124)) / np.float32(
-                wide * self.half_width / 124
-            )
+            across = x - np.float32(middle * self.half_width / 124)
+            across /= np.float32(wide * self.half_width / 124)
             along = (y + 12) / np.float32(84 * self.half_depth / 74)
             behind = np.where(along > 0, np.float32(1.15), np.float32(0.85))
             away = across**2 + behind * along**2
@@ -178,9 +176,8 @@ class Trunk:
         """Lung above the diaphragm, with the heart between."""
         canvas = self.canvas
         above = canvas.where[2] - self.dome()
-        inside = (self.cavity < 1) & ~np.isin(
-            canvas.organ, [ORGANS[k] for k in ("right kidney", "left kidney")]
-        )
+        kidneys = [ORGANS["right kidney"], ORGANS["left kidney"]]
+        inside = (self.cavity < 1) & ~np.isin(canvas.organ, kidneys)
         canvas.fill(inside & (above > -3), "diaphragm")
         lung = inside & (above > 0)
         canvas.fill(lung, "lung")
@@ -201,9 +198,8 @@ class Trunk:
         build, canvas, y = self.patient.build, self.canvas, self.back - 27 * self.patient.build
         sway = 7 * np.sin(self.patient.seed % 7)
         aorta = [(9 + sway, y + 2, -210), (7 + sway, y, 30), (14, y + 6, 210)]
-        canvas.tube(
-            aorta, [9.5 * build, 11 * build, 12 * build], [("vessel wall", 0), ("arterial blood", 1.6)]
-        )
+        radii = [9.5 * build, 11 * build, 12 * build]
+        canvas.tube(aorta, radii, [("vessel wall", 0), ("arterial blood", 1.6)])
         low, high = (-19 * build, y + 3, -210), (-21 * build, y, 40)
         end = (-19 * build, y - 16, 126 - self.patient.breath)
         canvas.tube([low, high, end], [11 * build] * 3, [("vessel wall", 0), ("caval blood", 1.0)])

@@ -86,10 +86,8 @@ class Viscera:
         for kind, root, count, thick in (("caval blood", cava, 7, 4.4), ("portal blood", hilum, 10, 4.6)):
             for number in range(count):
                 goal = left if number % 3 == 2 else right
-                end = [
-                    g + s * self.rng.uniform(-0.75, 0.75) * size
-                    for g, s in zip(goal, (58, 58, 60), strict=True)
-                ]
+                reach = zip(goal, (58, 58, 60), strict=True)
+                end = [g + s * self.rng.uniform(-0.75, 0.75) * size for g, s in reach]
                 self._vessel(root, end, thick, kind, organ, forks=4)
 
     def _vessel(
@@ -104,13 +102,8 @@ class Viscera:
         for _ in range(forks):
             where = int(self.rng.integers(1, 4))
             way = self.rng.normal(0, 26, 3)
-            self.canvas.tube(
-                [line[where], line[where] + way],
-                [0.7 * radii[where], 0.8],
-                [(kind, 0)],
-                organ=organ,
-                only=organ,
-            )
+            branch, thickness = [line[where], line[where] + way], [0.7 * radii[where], 0.8]
+            self.canvas.tube(branch, thickness, [(kind, 0)], organ=organ, only=organ)
 
     def gallbladder(self) -> None:
         """Under the right lobe, near the front."""
@@ -210,11 +203,8 @@ class Viscera:
             way = self.rng.normal(0, 1, 3) * (20, 14, 12)
             radius = self.rng.uniform(8.5, 14.5)
             content = str(self.rng.choice(["chyme", "fluid", "gas"], p=[0.6, 0.32, 0.08]))
-            self.canvas.tube(
-                [start, start + way, start + 1.6 * way[[1, 0, 2]]],
-                [radius] * 3,
-                [("bowel wall", 0), (content, 2.2)],
-            )
+            loop = [start, start + way, start + 1.6 * way[[1, 0, 2]]]
+            self.canvas.tube(loop, [radius] * 3, [("bowel wall", 0), (content, 2.2)])
 
     def colon(self) -> None:
         """Up the right side, across below liver and stomach, down the left side: stool, with gas in front."""
@@ -242,9 +232,8 @@ class Viscera:
         artery = self.at(12, -10, -110, 0.3)
         canvas.tube([artery, self.at(9, 2, 10, 0.3)], [3.2, 3.6], [("arterial blood", 0)])
         for _ in range(26):
-            place = np.array(
-                self.at(self.rng.uniform(-70, 80), self.rng.uniform(-50, 10), self.rng.uniform(-130, 0), 0.3)
-            )
+            x, y, z = (self.rng.uniform(*ends) for ends in ((-70, 80), (-50, 10), (-130, 0)))
+            place = np.array(self.at(x, y, z, 0.3))
             way = self.rng.normal(0, 14, 3)
             canvas.tube([place, place + way], [1.8, 1.2], [("portal blood", 0)], only=0)
 
