@@ -24,7 +24,7 @@ from desam_lite.study.report.prompt_maps import (
     predict_masks,
     slice_embeddings,
 )
-from desam_lite.study.report.sentences import count, format_interval, out_of_domain, say_pairs
+from desam_lite.study.report.sentences import count, format_interval, out_of_domain, say_pairs, sum_up
 from desam_lite.study.report.slice_examples import Example
 from desam_lite.study.report.slice_figures import draw_contour, place_in_mm
 from desam_lite.study.report.style import (
@@ -60,11 +60,7 @@ def good_and_poor(reference: Mask, kind: PromptKind) -> dict[str, npt.NDArray[np
 def predict_good_and_poor(
     models: Sequence[LoadedModel], task: Task, workspace: Path | str, domain: str, case: str, row: int
 ) -> list[Example]:
-    """Predict the largest organ of a slice by each model with its own kind of prompt, good and poor.
-
-    Returns:
-        Points before boxes; of each kind the good prompt of every model, then the poor one of every model.
-    """
+    """Predict the largest organ of a slice by each model with its own kind of prompt, good and poor."""
     slices = task.slices.load(domain, case)
     labels = slices.labels[row]
     number = int(np.bincount(labels[labels > 0]).argmax())
@@ -87,10 +83,7 @@ def predict_good_and_poor(
 
 
 def draw_maps(maps: pd.DataFrame, example: Example) -> DescribedFigure:
-    """Draw one slice's Dice over the place of the prompt, a panel per model, a row per kind; the reference is a white line.
-
-    ``maps`` is of `prompt_maps.prompt_maps`, one slice and organ.
-    """
+    """Draw one slice's Dice over the place of the prompt, a panel per model, a row per kind; the reference is a white line."""
     if maps.empty:
         return empty_figure()
     by_kind = {
@@ -156,24 +149,17 @@ _WIDER = {
 
 
 def say_coupling(differences: pd.DataFrame) -> str:
-    """Say whether Dice spreads more over prompts in the coupled decoder, by the decision rule.
-
-    ``differences`` are of `statistics.compare` over spreads, the coupled decoder first.
-    """
+    """Say whether Dice spreads more over prompts in the coupled decoder, by the decision rule."""
     rows = out_of_domain(differences).to_dict("records")
     if not rows:
         return "There is no answer yet: no coupled and decoupled model have scores on the same cases."
-    more, less = ([row["verdict"].startswith(word) for row in rows] for word in ("better", "worse"))
-    verdict = (
-        "A poor prompt lowers Dice more with the coupled decoder"
-        if all(more)
-        else "It depends on how the two were trained"
-        if any(more)
-        else "A poor prompt lowers Dice more with the decoupled decoder"
-        if any(less)
-        else "Cannot tell whether the coupled decoder depends more on its prompt"
-        if any(row["verdict"] == "cannot tell" for row in rows)
-        else "Both decoders depend equally on their prompts"
+    verdict = sum_up(
+        [row["verdict"] for row in rows],
+        all_better="A poor prompt lowers Dice more with the coupled decoder",
+        better="It depends on how the two were trained",
+        worse="A poor prompt lowers Dice more with the decoupled decoder",
+        equivalent="Both decoders depend equally on their prompts",
+        unsure="Cannot tell whether the coupled decoder depends more on its prompt",
     )
     parts = "; ".join(
         f"{_WIDER[row['verdict']].format(first=row['first'], second=row['second'])}, "
@@ -184,11 +170,7 @@ def say_coupling(differences: pd.DataFrame) -> str:
 
 
 def compare_by_place(maps: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """Compare pairs of models by the mean Dice of prompts inside the organ and of those outside, out of domain.
-
-    Returns:
-        Rows of `statistics.compare` with ``prompts``, "inside" or "outside".
-    """
+    """Compare pairs of models by the mean Dice of prompts inside the organ and of those outside, out of domain."""
     tables = []
     for name, rows in maps.groupby(maps["inside"].astype(bool).map({True: "inside", False: "outside"})):
         scores = pool_targets(as_scores(rows, "dice"))

@@ -18,10 +18,7 @@ _CELL = ["label", "source", "target", "in_domain"]
 def organ_cells(
     metrics: pd.DataFrame, organs: Sequence[str], *, metric: str = "dice", protocol: str = "whole_volume"
 ) -> pd.DataFrame:
-    """Average one metric for every organ, method, source and target: `statistics.summarise` with ``organ``.
-
-    Organs that no run has scored are left out.
-    """
+    """Average one metric for every organ, method, source and target: `statistics.summarise` with ``organ``."""
     tables = [pd.DataFrame(columns=["organ", *_CELL, "mean", "low", "high", "cases"])]
     for organ in organs:
         if organ in set(metrics["organ"]):
@@ -86,11 +83,7 @@ def say_modalities(
     metric: str = "dice",
     control: str = "Prior",
 ) -> str:
-    """Say whether a model trained on one modality works on the other, and whether one model per organ helps.
-
-    ``summary`` is of `statistics.summarise` by label, source and in_domain, ``losses`` of `statistics.domain_losses` by label and
-    source, ``single`` of `per_organ_models`; the control is not trained, and named last.
-    """
+    """Say whether a model trained on one modality works on the other, and whether one model per organ helps."""
     title, factor = UNITS[metric]
     rows = {
         (str(r["label"]), str(r["source"]), bool(r["in_domain"])): r["mean"]

@@ -39,18 +39,10 @@ def compare_grids(
     protocol: Protocol,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Predict cases with grids of several sizes by the same models; tables on disk are read.
+    """Predict cases with grids of ``sides`` points along each side by the same models; tables on disk are read.
 
-    Under ``published`` only the slices that this protocol scores are predicted, and ``empty`` ones without organ, evenly spread,
-    on which false alarms are counted. A grid has ``sides`` points along each side.
-
-    Returns:
-        One row per model, grid, case and organ: the columns that name model and case, ``organ``, ``side``, ``points``,
-        ``protocol``, ``dice``, ``seconds`` (median over the slices, from embeddings to mask; processor time without a GPU),
-        ``alarms`` (share of the slices without organ where one is predicted).
-
-    Raises:
-        StudyError: A model does not choose among points, or a side is below 1.
+    Under ``published`` only the slices that this protocol scores are predicted, and ``empty`` ones without organ, for ``alarms``:
+    the share of them where an organ is predicted. ``seconds`` are a slice's median, from embeddings to mask.
     """
     for model in models:
         if not model.predicts_iou or not isinstance(model.predictor, PromptedMethod):
@@ -125,11 +117,7 @@ def _scored_rows(labels: npt.NDArray[np.uint8], protocol: Protocol) -> list[int]
 
 
 def say_points(enough: pd.DataFrame, seconds: pd.DataFrame, *, label: str) -> str:
-    """Say how many points are enough for a method: the fewest that the decision rule calls not worse than the best by the margin.
-
-    ``enough`` has label, points, value (mean), best (grid), and mean, low, high of the difference to it; ``seconds`` has label,
-    points, and seconds per slice.
-    """
+    """Say how many points are enough for a method: the fewest that the rule calls not worse than the best."""
     rows = enough[enough["label"] == label]
     if rows.empty:
         return "There is no answer yet: no method with points has been scored out of domain."

@@ -7,7 +7,6 @@ one are counted and listed.
 import heapq
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,14 @@ from desam_lite.study.report.benchmark_tables import read_benchmarks
 from desam_lite.study.report.sentences import count
 from desam_lite.study.report.style import WIDTH, DescribedFigure, describe, styled
 
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8": 1}
-"""Bytes of one number in each format of stored embeddings."""
-
-ENCODE, TRAIN, PREDICT = "encode", "train, per epoch", "predict"
-"""The three costly steps, as `measured` names them."""
-
-DECODERS = ("desam", "sam_finetuned", "sam_zero_shot")
-"""The methods whose rates are measured: they train or run a decoder on stored embeddings."""
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8": 1}  # of a number, by format
+STEPS = {
+    "encoder": ("encode", "batch {batch}, {format}"),
+    "training": ("train, per epoch", "batch {batch_size}, {precision}, {fmt} from {placement}"),
+    "inference": ("predict", "{points} points"),
+}
+"""The three costly steps: the benchmark of each, its name, and its setting in words."""
+DECODERS = ("desam", "sam_finetuned", "sam_zero_shot")  # the methods whose rates are measured
 
 _SYNTHETIC = "phantom_"
 _FORMAT_COLORS = {"float32": "#0072b2", "bfloat16": "#56b4e9", "float8": "#009e73"}
@@ -58,54 +57,33 @@ def plan_study(profile: Profile, weights: str) -> dict[str, list[RunSpec]]:
 
 
 def measured(folder: Path | str, points: int = 81) -> pd.DataFrame:
-    """Return what the recorded benchmarks of a folder measured of the three costly steps, with a grid of that many points.
-
-    Returns:
-        One row per step, backbone, setting and device: ``seconds`` per slice and ``MB`` of peak memory.
-    """
+    """Return seconds per slice and MB of each recorded step, backbone, setting and device, with a grid of so many points."""
     rows: list[dict[str, Any]] = []
-
-    def add(row: dict[Any, Any], step: str, setting: str, seconds: float) -> None:
-        measure = {"step": step, "backbone": row["backbone"], "setting": setting, "seconds": seconds}
-        rows.append({**measure, "MB": row["peak_mb"], "device": row["device"], "commit": row["commit"]})
-
-    for row in read_benchmarks(folder, "encoder").to_dict("records"):
-        add(row, ENCODE, f"batch {row['batch']}, {row['format']}", 1 / row["images_per_second"])
-    for row in read_benchmarks(folder, "training").to_dict("records"):
-        setting = f"batch {row['batch_size']}, {row['precision']}, {row['fmt']} from {row['placement']}"
-        add(row, TRAIN, setting, 1 / row["samples_per_second"])
-    for row in read_benchmarks(folder, "inference").to_dict("records"):
-        if row["points"] == points:
-            add(row, PREDICT, f"{points} points", row["seconds"])
+    for benchmark, (step, setting) in STEPS.items():
+        for record in read_benchmarks(folder, benchmark).to_dict("records"):
+            row = {str(name): value for name, value in record.items()}
+            if row.get("points", points) == points:
+                rate = row.get("images_per_second") or row.get("samples_per_second") or 1 / row["seconds"]
+                fields = {"step": step, "backbone": row["backbone"], "setting": setting.format(**row)}
+                measure = {"seconds": 1 / rate, "MB": row["peak_mb"]}
+                rows.append(fields | measure | {name: row[name] for name in ("device", "commit")})
     return pd.DataFrame(rows, columns=["step", "backbone", "setting", "seconds", "MB", "device", "commit"])
 
 
-@dataclass(frozen=True)
-class Rates:
-    """How many slices a second one device (and backbone, in words) encodes, trains on, and predicts with 9 x 9 points."""
-
-    device: str
-    encode: float
-    train: float
-    predict: float
-
-
-def read_rates(folder: Path | str, backbone: str) -> list[Rates]:
-    """Return the best rates of every device on which all three steps were measured with that backbone."""
+def read_rates(folder: Path | str, backbone: str) -> pd.DataFrame:
+    """Return the best slices per second of the three `STEPS` on every ``device`` where all were measured with a backbone."""
     rows = measured(folder)
-    rates = []
-    for device, own in rows[rows["backbone"] == backbone].groupby("device", sort=False):
-        best = 1 / own.groupby("step")["seconds"].min()
-        if {ENCODE, TRAIN, PREDICT} <= set(best.index):
-            rates.append(Rates(f"{device}, {backbone}", best[ENCODE], best[TRAIN], best[PREDICT]))
-    return rates
+    best = 1 / rows[rows["backbone"] == backbone].groupby(["device", "step"], sort=False)["seconds"].min()
+    wide = best.unstack().reindex(columns=[step for step, _ in STEPS.values()]).dropna()
+    wide = wide.set_axis(["encode", "train", "predict"], axis=1).rename_axis("device").reset_index()
+    return wide.assign(device=wide["device"] + f", {backbone}")
 
 
-def run_seconds(spec: RunSpec, rates: Rates, slices_per_case: float) -> float:
+def run_seconds(spec: RunSpec, rates: "pd.Series[Any]", slices_per_case: float) -> float:
     """Return the seconds of one run of `DECODERS`: epochs over the training slices, then every slice of every case once."""
     cases = _cases(spec.manifest)
-    trained = (spec.epochs or 0) * _TRAINED_SHARE * cases[spec.source] * slices_per_case / rates.train
-    return trained + sum(cases.values()) * slices_per_case / rates.predict
+    trained = (spec.epochs or 0) * _TRAINED_SHARE * cases[spec.source] * slices_per_case / rates["train"]
+    return float(trained + sum(cases.values()) * slices_per_case / rates["predict"])
 
 
 def wall_hours(seconds: Sequence[float], devices: int) -> float:
@@ -121,34 +99,23 @@ def wall_hours(seconds: Sequence[float], devices: int) -> float:
 
 
 def study_hours(
-    specs: Sequence[RunSpec], rates: Rates, slices_per_case: float, devices: Sequence[int] = (1, 8, 64)
+    specs: Sequence[RunSpec],
+    rates: "pd.Series[Any]",
+    slices_per_case: float,
+    devices: Sequence[int] = (1, 8, 64),
 ) -> pd.DataFrame:
-    """Return the expected hours of a study by the number of devices.
-
-    Runs (each once) whose method has no measured rate, and those on synthetic scans, are counted, not timed. The slices of a
-    task are encoded by one job; the tasks, and the runs after them, go side by side.
-
-    Returns:
-        One row per number of devices: ``devices``, ``runs``, ``runs_without_rate``, ``encode_hours``, ``run_hours`` (sum),
-        ``longest_run_hours``, ``wall_hours``.
-    """
+    """Return the expected hours of a study, a row per number of devices."""
     timed = [spec for spec in specs if _is_timed(spec)]
     seconds = [run_seconds(spec, rates, slices_per_case) for spec in timed]
     tasks = {spec.manifest for spec in timed}
-    encodes = [sum(_cases(task).values()) * slices_per_case / rates.encode for task in tasks]
-    rows = [
-        {
-            "devices": count,
-            "runs": len(specs),
-            "runs_without_rate": len(specs) - len(timed),
-            "encode_hours": sum(encodes) / 3600,
-            "run_hours": sum(seconds) / 3600,
-            "longest_run_hours": max(seconds, default=0.0) / 3600,
-            "wall_hours": wall_hours(encodes, count) + wall_hours(seconds, count),
-        }
-        for count in devices
-    ]
-    return pd.DataFrame(rows)
+    encodes = [sum(_cases(task).values()) * slices_per_case / rates["encode"] for task in tasks]
+    whole: dict[str, float] = {"runs": len(specs), "runs_without_rate": len(specs) - len(timed)}
+    whole |= {"encode_hours": sum(encodes) / 3600, "run_hours": sum(seconds) / 3600}
+    whole["longest_run_hours"] = max(seconds, default=0.0) / 3600
+    walls = {number: wall_hours(encodes, number) + wall_hours(seconds, number) for number in devices}
+    return pd.DataFrame(
+        [{"devices": number, **whole, "wall_hours": hours} for number, hours in walls.items()]
+    )
 
 
 def _is_timed(spec: RunSpec) -> bool:
@@ -160,22 +127,23 @@ def _cases(manifest: Path) -> dict[str, int]:
     return {name: domain.cases or 0 for name, domain in load_manifest(manifest).domains.items()}
 
 
-def say_hours(specs: Sequence[RunSpec], table: pd.DataFrame, rates: Rates) -> str:
+def say_hours(specs: Sequence[RunSpec], table: pd.DataFrame, rates: "pd.Series[Any]") -> str:
     """Return the arithmetic of `study_hours` in words."""
-    first = table.iloc[0]
     untimed = Counter(spec.label for spec in specs if not _is_timed(spec))
+    encode, runs = (_hours(table[name].iloc[0]) for name in ("encode_hours", "run_hours"))
     times = ", ".join(f"{_hours(row['wall_hours'])} on {row['devices']}" for row in table.to_dict("records"))
     sentence = (
-        f"At the rates measured on {rates.device} (slices per second: encoding {rates.encode:.3g}, training {rates.train:.3g}, "
-        f"predicting {rates.predict:.3g}), {len(specs) - untimed.total()} of {count(len(specs), 'planned run')} take "
-        f"{_hours(first['run_hours'])} of computing after {_hours(first['encode_hours'])} of encoding: {times} such devices."
+        f"At the rates measured on {rates['device']} (slices per second: encoding {rates['encode']:.3g}, training "
+        f"{rates['train']:.3g}, predicting {rates['predict']:.3g}), {len(specs) - untimed.total()} of "
+        f"{count(len(specs), 'planned run')} take {runs} of computing after {encode} of encoding: {times} such devices."
     )
-    if untimed:
-        each = ", ".join(f"{label} {number}" for label, number in untimed.items())
-        sentence += (
-            f" The other {count(untimed.total(), 'run')} have no measured rate and come on top: {each}."
-        )
-    return sentence
+    each = ", ".join(f"{label} {number}" for label, number in untimed.items())
+    others = f" The other {count(untimed.total(), 'run')} have no measured rate and come on top: {each}."
+    return sentence + others if untimed else sentence
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f} h" if hours >= 100 else f"{hours:.3g} h"
 
 
 def say_gpu(folder: Path | str) -> str:
@@ -183,10 +151,6 @@ def say_gpu(folder: Path | str) -> str:
     if any(Path(folder).glob("*-cuda.json")):
         return ""
     return " **Nothing was measured on a GPU**; hours are estimates from rates measured on processors."
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:,.0f} h" if hours >= 100 else f"{hours:.3g} h"
 
 
 def draw_bytes(table: pd.DataFrame, slices: int) -> DescribedFigure:

@@ -58,10 +58,7 @@ _NOT_SCORED, _REFERENCE, _BORDER = "#e8e8e8", "#444444", "#f0e442"
 def rescore(runs: Sequence[Run], task: Task, workspace: Path | str, *, progress: bool = True) -> pd.DataFrame:
     """Score the stored predictions of finished runs under every protocol of `LADDER` and `ALONE`; tables on disk are read.
 
-    Returns:
-        One row per run, case, organ and protocol: the columns that name the run, ``target``, ``case``, ``organ``,
-        ``protocol``, ``dice`` (the slices of the patient pooled) and ``slice_dice`` (the mean over its slices); NaN where a
-        protocol leaves nothing to score.
+    ``dice`` is of the slices of a patient pooled, ``slice_dice`` the mean over its slices; NaN where nothing is left to score.
     """
     finished = [run for run in runs if run.finished]
     protocols = {name: quirks._asdict() for name, quirks in {**LADDER, **ALONE}.items()}

@@ -4,7 +4,7 @@ Everything starts from the scores that `statistics.scores` returns. Methods are 
 counts once however many sources and seeds have scored it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -12,7 +12,6 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
-from scipy.stats import wilcoxon
 
 from desam_lite.evaluation import statistics
 from desam_lite.evaluation.statistics import Cube, Floats
@@ -52,54 +51,8 @@ def differences_away(scores: pd.DataFrame, first: str, second: str) -> pd.DataFr
     return away
 
 
-def per_patient(differences: pd.DataFrame) -> Floats:
-    """Return one number per patient: the mean of its differences over sources and seeds."""
-    return differences.groupby(["target", "case"])["value"].mean().to_numpy(float)
-
-
-def verdicts(
-    scores: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, margin: float | None = None
-) -> pd.DataFrame:
-    """Compare each pair out of domain by the decision rule, with the p values that decide nothing.
-
-    Returns:
-        Rows of `statistics.compare`, with ``p`` (Wilcoxon's signed-rank test on one number per patient, conditional on the
-        trained models) and ``p_holm`` (corrected for the number of pairs).
-    """
-    table = statistics.compare(scores, pairs, margin=margin)
-    table = table[~table["in_domain"].astype(bool)].drop(columns="in_domain").reset_index(drop=True)
-    p = np.array([wilcoxon_p(per_patient(differences_away(scores, *pair))) for pair in pairs])
-    return table.assign(p=p, p_holm=holm(p))
-
-
-def wilcoxon_p(values: Floats) -> float:
-    """Return Wilcoxon's two-sided p of one difference per patient; NaN where there is none (one value, or only zeros)."""
-    return float(wilcoxon(values).pvalue) if len(values) > 1 and np.any(values) else float("nan")
-
-
-def holm(p: Floats) -> Floats:
-    """Return Holm's correction of p values ``(N,)``; NaN stay NaN and do not count.
-
-    >>> holm(np.array([0.01, 0.04, np.nan, 0.03]))
-    array([0.03, 0.06,  nan, 0.06])
-    """
-    corrected = np.full_like(p, np.nan)
-    order = [int(place) for place in np.argsort(p) if np.isfinite(p[place])]
-    largest = 0.0
-    for rank, place in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * p[place]))
-        corrected[place] = largest
-    return corrected
-
-
 class Spreads(NamedTuple):
-    """Standard deviations of the difference of two methods, in units of the metric.
-
-    Attributes:
-        seed: Over seeds, the same for all patients of a source.
-        patient: Over patients of a target, the same for all seeds.
-        rest: Of what is left: a seed and a patient together.
-    """
+    """Standard deviations of the difference of two methods: over seeds, over patients of a target, and of what is left."""
 
     seed: float
     patient: float
@@ -113,28 +66,22 @@ ASSUMED = Spreads(0.03, 0.08, 0.05)
 def estimate_spreads(differences: pd.DataFrame) -> Spreads | None:
     """Estimate the spreads by the mean squares of a two-way analysis of variance in each source, averaged over sources.
 
-    Only patients whom every seed of the source has scored enter.
-
-    Returns:
-        None where a source has a single seed, or all targets a single patient: then they cannot be told apart.
+    Only patients whom every seed of the source has scored enter. None where a source has a single seed, or all targets a single
+    patient: then they cannot be told apart.
     """
     squares = []
     for _, own in differences.groupby("source"):
         grid = own.pivot_table(index="seed", columns=["target", "case"], values="value").dropna(axis=1)
         seeds, patients = grid.shape
-        sites = grid.columns.get_level_values("target")
-        free = patients - sites.nunique()
+        free = patients - grid.columns.get_level_values("target").nunique()
         if seeds < 2 or free < 1:
             return None
-        of_patient = grid.mean()
-        residual = grid.sub(of_patient).sub(grid.mean(axis=1) - of_patient.mean(), axis=0)
+        of_patient, of_seed = grid.mean(), grid.mean(axis=1)
+        residual = grid.sub(of_patient).sub(of_seed - of_patient.mean(), axis=0)
         rest = float((residual**2).to_numpy().sum()) / ((seeds - 1) * (patients - 1))
-        between = (
-            float(((of_patient - of_patient.groupby(level="target").transform("mean")) ** 2).sum())
-            * seeds
-            / free
-        )
-        squares.append(((grid.mean(axis=1).var(ddof=1) - rest / patients), (between - rest) / seeds, rest))
+        off_site = of_patient - of_patient.groupby(level="target").transform("mean")
+        between = float((off_site**2).sum()) * seeds / free
+        squares.append((of_seed.var(ddof=1) - rest / patients, (between - rest) / seeds, rest))
     return Spreads(*(float(np.sqrt(max(value, 0.0))) for value in np.mean(squares, axis=0)))
 
 
@@ -147,72 +94,14 @@ def simulate_study(
     sites: int = 5,
     effect: float = 0.0,
 ) -> Cube:
-    """Return the differences of one study whose truth is stated: ``effect`` is what endless seeds and patients would give.
+    """Return the differences ``(1, sites, seeds, patients)`` of a study whose true difference is ``effect``.
 
-    Args:
-        rng: Random stream.
-        spreads: Of the difference.
-        seeds: Of the one source; each shifts all patients alike.
-        patients: Of each site.
-        sites: Tested hospitals.
-        effect: True difference, in units of the metric.
-
-    Returns:
-        Values ``(1, sites, seeds, patients)``.
+    There is one source; each of its seeds shifts all patients alike. ``patients`` are those of each site.
     """
     values = effect + rng.normal(0, spreads.rest, (1, sites, seeds, patients))
-    values += rng.normal(0, spreads.seed, (1, 1, seeds, 1)) + rng.normal(
-        0, spreads.patient, (1, sites, 1, patients)
-    )
+    values += rng.normal(0, spreads.seed, (1, 1, seeds, 1))
+    values += rng.normal(0, spreads.patient, (1, sites, 1, patients))
     return Cube(values, np.full(sites, patients), np.ones((1, seeds), bool))
-
-
-def small_studies(
-    differences: pd.DataFrame, *, seeds: int, cases: int, draws: int = 1000, seed: int = 0
-) -> Floats:
-    """Return the mean differences ``(draws,)`` that studies with fewer seeds and cases would have reported.
-
-    Each study draws, without replacement, ``seeds`` of the seeds of each source and ``cases`` of the cases of each target
-    (all of them where there are fewer), and averages by the rule ``sources``.
-    """
-    rng = np.random.default_rng(seed)
-    cube = statistics.cube_of(differences)
-    width = cube.values.shape[3]
-    case_weights = np.stack([_choose(rng, draws, count, cases, width) for count in cube.cases], 1)
-    seed_weights = np.zeros((draws, *cube.seeds.shape))
-    for source, present in enumerate(cube.seeds):
-        count = int(present.sum())
-        seed_weights[:, source, present] = _choose(rng, draws, count, seeds, count)
-    return statistics.average(cube, case_weights, seed_weights)
-
-
-def _choose(rng: np.random.Generator, draws: int, count: int, size: int, width: int) -> Floats:
-    """Return ``(draws, width)``: 1 for ``size`` of the first ``count`` places, drawn at random; 0 elsewhere."""
-    ranks = rng.random((draws, count)).argsort(axis=1).argsort(axis=1)
-    chosen = np.zeros((draws, width))
-    chosen[:, :count] = ranks < size
-    return chosen
-
-
-def flips(
-    scores: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, seeds: int = 1, draws: int = 1000
-) -> pd.DataFrame:
-    """Return how often a study of few seeds would have named another winner than all seeds and cases do.
-
-    That is the share of studies with the other sign than the ``mean`` when the cases are all there (``same_cases``) and when
-    half of them are (``half_cases``).
-    """
-    rows = []
-    for first, second in pairs:
-        away = differences_away(scores, first, second)
-        most = int(away.groupby("target")["case"].nunique().max())
-        mean = float(small_studies(away, seeds=1000, cases=most, draws=1)[0])
-        row: dict[str, Any] = {"first": first, "second": second, "mean": mean}
-        for name, cases in (("same_cases", most), ("half_cases", max(1, most // 2))):
-            reported = small_studies(away, seeds=seeds, cases=cases, draws=draws)
-            row[name] = float((np.sign(reported) != np.sign(mean)).mean())
-        rows.append(row)
-    return pd.DataFrame(rows, columns=["first", "second", "mean", "same_cases", "half_cases"])
 
 
 def ballot(
@@ -239,10 +128,7 @@ def unmask(names: tuple[str, str], *, seed: int = 0) -> Mapping[str, str]:
 
 
 def say_difference(table: pd.DataFrame, flipped: pd.DataFrame, *, metric: str = "dice") -> str:
-    """Say how many comparisons the rule decides, and which winner one seed would have missed most often.
-
-    ``table`` is of `verdicts`, ``flipped`` of `flips` with one seed, for the same pairs.
-    """
+    """Say how many comparisons are decided, and which winner one seed would have missed most often."""
     _, factor = UNITS[metric]
     if table.empty:
         return "There is no answer yet: no two methods have been scored on the same cases out of domain."
@@ -293,10 +179,7 @@ def draw_widths(widths: pd.DataFrame, *, metric: str = "dice") -> DescribedFigur
 def draw_studies(
     studies: Mapping[str, Floats], whole: Mapping[str, float], *, metric: str = "dice"
 ) -> DescribedFigure:
-    """Draw what many small studies would have reported, a row per comparison, with the mean of all seeds and cases.
-
-    Both have comparisons as keys: ``studies`` the mean differences of `small_studies`, ``whole`` that of everything.
-    """
+    """Draw what many small studies would have reported, a row per comparison, with the mean of all seeds and cases."""
     title, factor = UNITS[metric]
     frames, means = [], []
     for name, reported in studies.items():
@@ -311,10 +194,7 @@ def draw_studies(
 
 
 def draw_rates(rates: pd.DataFrame, *, metric: str = "dice") -> DescribedFigure:
-    """Draw how often a p value and the decision rule call a difference, by its true size: a panel per number of seeds.
-
-    ``rates`` has ``seeds``, ``effect`` (in the unit of the axis), and the shares ``p`` and ``rule``.
-    """
+    """Draw how often a p value (``p``) and the rule call a difference, by its true size: a panel per number of seeds."""
     rows = rates.melt(["seeds", "effect"], list(RATES), "label", "share").replace({"label": RATES})
     rows = rows.assign(share=rows["share"] * 100, panel=[count(seeds, "seed") for seeds in rows["seeds"]])
     axes = (f"true difference, {UNITS[metric].title}", "studies that report it (%)")

@@ -27,6 +27,7 @@ from desam_lite.methods import TrainedModel, load_predictor
 from desam_lite.methods.prompted import PromptedMethod
 from desam_lite.model.prompts import ImageEmbeddings
 from desam_lite.study.report.cache import cached_table
+from desam_lite.study.report.sentences import sum_up
 from desam_lite.study.report.slice_examples import Example, largest_slice
 from desam_lite.study.report.slice_figures import draw_slices
 from desam_lite.study.report.style import DescribedFigure
@@ -104,10 +105,7 @@ class PreparedScan(NamedTuple):
 
 
 def scan(shift: Shift, patient: int, positions: Mapping[str, float]) -> PreparedScan:
-    """Scan a patient with some dials turned, prepared as the source's scans are; equal arguments give equal scans.
-
-    The anatomy is the patient's whatever the dials (but for the balloon of an endorectal coil).
-    """
+    """Scan a patient with some dials turned, prepared as the source's scans are; equal arguments give equal scans."""
     stream = np.random.default_rng(np.random.SeedSequence(PATIENT_SEED, spawn_key=(patient,)))
     case, manifest = make_case(shift.turned(positions), stream), shift.task.manifest
     intensity = manifest.domain(shift.source).intensity or manifest.intensity
@@ -130,10 +128,6 @@ def turn_dials(
 
     Under ``published`` a model with prompts predicts only the slices that this protocol scores. Positions go from 0 to 1; 0 is
     scanned once for all dials. Without ``dials``, all of the scanner are turned, each alone and then all together.
-
-    Returns:
-        One row per model, dial, position, patient and organ: ``dial``, ``position``, ``label``, ``source``, ``target``,
-        ``in_domain`` (false), ``seed``, ``case``, ``organ``, ``dice``.
     """
     for run in runs:
         if run.spec.source != shift.source:
@@ -264,10 +258,7 @@ def slider_picture(
 
 
 def say_dials(lost: pd.DataFrame, source: str, target: str, *, control: str = "Prior") -> str:
-    """Say which dial from source to target lowers Dice most, as the mean over the trained methods.
-
-    ``lost`` is `statistics.summarise` by label and dial of the changes of Dice; the control is not trained.
-    """
+    """Say which dial from source to target lowers Dice most, as the mean over the trained methods."""
     trained = lost[lost["label"] != control]
     single = trained[trained["dial"] != ALL_DIALS].groupby("dial", sort=False)["mean"].mean()
     if single.empty:
@@ -279,13 +270,13 @@ def say_dials(lost: pd.DataFrame, source: str, target: str, *, control: str = "P
     )
     name = worst.replace("_", " ")
     ends = trained[trained["dial"] == worst][["low", "high"]].to_numpy(float)
-    words = [decide(low, high, MARGINS["dice"]) for low, high in ends]
-    verdict = (
-        f"**The {name}**"
-        if any(word.startswith("worse") for word in words)
-        else f"**Cannot tell with so few seeds or patients**; the {name} has the lowest mean"
-        if "cannot tell" in words
-        else f"**No single dial was shown to lower Dice**; the {name} has the lowest mean"
+    verdict = sum_up(
+        [decide(low, high, MARGINS["dice"]) for low, high in ends],
+        both=f"**The {name}**",
+        worse=f"**The {name}**",
+        unsure=f"**Cannot tell with so few seeds or patients**; the {name} has the lowest mean",
+        better=(none := f"**No single dial was shown to lower Dice**; the {name} has the lowest mean"),
+        equivalent=none,
     )
     every = f" With all dials turned it changes by {together}." if together else ""
     return f"{verdict}. Turned from {source} to {target} on the same patients, it changes Dice (%) by {each}.{every}"

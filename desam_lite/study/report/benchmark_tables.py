@@ -96,10 +96,7 @@ def say_slices(record: Mapping[str, Any]) -> str:
 
 
 def tuning_rows(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return what was tried for each method, one row a method: validation loss at each rate, and the rate of the lowest.
-
-    A chosen rate at the end of those that were tried is named so: a rate beyond it may be better still.
-    """
+    """Return what was tried for each method, one row a method: validation loss at each rate, and the rate of the lowest."""
     texts = []
     for label, own in rows.groupby("label", sort=False):
         own = own.sort_values("learning_rate")

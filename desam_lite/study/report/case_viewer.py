@@ -240,17 +240,7 @@ def _encode_images(images: Volume, most: int) -> tuple[list[str], str]:
 
 
 def view_case(task: Task, runs: Sequence[Run], domain: str, case: str) -> CaseViewer:
-    """Show a case with the contours of its reference and of the predictions of runs.
-
-    Args:
-        task: Of the runs.
-        runs: Finished ones that have tested the case.
-        domain: The case's domain.
-        case: Its id.
-
-    Raises:
-        StudyError: There is no such case, or a run has no prediction of it.
-    """
+    """Show a case with the contours of its reference and of the predictions of runs."""
     slices, predictions, notes = task.slices.load(domain, case), {}, []
     labels = [run.spec.label for run in runs]
     for run in runs:
@@ -275,11 +265,7 @@ def view_case(task: Task, runs: Sequence[Run], domain: str, case: str) -> CaseVi
 
 
 def find_case(run: Run, name: str) -> tuple[str, str]:
-    """Return domain and case of a tested case by its name, ``CASE`` or ``DOMAIN/CASE``.
-
-    Raises:
-        StudyError: The run has tested none of that name, or several.
-    """
+    """Return domain and case of a tested case by its name, ``CASE`` or ``DOMAIN/CASE``."""
     rows = run.metrics()[["target", "case"]].drop_duplicates()
     places = {f"{target}/{case}": (str(target), str(case)) for target, case in rows.itertuples(index=False)}
     meant = [place for full, place in places.items() if name in (full, place[1])]

@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 from desam_lite.study.report import style
-from desam_lite.study.report.sentences import format_interval
+from desam_lite.study.report.sentences import format_interval, say_range
 from desam_lite.study.report.style import DescribedFigure
 
 _COLUMNS = 3  # panels side by side
@@ -249,8 +249,8 @@ def _say_rows(
         note = f", {mark['note']}" if "note" in mark else ""
         told = f"{format_interval(mark, 1, '.0f')}{face}{note}"
         parts[name] = f"{parts[name]}, {told}" if name in parts else told
-    for name, own in dots.groupby(row)["mean"] if dots is not None and row != "label" else ():
-        parts[f"dots of {name}"] = f"{own.min():.0f} to {own.max():.0f}"
+    for own_row, own in dots.groupby(row)["mean"] if dots is not None and row != "label" else ():
+        parts[f"dots of {own_row}"] = f"{own.min():.0f} to {own.max():.0f}"
     return style.describe(f"Rows of dots, {axis}", parts)
 
 
@@ -331,7 +331,7 @@ def draw_heatmaps(matrices: Mapping[str, pd.DataFrame], *, metric: str = "dice")
     parts = {}
     for label, matrix in matrices.items():
         inside = np.array([[row == column for column in matrix.columns] for row in matrix.index])
-        home, away = (_say_range(matrix.to_numpy(float)[cells] * factor) for cells in (inside, ~inside))
+        home, away = (say_range(matrix.to_numpy(float)[cells] * factor) for cells in (inside, ~inside))
         parts[label] = f"{home} in domain, {away} out of domain"
     what = f"Heat maps of {title}, one per method, rows are sources and columns targets"
     return DescribedFigure(figure, style.describe(what, parts))
@@ -352,9 +352,3 @@ def _mark_cells(ax: Axes, matrix: pd.DataFrame) -> None:
                     [withStroke(linewidth=3.6, foreground="white")]
                 )  # for dark and light cells
                 ax.add_patch(frame)
-
-
-def _say_range(values: Any) -> str:
-    scored = values[np.isfinite(values)]
-    ends = (scored.min(), scored.max()) if len(scored) else ()
-    return " to ".join(dict.fromkeys(f"{end:.0f}" for end in ends)) or "nothing"

@@ -10,7 +10,14 @@ import pandas as pd
 from desam_lite.evaluation.statistics import METRICS
 from desam_lite.methods import METHODS
 from desam_lite.study.report.paper_numbers import out_of_domain_by
-from desam_lite.study.report.sentences import count, format_interval, list_words, out_of_domain, say_pairs
+from desam_lite.study.report.sentences import (
+    count,
+    format_interval,
+    list_words,
+    out_of_domain,
+    say_pairs,
+    say_range,
+)
 from desam_lite.study.report.style import UNITS, is_oracle
 from desam_lite.study.report.tables import Table, score_table
 from desam_lite.study.run import collect_history
@@ -47,19 +54,10 @@ def usual_budget(runs: "Sequence[Run]") -> float:
 def equal_time(
     runs: "Sequence[Run]", minutes: float, *, seeds: int | None = None, labels: Collection[str] = ()
 ) -> "list[RunSpec]":
-    """Plan runs that give each trained method the same minutes of training, whatever it had in these runs.
+    """Plan runs that give each trained method (of these labels, if any) the same minutes of training, with the lowest seeds.
 
-    How many epochs these minutes are follows from what an epoch took in the runs given, and stands in the specification: the
-    planned runs are ordinary ones, with the published schedule over just this length.
-
-    Args:
-        runs: With equal steps.
-        minutes: Of training, for each run.
-        seeds: How many of the seeds are run, the lowest first; None for all.
-        labels: Of the methods that are; empty for all.
-
-    Raises:
-        StudyError: The minutes are not positive.
+    How many epochs these minutes are follows from what an epoch took in the runs given, which had equal steps, and stands in the
+    specification: the planned runs are ordinary ones, with the published schedule over just this length.
     """
     if not _trained(runs):
         return []
@@ -114,12 +112,10 @@ def margins_over_control(scores: pd.DataFrame, *, control: str = "Prior") -> pd.
     better, whether more or less is better. Empty if the control has no score.
     """
     away = scores[~scores["in_domain"].astype(bool)]
-    means = (
-        away.groupby(["label", "target"], sort=False)["value"].mean().dropna().rename("mean").reset_index()
-    )
+    means = away.groupby(["label", "target"], sort=False)["value"].mean().reset_index(name="mean")
     of_control = means[means["label"] == control].set_index("target")["mean"]
-    rows = means[(means["label"] != control) & means["target"].isin(of_control.index)]
-    rows = rows.assign(control=rows["target"].map(of_control))
+    rows = means.assign(control=means["target"].map(of_control)).dropna()
+    rows = rows[rows["label"] != control]
     sign = 1 if scores.empty or METRICS[str(scores["metric"].iloc[0])] else -1
     return rows.assign(ahead=sign * (rows["mean"] - rows["control"])).sort_values("ahead", ignore_index=True)
 
@@ -138,36 +134,23 @@ def target_table(task: "Task", scores: pd.DataFrame, labels: Sequence[str], *, m
 def group_by_coil(task: "Task") -> dict[str, str]:
     """Return for each domain whether its coil is endorectal, in words, those without one first; {} where no coil is."""
     inside = {name: domain.coil.startswith("endorectal") for name, domain in task.manifest.domains.items()}
-    groups = {True: "with endorectal coil", False: "without endorectal coil"}
-    return (
-        {name: groups[inside[name]] for name in sorted(inside, key=inside.__getitem__)}
-        if any(inside.values())
-        else {}
-    )
+    groups = {name: f"with{'' if own else 'out'} endorectal coil" for name, own in inside.items()}
+    return dict(sorted(groups.items(), key=lambda item: inside[item[0]])) if any(inside.values()) else {}
 
 
 def say_coils(matrix: pd.DataFrame, coils: Mapping[str, str], label: str, *, metric: str = "dice") -> str:
-    """Say what a method trained at sites of one kind of coil scores at other sites of that kind, and at the rest.
-
-    ``matrix`` is of `statistics.score_matrix`, ``coils`` of `group_by_coil`. No verdict: the sites of a group are few and fixed.
-    """
+    """Say what a method trained at sites of one kind of coil scores at other sites of that kind, and at the rest."""
     title, factor = UNITS[metric]
     cells = matrix.T.melt(ignore_index=False, var_name="source").rename_axis("target").reset_index().dropna()
-    cells = cells[cells["source"] != cells["target"]]
-    cells = cells.assign(kind=cells["source"].map(dict(coils)), other=cells["target"].map(dict(coils)))
+    cells = cells[cells["source"] != cells["target"]].assign(value=cells["value"] * factor)
     parts = []
-    for kind, rows in cells.groupby("kind", sort=False):
-        alike = rows["other"] == kind
-        if alike.all() or not alike.any():
-            continue
-        same, rest = (
-            " to ".join(dict.fromkeys(f"{end * factor:.0f}" for end in (values.min(), values.max())))
-            for values in (rows["value"][alike], rows["value"][~alike])
-        )
-        sources = ", ".join(rows["source"].unique())
-        parts.append(
-            f"trained {kind} ({sources}) it scores {same} at other sites {kind} and {rest} at the rest"
-        )
+    for kind, rows in cells.groupby(cells["source"].map(dict(coils)), sort=False):
+        alike = rows["target"].map(dict(coils)) == kind
+        if alike.any() and not alike.all():
+            same, rest = (say_range(rows["value"][side]) for side in (alike, ~alike))
+            sources = ", ".join(rows["source"].unique())
+            told = f"trained {kind} ({sources}) it scores {same} at other sites {kind} and {rest} at the rest"
+            parts.append(told)
     return f"{label}, {title}: {'; '.join(parts)}." if parts else ""
 
 
@@ -187,7 +170,7 @@ def cost_table(runs: "Sequence[Run]", summary: pd.DataFrame, *, metric: str = "d
         row = {
             "method": label,
             "trained parameters": f"{records['trained_parameters'].max():,}",
-            "epochs": _epoch_range(records["epochs"]) if "epochs" in records else "none",
+            "epochs": say_range(records["epochs"]) if "epochs" in records else "none",
             "trained": _say_stopped(records["stopped"]) if "stopped" in records else "",
             "ceiling": f"{records['ceiling'].mean() * 100:.1f}" if "ceiling" in records else "",
             "training (min)": f"{records['minutes.training'].mean():.1f}",
@@ -203,16 +186,10 @@ def cost_table(runs: "Sequence[Run]", summary: pd.DataFrame, *, metric: str = "d
     return Table(pd.DataFrame(rows))
 
 
-def _epoch_range(epochs: "pd.Series[int]") -> str:
-    least, most = int(epochs.min()), int(epochs.max())
-    return str(least) if least == most else f"{least} to {most}"
-
-
 def _say_stopped(stopped: "pd.Series[str]") -> str:
     """Tell how many trainings ended by themselves; a published schedule cannot."""
-    if (stopped == "schedule").all():
-        return "fixed length"
-    return f"{(stopped == 'plateau').sum()} of {len(stopped)} to the plateau"
+    by_itself = f"{(stopped == 'plateau').sum()} of {len(stopped)} to the plateau"
+    return "fixed length" if (stopped == "schedule").all() else by_itself
 
 
 def departure_table(specs: "Sequence[RunSpec]") -> Table:
@@ -234,10 +211,8 @@ def say_behind(margins: pd.DataFrame, *, control: str = "Prior") -> str:
     parts = []
     for label, rows in margins.groupby("label", sort=False):
         behind = sorted(rows[rows["ahead"] < 0]["target"])
-        if behind:
-            parts.append(
-                f"{label} at {'every target' if len(behind) == len(rows) > 1 else list_words(behind)}"
-            )
+        where = "every target" if len(behind) == len(rows) > 1 else list_words(behind)
+        parts += [f"{label} at {where}"] if behind else []
     if not parts:
         return f"No method is behind {control} at any target."
     return f"Behind {control} in the mean at a target: {'; '.join(parts)}."
@@ -255,20 +230,15 @@ def say_best(summary: pd.DataFrame, differences: pd.DataFrame, *, metric: str = 
     rows = rows[[not is_oracle(label) for label in rows["second"]]]
     if rows.empty:
         return f"**{best} is the only one**: mean {title} {reached} out of domain; no other method has scores on the same cases."
-    verdicts = {str(row["second"]): str(row["verdict"]) for row in rows.to_dict("records")}
-    groups = {
-        kind: list_words([label for label, verdict in verdicts.items() if verdict.startswith(kind)])
-        for kind in ("cannot tell", "equivalent", "worse")
-    }
     told = {
         "cannot tell": "It is not distinguishable from",
         "equivalent": "It is equivalent to",
         "worse": "On the cases that both have scored it is worse than",
     }
-    others = " ".join(f"{words} {groups[kind]}." for kind, words in told.items() if groups[kind])
-    others = (
-        others or f"It is better than {'each of ' * (len(rows) > 1)}the {count(len(rows), 'other method')}."
-    )
+    groups = {kind: list(rows["second"][rows["verdict"].str.startswith(kind)]) for kind in told}
+    others = " ".join(f"{words} {list_words(groups[kind])}." for kind, words in told.items() if groups[kind])
+    ahead = f"It is better than {'each of ' * (len(rows) > 1)}the {count(len(rows), 'other method')}."
+    others = others or ahead
     return f"**{best} has the best mean**: {title} {reached} out of domain. {others}"
 
 

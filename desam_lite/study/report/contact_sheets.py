@@ -24,11 +24,7 @@ _TILES, _COLUMNS = 12, 4  # of the sheet of one scan
 def contact_sheet(
     manifest: Manifest, root: Path | str, *, cases: int = 6, progress: bool = True
 ) -> DescribedFigure:
-    """Draw the first sound cases of every domain, a row each, at the slice that shows the most organs.
-
-    Raises:
-        StudyError: There is no data, or no sound case.
-    """
+    """Draw the first sound cases of every domain, a row each, at the slice that shows the most organs."""
     index = build_index(manifest, root, progress=progress)
     sound = index[index["fault"] == ""]
     if sound.empty:

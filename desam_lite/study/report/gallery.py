@@ -52,11 +52,7 @@ def _median_and_worst(values: pd.Series, metric: str) -> pd.DataFrame:
 
 
 def choose_cases(scores: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
-    """Choose a case out of domain by each of `CASE_RULES`, by the scores of these methods: ``rule``, where it is, ``value``.
-
-    Raises:
-        StudyError: No case out of domain has been scored by all of them.
-    """
+    """Choose a case out of domain by each of `CASE_RULES`, by the scores of these methods: ``rule``, where it is, ``value``."""
     wide = _scored_by_all(scores, labels)
     if wide.empty:
         raise StudyError("no case out of domain has been scored by every method: finish their runs first.")
@@ -164,13 +160,9 @@ def say_comparison(scores: pd.DataFrame, labels: Sequence[str]) -> str:
     cases = wide.groupby(["source", "seed"]).var(ddof=1).stack().dropna()
     if cases.empty or len(labels) < 2:
         return "There is no answer yet: no two cases out of domain have been scored by two methods."
-    between = {"methods": wide.var(axis=1, ddof=1).mean() ** 0.5, "cases": cases.mean() ** 0.5}
-    method, case = (f"{value:.0f}" for value in between.values())
-    verdict = (
-        "Methods and cases differ equally"
-        if method == case
-        else f"{max(between, key=between.__getitem__).capitalize()} differ more than {min(between, key=between.__getitem__)}"
-    )
+    method, case = (f"{value**0.5:.0f}" for value in (wide.var(axis=1, ddof=1).mean(), cases.mean()))
+    more, less = ("Methods", "cases") if float(method) > float(case) else ("Cases", "methods")
+    verdict = "Methods and cases differ equally" if method == case else f"{more} differ more than {less}"
     apart = wide.max(axis=1) - wide.min(axis=1)
     widest = wide.iloc[int(apart.to_numpy().argmax())]
     return (

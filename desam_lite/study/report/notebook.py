@@ -37,11 +37,7 @@ def is_interactive() -> bool:
 
 
 def open_study(manifest: Path | str, data_root: str, workspace: Path | str, profile: "Profile") -> "Task":
-    """Return the task of a notebook, ready to be used; synthetic data that are not there yet are made.
-
-    Raises:
-        StudyError: The manifest or the data are at fault; all faulty cases are in one message.
-    """
+    """Return the task of a notebook, ready to be used; synthetic data that are not there yet are made."""
     from desam_lite.data.tasks import open_task
 
     task = load_manifest(manifest)

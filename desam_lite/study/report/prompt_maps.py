@@ -108,14 +108,10 @@ def prompt_maps(
     kind: PromptKind | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Predict with every prompt of a grid by every model, on some slices of some cases; tables on disk are read.
+    """Predict with every prompt of a grid by every model, on some slices of some (domain, case) pairs; tables on disk are read.
 
-    Cases are (domain, case) pairs; ``slices`` says which, or how many with an organ, evenly spread; a grid has ``side`` points
-    along a side; without ``kind`` each model gets its own kind of prompt.
-
-    Returns:
-        One row per model, slice, organ and prompt: `MODEL_AND_CASE`, ``slice``, ``organ``, ``kind``, ``side`` and the columns
-        of `score_grid`.
+    ``slices`` says which, or how many with an organ; a grid has ``side`` points along a side; without ``kind`` each model gets
+    its own kind of prompt. A row is a model, slice, organ and prompt, with the columns of `score_grid`.
     """
     pairs = [(model, domain, case) for model in models for domain, case in cases]
     tables = []
@@ -240,11 +236,8 @@ def _predict_organ(
 def per_slice(maps: pd.DataFrame) -> pd.DataFrame:
     """Summarise for each slice of `prompt_maps` how its prompts differ, and how well their scores tell them apart.
 
-    Returns:
-        One row per model, kind of prompt, slice and organ: `MODEL_AND_CASE`, ``kind``, ``slice``, ``organ``; ``rank``,
-        Spearman's correlation of score and Dice over the prompts (NaN where either is constant); ``auc``, the chance that a
-        prompt inside the organ has a higher score than one outside; ``chosen``, the Dice of the prompt with the highest score;
-        ``best``, ``typical`` (median) and ``low`` (10th percentile) over prompts; ``spread``, best minus low.
+    ``rank`` is Spearman's correlation of score and Dice, ``auc`` the chance that a prompt inside has a higher score than one
+    outside, ``chosen`` the Dice of the highest score; ``low`` is the 10th percentile, ``spread`` best minus low.
     """
     keys = [*MODEL_AND_CASE, "kind", "slice", "organ"]
     rows = []

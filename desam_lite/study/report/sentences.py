@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from desam_lite.methods.registry import DECODER
@@ -32,6 +33,13 @@ def list_words(words: Sequence[str]) -> str:
 def join_distinct(values: Iterable[object]) -> str:
     """Return all different values that are not empty, as one text; "none" without any."""
     return "; ".join(dict.fromkeys(str(value) for value in values if value)) or "none"
+
+
+def say_range(values: Any) -> str:
+    """Return the least and the largest of some numbers that are finite, as in "3 to 5" or "3"; "nothing" without any."""
+    scored = np.asarray(values, float)[np.isfinite(np.asarray(values, float))]
+    ends = (scored.min(), scored.max()) if len(scored) else ()
+    return " to ".join(dict.fromkeys(f"{end:.0f}" for end in ends)) or "nothing"
 
 
 def format_interval(row: Mapping[Any, Any], factor: float = 100.0, spec: str = ".1f") -> str:
@@ -68,10 +76,7 @@ def say_pairs(rows: Iterable[Mapping[Any, Any]], factor: float = 100.0) -> str:
 def say_transfer(
     summary: pd.DataFrame, losses: pd.DataFrame, *, metric: str = "dice", control: str = "Prior"
 ) -> str:
-    """Answer whether what was trained at one hospital works at the next, of a summary by label and in_domain.
-
-    ``losses`` is of `statistics.domain_losses`. The control, not trained, comes last.
-    """
+    """Answer whether what was trained at one hospital works at the next, of a summary by label and in_domain."""
     title, factor = UNITS[metric]
     scored = summary.dropna(subset="mean").to_dict("records")
     home, away = (
@@ -91,13 +96,36 @@ def say_transfer(
     return sentence
 
 
+def sum_up(
+    verdicts: Iterable[str],
+    *,
+    better: str,
+    worse: str,
+    equivalent: str,
+    unsure: str,
+    all_better: str = "",
+    all_worse: str = "",
+    both: str = "",
+) -> str:
+    """Return the words for several verdicts of the rule: ``better``, then ``worse``, then ``unsure`` where any verdict is so."""
+    kinds = {verdict.partition(" ")[0] for verdict in verdicts}
+    cases = (
+        (kinds == {"better"}, all_better),
+        (kinds == {"worse"}, all_worse),
+        (kinds >= {"better", "worse"}, both),
+        ("better" in kinds, better),
+        ("worse" in kinds, worse),
+        ("cannot" in kinds or not kinds, unsure),
+        (True, equivalent),
+    )
+    return next(words for holds, words in cases if holds and words)
+
+
 def say_losses(verdicts: Iterable[str]) -> str:
-    """Sum up the verdicts on scores out of domain against those in domain in a few words."""
-    words = list(verdicts)
-    lost = [word.startswith("worse") for word in words]
-    if any(lost):
-        return "Not as well" if all(lost) else "Some methods score lower there"
-    return "Cannot tell" if set(words) <= {"cannot tell"} else "No loss was shown"
+    """Sum up the verdicts on scores out of domain against those in domain."""
+    some, none = "Some methods score lower there", "No loss was shown"
+    words = {"both": some, "better": none, "worse": some, "all_worse": "Not as well"}
+    return sum_up(verdicts, equivalent=none, unsure="Cannot tell", **words)
 
 
 def say_ablation(differences: pd.DataFrame, *, metric: str = "dice") -> str:
@@ -106,19 +134,14 @@ def say_ablation(differences: pd.DataFrame, *, metric: str = "dice") -> str:
     rows = out_of_domain(differences).to_dict("records")
     if not rows:
         return "There is no answer yet: no two decoders have been scored on the same cases out of domain."
-    better, worse = ([row["verdict"].startswith(word) for row in rows] for word in ("better", "worse"))
-    verdict = (
-        "The full decoder is better than every reduced one"
-        if all(better)
-        else "Some parts help and some hurt"
-        if any(better) and any(worse)
-        else "Some parts help"
-        if any(better)
-        else "The full decoder is worse than a reduced one"
-        if any(worse)
-        else "No part makes a difference"
-        if all(row["verdict"] == "equivalent" for row in rows)
-        else "Cannot tell which part helps"
+    verdict = sum_up(
+        [row["verdict"] for row in rows],
+        all_better="The full decoder is better than every reduced one",
+        both="Some parts help and some hurt",
+        better="Some parts help",
+        worse="The full decoder is worse than a reduced one",
+        equivalent="No part makes a difference",
+        unsure="Cannot tell which part helps",
     )
     return f"**{verdict}**. Out of domain, in {title}: {say_pairs(rows, factor)}."
 
@@ -180,10 +203,7 @@ def say_caveats(
 
 
 def list_departures(specs: "Sequence[RunSpec]") -> list[tuple[str, str, str]]:
-    """Return the settings in which runs of DeSAM depart from the public code: name, value here, value there.
-
-    The settings of the public code are the defaults of `RunSpec`.
-    """
+    """Return where runs of DeSAM depart from the public code (the defaults of `RunSpec`): name, value here, value there."""
     desam = [spec for spec in specs if spec.method == "desam"]
     changes = []
     for name in ("split", *(name for name in DECODER if name not in _CHOSEN)):

@@ -19,11 +19,7 @@ def _emptied(cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_student_copies(notebooks: Path | str, out: Path | str) -> list[Path]:
-    """Write every notebook of a folder to another folder, without its solutions.
-
-    Raises:
-        StudyError: There are no notebooks, or the copies would replace them.
-    """
+    """Write every notebook of a folder to another folder, without its solutions."""
     notebooks, out = Path(notebooks), Path(out)
     sources = sorted(notebooks.glob("*.ipynb"))
     if not sources:

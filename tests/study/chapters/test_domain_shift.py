@@ -5,19 +5,10 @@ import pandas as pd
 import pytest
 from notebook_code import definitions
 
-from desam_lite.study.chapters.domain_shift import (
-    Band,
-    Histogram,
-    band_dice,
-    draw_histograms,
-    fit_band,
-    median,
-    pool,
-    say_bands,
-    score_bands,
-)
+from desam_lite.study.chapters.domain_shift import draw_histograms, median, say_bands
 
 PAGE = definitions("domain_shift")
+Histogram, pool, fit_band, band_dice = PAGE.Histogram, PAGE.pool, PAGE.fit_band, PAGE.band_dice
 
 
 def hill(centre: int, count: int = 1000) -> np.ndarray:
@@ -42,7 +33,7 @@ def test_only_slices_with_organ_and_the_middle_of_the_picture_count() -> None:
 
 def test_no_band_is_better_than_the_fitted_one() -> None:
     fitted = band_dice(HOME, fit_band(HOME))
-    tried = [band_dice(HOME, Band(low, high)) for low in range(0, 256, 7) for high in range(low + 1, 257, 7)]
+    tried = [band_dice(HOME, (low, high)) for low in range(0, 256, 7) for high in range(low + 1, 257, 7)]
     assert fitted >= max(tried)
     assert fitted > 0.9
 
@@ -54,7 +45,7 @@ def test_a_band_does_not_travel_where_grey_levels_change() -> None:
 
 def test_a_band_is_not_scored_at_home_on_a_patient_it_was_fitted_on() -> None:
     patients = {"X": [HOME, AWAY], "Y": [AWAY]}
-    scores = score_bands(patients).set_index(["source", "target", "patient"])
+    scores = PAGE.score_bands(patients).set_index(["source", "target", "patient"])
     assert scores.loc[("X", "X", 0), "dice"] == band_dice(HOME, fit_band(AWAY))
     assert scores.loc[("X", "Y", 0), "dice"] == band_dice(AWAY, fit_band(pool([HOME, AWAY])))
     assert np.isnan(scores.loc[("Y", "Y", 0), "dice"])  # nothing is left to fit on
@@ -105,6 +96,7 @@ def test_an_organ_alone_is_found_whole_and_an_empty_count_is_no_fault() -> None:
 def test_brightness_is_told_in_words_and_numbers() -> None:
     assert median(HOME.organ) == 150
     assert [round(PAGE.share_brighter(counts), 2) for counts in (HOME, AWAY)] == [1, 0]
-    drawn = draw_histograms({"Home": HOME, "Away": AWAY}, "gland", "#e69f00")
+    both = {"Home": HOME, "Away": AWAY}
+    drawn = draw_histograms(both, {name: fit_band(own) for name, own in both.items()}, "gland", "#e69f00")
     assert "Home: median 150 in the gland and 60 around it" in drawn.alt
     assert len(drawn.figure.axes) == 2

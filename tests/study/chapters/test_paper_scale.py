@@ -80,7 +80,7 @@ def test_this_studys_records_give_rows_for_all_three_steps() -> None:
 
 
 STUDY = list_runs(paper_scale.plan_study(get_profile("paper"), "SAM.pth"))
-RATES = paper_scale.Rates("a device", encode=10.0, train=20.0, predict=5.0)
+RATES = pd.Series({"device": "a device", "encode": 10.0, "train": 20.0, "predict": 5.0})
 
 
 def test_a_run_is_its_epochs_over_the_training_slices_and_every_slice_once() -> None:
@@ -122,12 +122,11 @@ def test_rates_are_those_recorded_or_none(tmp_path: Path) -> None:
     for name, row in rows.items():
         record = {"device": "a processor", "code": {}, "rows": [{**same, **row}]}
         (tmp_path / f"{name}-cpu.json").write_text(json.dumps(record))
-    assert paper_scale.read_rates(tmp_path, "vit_b") == [
-        paper_scale.Rates("a processor, vit_b", 2.0, 3.0, 2.0)
-    ]
-    assert paper_scale.read_rates(tmp_path, "vit_h") == []
+    rates = paper_scale.read_rates(tmp_path, "vit_b")
+    assert rates.to_numpy().tolist() == [["a processor, vit_b", 2.0, 3.0, 2.0]]
+    assert paper_scale.read_rates(tmp_path, "vit_h").empty
     (tmp_path / "training-cpu.json").unlink()
-    assert paper_scale.read_rates(tmp_path, "vit_b") == []
+    assert paper_scale.read_rates(tmp_path, "vit_b").empty
 
 
 def test_the_arithmetic_in_words_holds_its_numbers() -> None:
