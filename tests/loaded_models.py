@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 from saved_model import save_model, spec_of
 
-from desam_lite.study.report.prompt_maps import LoadedModel, open_model
+from desam_lite.study.report.prompt_maps import PromptableModel, open_model
 from desam_lite.study.run import Run
 
 CASE = ("B", "B0")
@@ -19,7 +19,7 @@ def finished_run(folder: Path, name: str, task: tuple[Path, Path]) -> Run:
     return Run(spec_of(name, task), "tiny", folder)
 
 
-def load_models(root: Path, task: tuple[Path, Path]) -> dict[str, LoadedModel]:
+def load_models(root: Path, task: tuple[Path, Path]) -> dict[str, PromptableModel]:
     names = ("points", "box", "tuned points", "grid")
     return {name: open_model(finished_run(root / name.replace(" ", ""), name, task)) for name in names}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from desam_lite.data.manifest import PALETTE, Intensity, Manifest, Term
-from desam_lite.methods.registry import METHODS, find_method
+from desam_lite.methods.registry import find_method
 from desam_lite.methods.run_spec import RunSpec
 from desam_lite.training.method import CARD
 from desam_lite.utils.errors import StudyError
@@ -32,13 +32,6 @@ class ModelCard:
     spec: RunSpec
     weights_hash: str = ""
     terms: Mapping[str, Term] = field(default_factory=dict)
-
-    @property
-    def predicts_iou(self) -> bool:
-        """Whether the model predicts the IoU of its masks, and was trained to."""
-        spec = self.spec
-        has_head = METHODS[spec.method].predicts_iou and spec.variant in (None, "desam", "no_fusion")
-        return has_head and spec.prompt_mode == "points"
 
 
 def make_card(record: Mapping[str, Any], spec: RunSpec, manifest: Manifest) -> dict[str, Any]:
@@ -82,7 +75,7 @@ def read_card(directory: Path) -> ModelCard:
         )
     except OSError as error:
         raise StudyError(
-            f"'{directory}' holds no {CARD}: give the folder of a finished run, as results/runs/NAME."
+            f"'{directory}' holds no {CARD}: give the folder of a finished run that has a model, as results/runs/NAME."
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StudyError(

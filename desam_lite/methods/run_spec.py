@@ -159,6 +159,12 @@ class RunSpec(BaseModel):
         """The method's name as tables and figures show it."""
         return label_of(dict(self))
 
+    @property
+    def predicts_iou(self) -> bool:
+        """Whether its model predicts the IoU of its masks, and is trained to."""
+        has_head = METHODS[self.method].predicts_iou and self.variant in (None, "desam", "no_fusion")
+        return has_head and self.prompt_mode == "points"
+
     def settings(self) -> dict[str, Any]:
         """Return what names the run: all fields but where the files lie; data and weights enter by their content.
 

@@ -163,7 +163,7 @@ def _doubts_of_unit(data: npt.NDArray[np.float32], intensity: Intensity) -> tupl
 
 def require_iou_head(card: ModelCard) -> None:
     """Refuse, with a StudyError, to give scores of a model that predicts no IoU, or was not trained to."""
-    if not card.predicts_iou:
+    if not card.spec.predicts_iou:
         raise StudyError(
             f"{card.spec.label} gives no scores: choose a model that is prompted with points and has an IoU head."
         )

@@ -8,8 +8,8 @@ Its folder holds ``runs.csv.gz`` (a row per run: its ``run.json``), ``metrics.cs
 import gzip
 import json
 import shutil
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+import tempfile
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,14 @@ MASKS_KEPT = "masks.npz"
 SHOWN = "shown"
 """Folder in a run directory with an empty file ``TARGET/CASE`` for each prediction that a page has asked for."""
 _TABLES = {"metrics": "metrics.csv", "history": "history.csv", "splits": "split.csv"}
-_NAMES = ("run", "target", "case", "organ", "part")
+_NAMES = dict.fromkeys(
+    ("run", "key", "label", "source", "target", "case", "organ", "part", "dial", "kind"), str
+)
+"""Columns that hold names, which are texts even where they look like numbers."""
 _TEXTS = ("run", "task", "label", "method_module", "device", "started", "stopped", "masks", "finished")
 _SUMS = "sha256sums.txt"
+DERIVED = "derived"
+"""Folder in a run directory with the tables ``KIND/KEY.csv`` that pages have made of the run (`study.report.cache`)."""
 DO_ANEW = "do it anew with 'desam-lite reproduce --workspace results/anew'"
 
 
@@ -67,8 +72,9 @@ class KeptStudy:
         self._sums = _read_sums(folder)
         rows = self._read("runs", str).to_dict("records")
         self._infos = {str(row["run"]): _parse_row(row) for row in rows}
-        self._tables = {name: self._read(name, dict.fromkeys(_NAMES, str)) for name in _TABLES}
+        self._tables = {name: self._read(name) for name in _TABLES}
         self._rows = {name: dict(iter(table.groupby("run"))) for name, table in self._tables.items()}
+        self._derived: dict[str, dict[Any, pd.DataFrame]] = {}
         self._runs = {name: (str(info["task"]), _spec_of(info)) for name, info in self._infos.items()}
 
     def __contains__(self, name: object) -> bool:
@@ -102,6 +108,15 @@ class KeptStudy:
     def history(self) -> pd.DataFrame:
         """Return the epochs of all runs, with the columns of `desam_lite.study.run.collect_history`."""
         return identify_rows(self._tables["history"], self._runs)
+
+    def derived(self, kind: str, key: str) -> pd.DataFrame | None:
+        """Return a table that a page made of a run, or None where it was not kept."""
+        if kind not in self._derived:
+            name = f"{DERIVED}/{kind}"
+            table = self._read(name) if f"{name}.csv.gz" in self._sums else pd.DataFrame(columns=["key"])
+            self._derived[kind] = dict(iter(table.groupby("key", sort=False)))
+        rows = self._derived[kind].get(key)
+        return None if rows is None else rows.drop(columns="key").reset_index(drop=True)
 
     def restore(self, name: str, directory: Path) -> None:
         """Make the directory of a run, ``done`` last; what an unfinished one left there goes.
@@ -140,8 +155,8 @@ class KeptStudy:
             )
         return path
 
-    def _read(self, name: str, kinds: Any) -> pd.DataFrame:
-        return pd.read_csv(self._path(f"{name}.csv.gz"), dtype=kinds)
+    def _read(self, name: str, kinds: Any = _NAMES) -> pd.DataFrame:
+        return read_table(self._path(f"{name}.csv.gz"), kinds)
 
 
 def read_kept(folder: Path | str) -> KeptStudy:
@@ -159,6 +174,11 @@ def read_kept(folder: Path | str) -> KeptStudy:
 @lru_cache(maxsize=2)
 def _read_as_of(folder: Path, _mtime_ns: int) -> KeptStudy:
     return KeptStudy(folder)
+
+
+def read_table(path: Path, kinds: Any = _NAMES) -> pd.DataFrame:
+    """Read a table whose columns of names are texts."""
+    return pd.read_csv(path, dtype=kinds)
 
 
 def identify_rows(frame: pd.DataFrame, runs: Mapping[str, tuple[str, RunSpec]]) -> pd.DataFrame:
@@ -180,10 +200,10 @@ def identify_rows(frame: pd.DataFrame, runs: Mapping[str, tuple[str, RunSpec]]) 
     return frame.drop(columns="run").assign(**columns)
 
 
-def write_kept(directories: Sequence[Path], folder: Path, models: Collection[str]) -> pd.DataFrame:
+def write_kept(directories: Iterable[Path], folder: Path, models: Collection[str]) -> pd.DataFrame:
     """Write finished runs as a kept study, in place of the one in the folder; equal runs give equal bytes.
 
-    Masks are kept of what pages have asked for. Of runs on others' scans nothing is kept but scores.
+    Masks are kept of what pages have asked for. Of runs on others' scans neither masks nor models are kept.
 
     Args:
         directories: Of the runs.
@@ -196,68 +216,68 @@ def write_kept(directories: Sequence[Path], folder: Path, models: Collection[str
     Raises:
         StudyError: A run is not finished, or all is larger than `LIMIT`; then the folder is left as it was.
     """
-    new = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    directories = sorted(set(directories), key=lambda directory: directory.name)
-    infos = {directory.name: _read_info(directory) for directory in directories}
-    _write_table(pd.DataFrame([_format_row(info) for info in infos.values()]), new / "runs.csv.gz")
-    for table, file in _TABLES.items():
-        paths = {
-            directory.name: directory / file for directory in directories if (directory / file).is_file()
-        }
-        frames = [
-            pd.read_csv(path, dtype=dict.fromkeys(_NAMES, str)).assign(run=name)
-            for name, path in paths.items()
-        ]
-        _write_table(pd.concat(frames) if frames else pd.DataFrame(columns=["run"]), new / f"{table}.csv.gz")
-    for directory in directories:
-        if load_manifest(infos[directory.name]["files"]["manifest"]).synthetic:
-            _keep_masks(directory, new / "masks")
-            if directory.name in models and (directory / TENSORS).is_file():
-                _keep_model(directory, new / "models")
-    files = sorted(path for path in new.rglob("*") if path.is_file())
-    write_text(new / _SUMS, "".join(f"{sha256_file(path)}  {path.relative_to(new)}\n" for path in files))
-    sizes: Counter[str] = Counter()
-    for path in files:
-        sizes[path.relative_to(new).parts[0]] += path.stat().st_size
-    weights = pd.DataFrame(
-        [
-            (part, sum(path.relative_to(new).parts[0] == part for path in files), size)
-            for part, size in sizes.items()
-        ],
-        columns=["part", "files", "bytes"],
-    )
-    if weights["bytes"].sum() > LIMIT:
-        shutil.rmtree(new)
-        raise StudyError(
-            f"{weights['bytes'].sum() / 1e6:.0f} MB are more than the {LIMIT / 1e6:.0f} MB that may be kept: keep fewer models "
-            f"or masks.\n{weights.to_string(index=False)}"
-        )
-    write_text(new / "README.md", _describe(infos, weights))
-    shutil.rmtree(folder, ignore_errors=True)
-    new.rename(folder)
+    runs = {directory.name: directory for directory in sorted(directories, key=lambda path: path.name)}
+    infos = {name: _read_info(directory) for name, directory in runs.items()}
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+        new = Path(temporary) / "new"
+        _write_table(pd.DataFrame([_format_row(info) for info in infos.values()]), new / "runs.csv.gz")
+        for table, file in _TABLES.items():
+            paths = {name: directory / file for name, directory in runs.items()}
+            digits = (
+                "%.6g" if table == "metrics" else None
+            )  # planned runs follow from the seconds in a history
+            _write_table(_join_tables(paths, "run"), new / f"{table}.csv.gz", digits)
+        for kind in sorted(
+            {path.name for directory in runs.values() for path in directory.glob(f"{DERIVED}/*")}
+        ):
+            derived = (
+                path for directory in runs.values() for path in directory.glob(f"{DERIVED}/{kind}/*.csv")
+            )
+            paths = {path.stem: path for path in sorted(derived)}
+            _write_table(_join_tables(paths, "key"), new / DERIVED / f"{kind}.csv.gz", "%.5g")
+        for name, directory in runs.items():
+            if load_manifest(infos[name]["files"]["manifest"]).synthetic:
+                _keep_masks(directory, new / "masks")
+                if name in models:
+                    _keep_model(directory, new / "models")
+        files = sorted(path for path in new.rglob("*") if path.is_file())
+        write_text(new / _SUMS, "".join(f"{sha256_file(path)}  {path.relative_to(new)}\n" for path in files))
+        parts = pd.DataFrame([(path.relative_to(new).parts[0], path.stat().st_size) for path in files])
+        weights = parts.groupby(0)[1].agg(["count", "sum"]).reset_index()
+        weights.columns = pd.Index(["part", "files", "bytes"])
+        if (total := weights["bytes"].sum()) > LIMIT:
+            raise StudyError(
+                f"{total / 1e6:.1f} MB are more than the {LIMIT / 1e6:.1f} MB that may be kept: keep fewer models or runs.\n"
+                f"{weights.to_string(index=False)}"
+            )
+        write_text(new / "README.md", _describe(infos, weights))
+        shutil.rmtree(folder, ignore_errors=True)
+        new.rename(folder)
     return weights
 
 
+def _join_tables(paths: Mapping[str, Path], column: str) -> pd.DataFrame:
+    """Return the tables that are there below each other, with the name of each in a column."""
+    frames = [read_table(path).assign(**{column: name}) for name, path in paths.items() if path.is_file()]
+    return pd.concat(frames) if frames else pd.DataFrame(columns=[column])
+
+
 def _keep_masks(directory: Path, folder: Path) -> None:
-    shown = directory / SHOWN
-    places = sorted(mark.relative_to(shown).parts for mark in shown.glob("*/*"))
+    places = sorted(mark.relative_to(directory / SHOWN).parts for mark in directory.glob(f"{SHOWN}/*/*"))
     masks = {
-        f"{target}/{case}": read_prediction(prediction_path(directory, target, case))
-        for target, case in places
+        f"{home}/{case}": read_prediction(prediction_path(directory, home, case)) for home, case in places
     }
     if masks:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         np.savez_compressed(folder / f"{directory.name}.npz", allow_pickle=False, **masks)
 
 
 def _keep_model(directory: Path, folder: Path) -> None:
     """Keep a model in half precision, but for tensors with numbers that this cannot hold."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: _halved(tensor) for name, tensor in load_file(directory / TENSORS).items()},
-        folder / f"{directory.name}.safetensors",
-    )
+    folder.mkdir(exist_ok=True)
+    if (directory / TENSORS).is_file():  # else it has none
+        tensors = {name: _halved(tensor) for name, tensor in load_file(directory / TENSORS).items()}
+        save_file(tensors, folder / f"{directory.name}.safetensors")
     shutil.copyfile(directory / CARD, folder / f"{directory.name}.json")
 
 
@@ -293,10 +313,10 @@ def _spec_of(info: Mapping[str, Any]) -> RunSpec:
     return make_spec(**info["identity"]["settings"], **info["files"])
 
 
-def _write_table(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table with numbers of six digits, its bytes named by its content alone."""
+def _write_table(frame: pd.DataFrame, path: Path, digits: str | None = None) -> None:
+    """Write a table, with numbers of so many digits; equal tables give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    text = frame.to_csv(index=False, float_format=digits, lineterminator="\n")
     with path.open("wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
         packed.write(text.encode())
 

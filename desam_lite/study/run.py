@@ -27,7 +27,7 @@ from desam_lite.data.slices import split_cases
 from desam_lite.data.tasks import Task, open_task
 from desam_lite.evaluation.ceiling import label_ceiling
 from desam_lite.evaluation.scoring import prediction_path, read_prediction, score_domains
-from desam_lite.methods import METHODS
+from desam_lite.methods import METHODS, TrainedModel, load_predictor
 from desam_lite.methods.frozen_encoder import check_weights, open_embeddings, weights_hash
 from desam_lite.methods.model_card import make_card
 from desam_lite.methods.run_spec import RUN_VERSION, RunSpec, make_spec
@@ -42,7 +42,7 @@ from desam_lite.study.kept import (
 )
 from desam_lite.training.devices import make_fabric
 from desam_lite.training.loop import CHECKPOINT, TrainSettings, train
-from desam_lite.training.method import Method, Predictor
+from desam_lite.training.method import CARD, Method, Predictor
 from desam_lite.utils import provenance
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import atomic_path, digest, sha256_file, write_json, write_text
@@ -126,12 +126,25 @@ class Run:
         with nullcontext({}) if not path.exists() else np.load(path, allow_pickle=False) as masks:
             if f"{domain}/{case}" in masks:
                 return np.asarray(masks[f"{domain}/{case}"], np.uint8)
-        name = f"{self.spec.label} from {self.spec.source}, seed {self.spec.seed}"
-        raise StudyError(f"the mask of {domain}/{case} by {name}, was not kept: {DO_ANEW}.")
+        raise StudyError(f"the mask of {domain}/{case} by {self._title} was not kept: {DO_ANEW}.")
 
     def stored_prediction(self, domain: str, case: str) -> npt.NDArray[np.uint8]:
         """Return the predicted organ ids ``(Z, H, W)`` of a test case of a run that was done here."""
         return read_prediction(prediction_path(self.directory, domain, case))
+
+    def load_model(self) -> TrainedModel:
+        """Load its model.
+
+        Raises:
+            StudyError: It is not there, or damaged: of a kept run, most are not kept.
+        """
+        if self.is_kept and not (self.directory / CARD).exists():
+            raise StudyError(f"the model of {self._title} was not kept: {DO_ANEW}.")
+        return load_predictor(self.directory)
+
+    @property
+    def _title(self) -> str:
+        return f"{self.spec.label} from {self.spec.source}, seed {self.spec.seed},"
 
     def identified(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Return rows about this run with the columns that say which run it is."""

@@ -73,7 +73,7 @@ def test_only_a_model_trained_on_points_predicts_iou(
     name: str, fields: dict[str, Any], predicted: bool, tmp_path: Path
 ) -> None:
     write_card(tmp_path, name, **fields)
-    assert read_card(tmp_path).predicts_iou == predicted
+    assert read_card(tmp_path).spec.predicts_iou == predicted
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "empty", "file"])

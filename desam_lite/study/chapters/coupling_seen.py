@@ -17,7 +17,7 @@ from desam_lite.evaluation.metrics import Mask
 from desam_lite.methods.oracle_prompts import innermost, tight_box
 from desam_lite.study.report.charts import draw_rows, in_unit
 from desam_lite.study.report.prompt_maps import (
-    LoadedModel,
+    PromptableModel,
     PromptKind,
     as_scores,
     pool_targets,
@@ -58,7 +58,7 @@ def good_and_poor(reference: Mask, kind: PromptKind) -> dict[str, npt.NDArray[np
 
 
 def predict_good_and_poor(
-    models: Sequence[LoadedModel], task: Task, workspace: Path | str, domain: str, case: str, row: int
+    models: Sequence[PromptableModel], task: Task, workspace: Path | str, domain: str, case: str, row: int
 ) -> list[Example]:
     """Predict the largest organ of a slice by each model with its own kind of prompt, good and poor."""
     slices = task.slices.load(domain, case)

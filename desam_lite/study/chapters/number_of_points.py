@@ -19,7 +19,7 @@ from desam_lite.methods.prompted import PromptedMethod
 from desam_lite.model.predictor import predict_slice
 from desam_lite.model.prompts import ImageEmbeddings
 from desam_lite.study.report.cache import cached_table
-from desam_lite.study.report.prompt_maps import LoadedModel, slice_embeddings, spread_rows
+from desam_lite.study.report.prompt_maps import PromptableModel, slice_embeddings, spread_rows
 from desam_lite.study.report.sentences import list_words
 from desam_lite.training.method import combine_organs
 from desam_lite.utils.errors import StudyError
@@ -29,7 +29,7 @@ GRIDS_VERSION = 2
 
 
 def compare_grids(
-    models: Sequence[LoadedModel],
+    models: Sequence[PromptableModel],
     task: Task,
     workspace: Path | str,
     cases: Sequence[tuple[str, str]],
@@ -45,7 +45,7 @@ def compare_grids(
     the share of them where an organ is predicted. ``seconds`` are a slice's median, from embeddings to mask.
     """
     for model in models:
-        if not model.predicts_iou or not isinstance(model.predictor, PromptedMethod):
+        if not model.predicts_iou or not issubclass(model.method, PromptedMethod):
             raise StudyError(
                 f"{model.run.spec.label} does not choose among points: take methods with points and IoU head."
             )
@@ -55,17 +55,19 @@ def compare_grids(
     tables = []
     for model, domain, case, side in track(work, "trying grids", enabled=progress):
         slices = task.slices.load(domain, case)
-        what = ["grid", GRIDS_VERSION, model.run.name, task.slices.key(domain, case)]
-        made_from = {"what": what, "how": [side, empty, protocol]}
+        made_from = {
+            "what": [GRIDS_VERSION, task.slices.key(domain, case)],
+            "how": [side, empty, protocol],
+        }
         make = partial(_score_grid, model, task, workspace, slices, side, empty, protocol)
-        table = cached_table(Path(workspace) / "grids", made_from, make)
+        table = cached_table(model.run, "grids", made_from, make)
         columns = {"side": side, "points": side * side, "protocol": protocol}
         tables.append(table.assign(**model.columns(domain, case), **columns))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def _score_grid(
-    model: LoadedModel,
+    model: PromptableModel,
     task: Task,
     workspace: Path | str,
     case: CaseSlices,
@@ -91,7 +93,7 @@ def _score_grid(
 
 
 def _predict_timed(
-    model: LoadedModel, maps: ImageEmbeddings, size: tuple[int, ...], side: int
+    model: PromptableModel, maps: ImageEmbeddings, size: tuple[int, ...], side: int
 ) -> tuple[npt.NDArray[np.uint8], float]:
     method = model.predictor
     grid = replace(method.grid, points_per_side=side)

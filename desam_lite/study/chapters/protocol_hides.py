@@ -6,7 +6,6 @@
 import textwrap
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +25,6 @@ from desam_lite.study.report.slice_examples import Example, largest_slice
 from desam_lite.study.report.slice_figures import draw_slice
 from desam_lite.study.report.style import WIDTH, DescribedFigure, describe, styled
 from desam_lite.study.run import Run
-from desam_lite.utils.files import sha256_file
 from desam_lite.utils.progress import track
 
 RESCORING_VERSION = 1
@@ -55,7 +53,7 @@ STEPS: dict[str, str] = {
 _NOT_SCORED, _REFERENCE, _BORDER = "#e8e8e8", "#444444", "#f0e442"
 
 
-def rescore(runs: Sequence[Run], task: Task, workspace: Path | str, *, progress: bool = True) -> pd.DataFrame:
+def rescore(runs: Sequence[Run], task: Task, *, progress: bool = True) -> pd.DataFrame:
     """Score the stored predictions of finished runs under every protocol of `LADDER` and `ALONE`; tables on disk are read.
 
     ``dice`` is of the slices of a patient pooled, ``slice_dice`` the mean over its slices; NaN where nothing is left to score.
@@ -64,9 +62,8 @@ def rescore(runs: Sequence[Run], task: Task, workspace: Path | str, *, progress:
     protocols = {name: quirks._asdict() for name, quirks in {**LADDER, **ALONE}.items()}
     tables = []
     for run in track(finished, "scoring again", enabled=progress):
-        scores = sha256_file(run.directory / "metrics.csv")
-        made_from = {"what": ["rescored", RESCORING_VERSION, run.name, scores], "how": protocols}
-        table = cached_table(Path(workspace) / "rescored", made_from, partial(_rescore_run, run, task))
+        made_from = {"what": [RESCORING_VERSION], "how": protocols}
+        table = cached_table(run, "rescored", made_from, partial(_rescore_run, run, task))
         tables.append(run.identified(table))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 

@@ -7,7 +7,6 @@ towards the other hospital or with all of them (`desam_lite.synthetic.phantoms.d
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import ipywidgets
@@ -23,7 +22,7 @@ from desam_lite.data.slices import prepare_intensity, select_slices
 from desam_lite.data.tasks import Task
 from desam_lite.evaluation.metrics import Protocol, score_case
 from desam_lite.evaluation.statistics import MARGINS, decide
-from desam_lite.methods import TrainedModel, load_predictor
+from desam_lite.methods import TrainedModel
 from desam_lite.methods.prompted import PromptedMethod
 from desam_lite.model.prompts import ImageEmbeddings
 from desam_lite.study.report.cache import cached_table
@@ -116,7 +115,6 @@ def scan(shift: Shift, patient: int, positions: Mapping[str, float]) -> Prepared
 def turn_dials(
     runs: Sequence[Run],
     shift: Shift,
-    workspace: Path | str,
     positions: Sequence[float],
     patients: int,
     *,
@@ -138,15 +136,15 @@ def turn_dials(
     turned = {(dial, part): {dial: part} if part else {} for dial, part in settings}
     sites = {setting: shift.turned(dialling) for setting, dialling in turned.items()}  # refuses a wrong name
     work = [(setting, patient) for patient in range(patients) for setting in sites]
-    load, tables = cache(load_predictor), []
+    load, tables = cache(Run.load_model), []
     for (dial, part), patient in track(work, "turning dials", enabled=progress):
         take = cache(partial(scan, shift, patient, turned[dial, part]))
         maps: _SharedMaps = {}
         for run in runs:
-            what = ["dials", DIALS_VERSION, PHANTOM_VERSION, run.name, shift.task.manifest.content_hash()]
+            what = [DIALS_VERSION, PHANTOM_VERSION, shift.task.manifest.content_hash()]
             how = [PATIENT_SEED, patient, asdict(sites[dial, part]), protocol]
-            make = partial(_score, load, run, take, maps, shift.task, protocol)
-            table = cached_table(Path(workspace) / "dials", {"what": what, "how": how}, make)
+            make = partial(_score, partial(load, run), take, maps, shift.task, protocol)
+            table = cached_table(run, "dials", {"what": what, "how": how}, make)
             place = {"label": run.spec.label, "source": run.spec.source, "target": shift.target}
             columns: dict[str, Any] = {
                 **place,
@@ -159,8 +157,7 @@ def turn_dials(
 
 
 def _score(
-    load: Callable[[Path], TrainedModel],
-    run: Run,
+    load: Callable[[], TrainedModel],
     take: Callable[[], PreparedScan],
     maps: _SharedMaps,
     task: Task,
@@ -169,7 +166,7 @@ def _score(
     """Predict and score one scan, which is taken once for all models, as is each encoder's embedding of it."""
     scanned = take()
     rows = select_slices(scanned.labels, "all" if protocol == "whole_volume" else "foreground")
-    predicted = _predict(load(run.directory), scanned, rows, maps)
+    predicted = _predict(load(), scanned, rows, maps)
     dice = [
         score_case(predicted, scanned.labels, scanned.spacing, number, protocol).dice
         for number in range(1, len(task.manifest.organs) + 1)

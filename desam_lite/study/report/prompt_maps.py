@@ -6,7 +6,7 @@ Two kinds of prompt go over a slice as the points of a grid do: ``points``, and 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from scipy.stats import rankdata, spearmanr
 from desam_lite.data.slices import select_slices
 from desam_lite.data.tasks import Task
 from desam_lite.evaluation.metrics import Mask
-from desam_lite.methods import load_predictor
+from desam_lite.methods import METHODS
 from desam_lite.methods.frozen_encoder import open_embeddings
 from desam_lite.methods.oracle_prompts import tight_box
 from desam_lite.methods.prompted import PromptedMethod
@@ -42,12 +42,28 @@ _BATCH = 16  # prompts that are decoded at once
 
 
 @dataclass(frozen=True)
-class LoadedModel:
-    """A trained model on SAM's encoder that takes any prompt; ``predicts_iou``: its IoU head was trained to score prompts."""
+class PromptableModel:
+    """The model of a finished run on SAM's encoder that takes any prompt; it is loaded once it predicts."""
 
     run: Run
-    predictor: PromptedMethod | SAMZeroShot
-    predicts_iou: bool
+
+    @cached_property
+    def predictor(self) -> PromptedMethod | SAMZeroShot:
+        """What predicts; StudyError where a kept run is without its model."""
+        predictor = self.run.load_model().predictor
+        assert isinstance(predictor, PromptedMethod | SAMZeroShot)
+        predictor.model.eval()
+        return predictor
+
+    @property
+    def method(self) -> type:
+        """The class of its method."""
+        return METHODS[self.run.spec.method].load()
+
+    @property
+    def predicts_iou(self) -> bool:
+        """Whether its IoU head was trained to score prompts."""
+        return self.run.spec.predicts_iou
 
     @property
     def kind(self) -> PromptKind:
@@ -61,17 +77,16 @@ class LoadedModel:
         return dict(zip(MODEL_AND_CASE, values, strict=True))
 
 
-def open_model(run: Run) -> LoadedModel:
-    """Load the model of a finished run; `StudyError` if it is not finished, or takes no prompt."""
+def open_model(run: Run) -> PromptableModel:
+    """Return the model of a finished run; `StudyError` if it is not finished, or takes no prompt."""
     if not run.finished:
         raise StudyError(
             f"run {run.name} ({run.spec.label} from {run.spec.source}) is not finished: run it again."
         )
-    trained = load_predictor(run.directory)
-    if not isinstance(trained.predictor, PromptedMethod | SAMZeroShot):
+    model = PromptableModel(run)
+    if not issubclass(model.method, PromptedMethod | SAMZeroShot):
         raise StudyError(f"{run.spec.label} takes no prompt: choose a method with prompt_mode.")
-    trained.predictor.model.eval()
-    return LoadedModel(run, trained.predictor, trained.card.predicts_iou)
+    return model
 
 
 def tested_cases(run: Run, per_domain: int) -> list[tuple[str, str]]:
@@ -88,7 +103,7 @@ def spread_rows(rows: Sequence[int], count: int) -> list[int]:
 
 
 def slice_embeddings(
-    model: LoadedModel, task: Task, workspace: Path | str, domain: str, case: str, rows: Sequence[int]
+    model: PromptableModel, task: Task, workspace: Path | str, domain: str, case: str, rows: Sequence[int]
 ) -> list[ImageEmbeddings]:
     """Return the embeddings of some slices, one by one, in the form in which the model was trained on them."""
     device = next(model.predictor.model.parameters()).device
@@ -98,7 +113,7 @@ def slice_embeddings(
 
 
 def prompt_maps(
-    models: Sequence[LoadedModel],
+    models: Sequence[PromptableModel],
     task: Task,
     workspace: Path | str,
     cases: Sequence[tuple[str, str]],
@@ -120,17 +135,17 @@ def prompt_maps(
         rows = spread_rows(select_slices(labels, "foreground"), slices) if isinstance(slices, int) else slices
         used = kind or model.kind
         made_from = {
-            "what": ["prompt map", MAPS_VERSION, model.run.name, task.slices.key(domain, case)],
+            "what": [MAPS_VERSION, task.slices.key(domain, case)],
             "how": [list(rows), used, side],
         }
         make = partial(_score_case, model, task, workspace, domain, case, rows, used, side)
-        table = cached_table(Path(workspace) / "prompt_maps", made_from, make)
+        table = cached_table(model.run, "prompt_maps", made_from, make)
         tables.append(table.assign(**model.columns(domain, case)))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def _score_case(
-    model: LoadedModel,
+    model: PromptableModel,
     task: Task,
     workspace: Path | str,
     domain: str,
@@ -152,7 +167,12 @@ def _score_case(
 
 
 def score_grid(
-    model: LoadedModel, embeddings: ImageEmbeddings, reference: Mask, organ: int, kind: PromptKind, side: int
+    model: PromptableModel,
+    embeddings: ImageEmbeddings,
+    reference: Mask,
+    organ: int,
+    kind: PromptKind,
+    side: int,
 ) -> pd.DataFrame:
     """Predict one organ (a number from 0) of one slice with every prompt of a grid; the reference ``(H, W)`` is not empty.
 
@@ -184,7 +204,7 @@ def place_prompts(
 
 @torch.no_grad()
 def predict_masks(
-    model: LoadedModel,
+    model: PromptableModel,
     embeddings: ImageEmbeddings,
     places: npt.NDArray[np.float64],
     size: tuple[int, int],

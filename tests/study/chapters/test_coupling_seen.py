@@ -11,7 +11,7 @@ from desam_lite.data.slices import select_slices
 from desam_lite.data.tasks import Task
 from desam_lite.study.chapters import coupling_seen
 from desam_lite.study.report import style
-from desam_lite.study.report.prompt_maps import LoadedModel, spread_rows
+from desam_lite.study.report.prompt_maps import PromptableModel, spread_rows
 from desam_lite.study.report.slice_examples import Example
 
 Place = tuple[Path, Path]
@@ -19,7 +19,9 @@ ORGANS = {"gland": "#e69f00"}
 
 
 @pytest.fixture(scope="module")
-def models(micro: None, tiny_task: Place, tmp_path_factory: pytest.TempPathFactory) -> dict[str, LoadedModel]:
+def models(
+    micro: None, tiny_task: Place, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, PromptableModel]:
     return load_models(tmp_path_factory.mktemp("runs"), tiny_task)
 
 
@@ -73,7 +75,7 @@ def test_a_poor_prompt_no_longer_means_the_organ_and_goes_where_there_is_room(
 
 
 def test_views_show_the_good_prompts_above_the_poor_ones(
-    models: dict[str, LoadedModel], task: Task, workspace: Path
+    models: dict[str, PromptableModel], task: Task, workspace: Path
 ) -> None:
     models = [models["points"], models["tuned points"], models["box"]]
     row = spread_rows(select_slices(task.slices.load(*CASE).labels, "foreground"), 1)[0]

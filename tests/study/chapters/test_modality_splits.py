@@ -90,7 +90,7 @@ def test_scores_of_one_organ_are_those_of_the_reference_of_that_organ(runs: list
     true, drawn = task.slices.load("B", "B0").labels == 2, upper.prediction("B", "B0") == 1
     row = upper.metrics().query("case == 'B0' and protocol == 'whole_volume'")
     assert row["dice"].item() == pytest.approx(2 * (true & drawn).sum() / (true.sum() + drawn.sum()))
-    again = protocol_hides.rescore([upper], task, upper.directory.parents[1], progress=False)
+    again = protocol_hides.rescore([upper], task, progress=False)
     assert again.query("case == 'B0' and protocol == 'whole_volume'")["dice"].item() == pytest.approx(
         row["dice"].item()
     )

@@ -11,14 +11,16 @@ from notebook_code import definitions
 from desam_lite.data.tasks import Task
 from desam_lite.study.chapters import number_of_points
 from desam_lite.study.report import prompt_maps
-from desam_lite.study.report.prompt_maps import LoadedModel
+from desam_lite.study.report.prompt_maps import PromptableModel
 from desam_lite.utils.errors import StudyError
 
 Place = tuple[Path, Path]
 
 
 @pytest.fixture(scope="module")
-def models(micro: None, tiny_task: Place, tmp_path_factory: pytest.TempPathFactory) -> dict[str, LoadedModel]:
+def models(
+    micro: None, tiny_task: Place, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, PromptableModel]:
     return load_models(tmp_path_factory.mktemp("runs"), tiny_task)
 
 
@@ -28,7 +30,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_grids_of_any_size_are_tried_on_the_same_slices(
-    models: dict[str, LoadedModel], task: Task, workspace: Path
+    models: dict[str, PromptableModel], task: Task, workspace: Path
 ) -> None:
     cases = prompt_maps.tested_cases(models["points"].run, 1)
     assert cases == [("A", "A3"), ("B", "B0")]
@@ -41,7 +43,7 @@ def test_grids_of_any_size_are_tried_on_the_same_slices(
 
 
 def test_a_model_that_does_not_choose_points_is_refused(
-    models: dict[str, LoadedModel], task: Task, workspace: Path
+    models: dict[str, PromptableModel], task: Task, workspace: Path
 ) -> None:
     with pytest.raises(StudyError, match=r"DeSAM-B.*does not choose among points"):
         number_of_points.compare_grids(

@@ -84,10 +84,8 @@ def runs(tiny_task: Place, task: Task) -> list[Run]:
     return [execute_run(spec, workspace, progress=False) for spec in specs]
 
 
-def test_the_ends_of_the_ladder_are_what_the_runs_have_scored(
-    runs: list[Run], task: Task, tmp_path: Path
-) -> None:
-    rescored = protocol_hides.rescore(runs, task, tmp_path, progress=False)
+def test_the_ends_of_the_ladder_are_what_the_runs_have_scored(runs: list[Run], task: Task) -> None:
+    rescored = protocol_hides.rescore(runs, task, progress=False)
     stored = pd.concat([run.metrics() for run in runs])
     keys = ["label", "target", "case", "protocol"]
     both = rescored.merge(stored[[*keys, "dice"]], on=keys, suffixes=("", "_stored"))
@@ -96,18 +94,18 @@ def test_the_ends_of_the_ladder_are_what_the_runs_have_scored(
 
 
 def test_what_was_scored_again_is_read_the_next_time(
-    runs: list[Run], task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runs: list[Run], task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = protocol_hides.rescore(runs, task, tmp_path, progress=False)
+    first = protocol_hides.rescore(runs, task, progress=False)
     monkeypatch.setattr(protocol_hides, "_rescore_run", lambda *_: pytest.fail("scored twice"))
-    pd.testing.assert_frame_equal(protocol_hides.rescore(runs, task, tmp_path, progress=False), first)
+    pd.testing.assert_frame_equal(protocol_hides.rescore(runs, task, progress=False), first)
     monkeypatch.setitem(protocol_hides.ALONE, "border_alone", Quirks(slices="foreground", border=True))
     with pytest.raises(pytest.fail.Exception):
-        protocol_hides.rescore(runs, task, tmp_path, progress=False)
+        protocol_hides.rescore(runs, task, progress=False)
 
 
-def test_effects_add_up_from_the_first_step_to_the_last(runs: list[Run], task: Task, tmp_path: Path) -> None:
-    rescored = protocol_hides.rescore(runs, task, tmp_path, progress=False)
+def test_effects_add_up_from_the_first_step_to_the_last(runs: list[Run], task: Task) -> None:
+    rescored = protocol_hides.rescore(runs, task, progress=False)
     effects = protocol_hides.quirk_effects(rescored)
     steps = PAGE.climb(rescored, "sources")
     for label, own in effects.groupby("label"):
@@ -119,8 +117,8 @@ def test_effects_add_up_from_the_first_step_to_the_last(runs: list[Run], task: T
         assert ends["published"] - ends["whole_volume"] == pytest.approx(whole)
 
 
-def test_every_way_of_counting_is_counted_once(runs: list[Run], task: Task, tmp_path: Path) -> None:
-    rescored = protocol_hides.rescore(runs, task, tmp_path, progress=False)
+def test_every_way_of_counting_is_counted_once(runs: list[Run], task: Task) -> None:
+    rescored = protocol_hides.rescore(runs, task, progress=False)
     ways = PAGE.all_scorings(rescored)
     assert len(ways) == 2 * len(protocol_hides.LADDER) * 2 * 3
     assert protocol_hides.orders(ways)["ways"].sum() == len(ways) // 2

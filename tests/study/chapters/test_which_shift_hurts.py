@@ -11,8 +11,10 @@ from notebook_code import definitions
 from saved_model import bright_model
 
 from desam_lite.data.manifest import load_manifest
+from desam_lite.methods.run_spec import make_spec
 from desam_lite.study.chapters import which_shift_hurts
 from desam_lite.study.chapters.which_shift_hurts import ALL_DIALS, Shift
+from desam_lite.study.run import Run
 from desam_lite.synthetic import phantoms
 from desam_lite.utils.errors import StudyError
 
@@ -30,10 +32,9 @@ def shift() -> Shift:
     return which_shift_hurts.open_shift(task, "A")
 
 
-def run_at(source: str, label: str = "bright") -> Any:
-    return SimpleNamespace(
-        name=label, directory=Path(label), spec=SimpleNamespace(label=label, source=source, seed=0)
-    )
+def run_at(source: str, directory: Path) -> Run:
+    spec = make_spec(manifest="phantom_prostate", data_root="none", source=source, method="prior")
+    return Run(spec, "phantom_prostate", directory)
 
 
 def test_dials_lead_to_another_hospital_of_a_synthetic_task(shift: Shift) -> None:
@@ -62,12 +63,12 @@ def test_each_setting_is_scored_once_and_the_start_is_shared(
     shift: Shift, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scanned, real = [], which_shift_hurts.scan
-    monkeypatch.setattr(which_shift_hurts, "load_predictor", lambda _: bright_model(name="unet"))
+    monkeypatch.setattr(Run, "load_model", lambda _: bright_model(name="unet"))
     monkeypatch.setattr(which_shift_hurts, "scan", lambda *a: scanned.append(a[2]) or real(*a))  # type: ignore[func-returns-value]
     how: dict[str, Any] = {"dials": ["noise", ALL_DIALS], "progress": False}
-    first = which_shift_hurts.turn_dials([run_at("A")], shift, tmp_path, (0.0, 1.0), 1, **how)
+    first = which_shift_hurts.turn_dials([run_at("A", tmp_path)], shift, (0.0, 1.0), 1, **how)
     assert scanned == [{}, {"noise": 1.0}, {ALL_DIALS: 1.0}]
-    again = which_shift_hurts.turn_dials([run_at("A")], shift, tmp_path, (0.0, 1.0), 1, **how)
+    again = which_shift_hurts.turn_dials([run_at("A", tmp_path)], shift, (0.0, 1.0), 1, **how)
     assert len(scanned) == 3
     pd.testing.assert_frame_equal(first, again)
     starts = first[first["position"] == 0]
@@ -76,12 +77,12 @@ def test_each_setting_is_scored_once_and_the_start_is_shared(
 
 def test_models_of_another_hospital_are_refused(shift: Shift, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="was trained at B: dials start from A"):
-        which_shift_hurts.turn_dials([run_at("B")], shift, tmp_path, (0.0,), 1)
+        which_shift_hurts.turn_dials([run_at("B", tmp_path)], shift, (0.0,), 1)
 
 
 def test_a_wrong_position_is_refused_before_anything_is_scanned(shift: Shift, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="from 0 to 1"):
-        which_shift_hurts.turn_dials([run_at("A")], shift, tmp_path, (0.0, 3.0), 1, dials=["noise"])
+        which_shift_hurts.turn_dials([run_at("A", tmp_path)], shift, (0.0, 3.0), 1, dials=["noise"])
 
 
 def test_losses_are_paired_by_patient() -> None:

@@ -13,7 +13,7 @@ from desam_lite.data.slices import select_slices
 from desam_lite.data.tasks import Task
 from desam_lite.model.predictor import predict_slice
 from desam_lite.study.report import prompt_maps
-from desam_lite.study.report.prompt_maps import LoadedModel
+from desam_lite.study.report.prompt_maps import PromptableModel
 from desam_lite.study.run import Run
 from desam_lite.utils.errors import StudyError
 
@@ -21,7 +21,9 @@ Place = tuple[Path, Path]
 
 
 @pytest.fixture(scope="module")
-def models(micro: None, tiny_task: Place, tmp_path_factory: pytest.TempPathFactory) -> dict[str, LoadedModel]:
+def models(
+    micro: None, tiny_task: Place, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, PromptableModel]:
     return load_models(tmp_path_factory.mktemp("runs"), tiny_task)
 
 
@@ -39,7 +41,7 @@ def test_boxes_are_as_large_as_the_organ_and_stay_in_the_slice() -> None:
 
 
 def test_each_prompt_of_a_map_gives_the_mask_a_prediction_with_it_gives(
-    models: dict[str, LoadedModel], task: Task, workspace: Path
+    models: dict[str, PromptableModel], task: Task, workspace: Path
 ) -> None:
     model = models["points"]
     row = prompt_maps.spread_rows(select_slices(task.slices.load(*CASE).labels, "foreground"), 1)[0]
@@ -64,7 +66,7 @@ def test_each_prompt_of_a_map_gives_the_mask_a_prediction_with_it_gives(
 
 
 def test_maps_are_read_back_without_the_models(
-    models: dict[str, LoadedModel], task: Task, workspace: Path, monkeypatch: pytest.MonkeyPatch
+    models: dict[str, PromptableModel], task: Task, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     every = list(models.values())
     first = prompt_maps.prompt_maps(every, task, workspace, [CASE], slices=1, side=2, progress=False)
