@@ -1,22 +1,23 @@
 # Two commands matter: `make book` and `make test`. `make help` lists the rest.
 PYTHON  ?= python3
-PROFILE ?= teach
+# The book is made from the kept study; as long as the repository has none, from what is trained in the profile teach.
+PROFILE ?= $(if $(wildcard results/published/runs.csv.gz),study,teach)
 WHEELS_FOR ?= 3.12
 VENV    := .venv
 BIN     := $(VENV)/bin
 HTML    := _build/html
 READY   := $(VENV)/.ready
 # MANIFEST and DATA may name several, in the same order.
-STUDY   := --profile $(PROFILE) $(addprefix --manifest ,$(MANIFEST)) $(addprefix --data ,$(DATA)) $(addprefix --weights ,$(WEIGHTS)) \
-           $(addprefix --executor ,$(EXECUTOR)) $(addprefix --jobs ,$(JOBS))
+STUDY   = --profile $(PROFILE) $(addprefix --manifest ,$(MANIFEST)) $(addprefix --data ,$(DATA)) $(addprefix --weights ,$(WEIGHTS)) \
+          $(addprefix --executor ,$(EXECUTOR)) $(addprefix --jobs ,$(JOBS))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup test slurm smoke book plan status serve lint verify student pdf gpu wheels clean
+.PHONY: help setup test slurm smoke book reproduce keep plan status serve lint verify student pdf gpu wheels clean
 .DEFAULT_GOAL := help
 
 help:            ## list what can be done
-	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
 
 setup: $(READY)  ## make the virtual environment .venv and install everything into it
 
@@ -45,10 +46,17 @@ lint: $(READY)   ## check style, imports and types
 smoke: $(READY)  ## run every notebook at the smallest size, without building the book
 	$(BIN)/desam-lite reproduce --profile smoke --pages _build/smoke
 
-book: $(READY)   ## do all runs and notebooks (PROFILE=smoke|teach|study|paper) and build _build/html/index.html
+book: $(READY)   ## build _build/html/index.html, from kept runs where there are (PROFILE=smoke|teach|study|paper computes others)
 	$(BIN)/desam-lite reproduce $(STUDY)
 	@test -s $(HTML)/index.html || { echo "the book was not written: see the messages above." >&2; exit 1; }
 	@echo "The book is at $(HTML)/index.html: open it in a browser, or run 'make serve'."
+
+reproduce: PROFILE = study
+reproduce: $(READY)  ## compute all runs of the study and its book from nothing, in results/anew: hours, resumable (EXECUTOR=slurm)
+	$(BIN)/desam-lite reproduce --workspace results/anew $(STUDY)
+
+keep: $(READY)   ## keep what 'make reproduce' has computed in results/published
+	$(BIN)/desam-lite keep --workspace results/anew
 
 plan: $(READY)   ## say what 'make book' would run, and how long it may take
 	$(BIN)/desam-lite reproduce $(STUDY) --plan

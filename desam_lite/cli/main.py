@@ -14,7 +14,7 @@ from desam_lite.cli.course import student, verify_results
 from desam_lite.cli.data import data_app
 from desam_lite.cli.predict import predict
 from desam_lite.cli.pretrain import pretrain
-from desam_lite.cli.reproduce import reproduce
+from desam_lite.cli.reproduce import keep, reproduce
 from desam_lite.cli.run import check_book, execute_command, run, score
 from desam_lite.cli.show import show_case
 from desam_lite.cli.weights import weights_app
@@ -36,7 +36,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 app.command("execute")(execute_command)
 app.command("show")(show_case)
-for command in (run, score, predict, reproduce, pretrain, check_book, verify_results, student):
+for command in (run, score, predict, reproduce, keep, pretrain, check_book, verify_results, student):
     app.command()(command)
 
 

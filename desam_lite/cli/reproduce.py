@@ -1,5 +1,6 @@
 """``desam-lite reproduce``: the study's graph from the command line."""
 
+import json
 from pathlib import Path
 from typing import Annotated, cast, get_args
 
@@ -80,3 +81,47 @@ def reproduce(
     if failed:
         raise StudyError(say_outcome(made, folder))
     typer.echo(f"all {len(made['jobs'])} jobs are done")
+
+
+def keep(
+    workspace: Annotated[Path, typer.Option(help="Folder with the results of the whole study.")] = Path(
+        "results/anew"
+    ),
+    out: Annotated[Path, typer.Option(help="Folder of the kept study; what is there goes.")] = Path(
+        "results/published"
+    ),
+    profile: Annotated[str, typer.Option(help="The profile that the study was done in.")] = "study",
+) -> None:
+    """Keep the finished runs of a study in a few files, from which pages are made without training.
+
+    Kept are the scores of all runs on the tasks of data_manifests/, the masks that its pages show, and the models that the page
+    coupling_seen tries prompts on, of one source and seed.
+
+    Example: desam-lite keep --workspace results/anew
+    """
+    from desam_lite.data.manifest import list_manifests
+    from desam_lite.study.kept import write_kept
+    from desam_lite.study.plans import plan_experiment
+    from desam_lite.study.profiles import get_profile
+    from desam_lite.study.run import open_run
+
+    require_writable(out, "--out", folder=True)
+    tried = plan_experiment("coupling_seen", get_profile(profile), "phantom_prostate")
+    tried = [spec for spec in tried if (spec.source, spec.seed) == (tried[0].source, tried[0].seed)]
+    records = {
+        done.parent: json.loads((done.parent / "run.json").read_text())
+        for done in workspace.glob("runs/*/done")
+    }
+    runs = [
+        open_run(directory)
+        for directory, record in records.items()  # but a page's own methods and hospitals
+        if record["method_module"].startswith("desam_lite.")
+        and record["files"]["manifest"] in list_manifests()
+    ]
+    if not runs:
+        raise StudyError(
+            f"no run is finished in {workspace}: do the study first, with 'desam-lite reproduce --workspace {workspace}'."
+        )
+    models = {run.name for run in runs if run.spec in tried}
+    weights = write_kept([run.directory for run in runs], out, models)
+    typer.echo(f"kept {len(runs)} runs in {out}:\n{weights.to_string(index=False)}")

@@ -78,6 +78,11 @@ class SliceStore:
         """Return the same slices with these organs alone."""
         return SliceStore(self.folder, self.manifest, self.index, organs)
 
+    def of_case(self, domain: str, case: str) -> "SliceStore":
+        """Return the slices of one case alone."""
+        row = (self.index["domain"] == domain) & (self.index["case"] == case)
+        return SliceStore(self.folder, self.manifest, self.index[row])
+
     def cases(self, domain: str | None = None) -> list[tuple[str, str]]:
         """Return the (domain, case) pairs, of one domain or of all, in the order of the index."""
         return [pair for pair in self.rows if domain is None or pair[0] == domain]

@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 from desam_lite.data.manifest import load_manifest
 from desam_lite.evaluation.scoring import prediction_path, read_prediction
 from desam_lite.methods.run_spec import RunSpec, make_spec
+from desam_lite.study.plans import kept_folder
 from desam_lite.training.method import CARD, TENSORS
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import atomic_path, sha256_file, write_json, write_text
@@ -44,11 +45,6 @@ _SUMS = "sha256sums.txt"
 DERIVED = "derived"
 """Folder in a run directory with the tables ``KIND/KEY.csv`` that pages have made of the run (`study.report.cache`)."""
 DO_ANEW = "do it anew with 'desam-lite reproduce --workspace results/anew'"
-
-
-def kept_folder(workspace: Path | str) -> Path:
-    """Return where the kept study of a workspace is, if it has one; that of ``results`` is in the repository."""
-    return Path(workspace) / "published"
 
 
 def find_kept(workspace: Path | str) -> "KeptStudy | None":
@@ -218,6 +214,7 @@ def write_kept(directories: Iterable[Path], folder: Path, models: Collection[str
     """
     runs = {directory.name: directory for directory in sorted(directories, key=lambda path: path.name)}
     infos = {name: _read_info(directory) for name, directory in runs.items()}
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         new = Path(temporary) / "new"
         _write_table(pd.DataFrame([_format_row(info) for info in infos.values()]), new / "runs.csv.gz")

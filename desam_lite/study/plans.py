@@ -106,6 +106,11 @@ def project_root(start: Path | str) -> Path:
     return next((place for place in (folder, *folder.parents) if (place / _ROOT_MARK).is_dir()), folder)
 
 
+def kept_folder(workspace: Path | str) -> Path:
+    """Return where the kept study of a workspace is, if it has one; that of ``results`` is in the repository."""
+    return Path(workspace) / "published"
+
+
 def study_root(manifest: Path | str, data_root: str, profile: Profile) -> Path:
     """Return the folder with a study's data.
 

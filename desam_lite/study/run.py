@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from desam_lite.data.datasets import EmbeddingData, PixelData, Placement, SliceData, TrainingData, list_slices
 from desam_lite.data.embeddings import EmbeddingStore
+from desam_lite.data.manifest import Manifest
 from desam_lite.data.slices import split_cases
 from desam_lite.data.tasks import Task, open_task
 from desam_lite.evaluation.ceiling import label_ceiling
@@ -151,13 +152,13 @@ class Run:
         return identify_rows(frame.assign(run=self.name), {self.name: (self.task, self.spec)})
 
 
-def identify(spec: RunSpec, task: Task) -> dict[str, Any]:
-    """Return what names a run: its settings, and manifest, data, frozen weights and a method from outside by content."""
+def identify(spec: RunSpec, manifest: Manifest, data: str) -> dict[str, Any]:
+    """Return what names a run by its hash: settings, and manifest, data, frozen weights and a method from outside by content."""
     code = METHODS[spec.method].code_hash()
     return {
         "settings": spec.settings(),
-        "manifest": task.manifest.content_hash(),
-        "data": task.data_hash,
+        "manifest": manifest.content_hash(),
+        "data": data,
         "weights": weights_hash(spec),
         "version": RUN_VERSION,
         **({} if code is None else {"method_code": code}),
@@ -186,7 +187,7 @@ def find_run(spec: RunSpec, task: Task, workspace: Path | str) -> Run:
         StudyError: The source or an organ is none of the task, or the weights of an unfinished run do not fit.
     """
     task.cases(spec.source)
-    name = digest(identify(spec, task))
+    name = digest(identify(spec, task.manifest, task.data_hash))
     run = Run(spec, task.manifest.name, Path(workspace) / "runs" / name)
     learnt = task.only(spec.organs)
     if not run.finished and (kept := find_kept(workspace)) and name in kept:
@@ -404,7 +405,7 @@ def describe_run(run: Run, task: Task, fabric: "Fabric") -> dict[str, Any]:
         "task": task.manifest.name,
         "label": run.spec.label,
         "method_module": METHODS[run.spec.method].module,
-        "identity": identify(run.spec, task),
+        "identity": identify(run.spec, task.manifest, task.data_hash),
         "files": {**files, "weights": run.spec.weights},
         **({"masks": sha256_file(masks)} if masks.is_file() else {}),
         "code": provenance.code_version(),

@@ -17,7 +17,8 @@ from desam_lite.data.tasks import open_task
 from desam_lite.methods import load_predictor
 from desam_lite.methods.run_spec import RunSpec
 from desam_lite.study import kept, run
-from desam_lite.study.kept import kept_folder, read_kept, write_kept
+from desam_lite.study.kept import read_kept, write_kept
+from desam_lite.study.plans import kept_folder
 from desam_lite.study.run import Run, collect_history, collect_metrics, execute_run, find_run
 from desam_lite.synthetic.phantoms import make_task
 from desam_lite.utils.errors import StudyError
@@ -137,7 +138,7 @@ def test_several_processes_put_a_kept_run_in_its_place_at_once(specs: list[RunSp
     )
     command = [sys.executable, "-c", code, specs[0].model_dump_json(), str(workspace)]
     started = [subprocess.Popen(command) for _ in range(2)]
-    assert [process.wait(120) for process in started] == [0, 0]
+    assert [process.wait(600) for process in started] == [0, 0]
 
 
 def test_an_unfinished_run_gives_way_to_the_kept_one(

@@ -107,7 +107,8 @@ def slice_embeddings(
 ) -> list[ImageEmbeddings]:
     """Return the embeddings of some slices, one by one, in the form in which the model was trained on them."""
     device = next(model.predictor.model.parameters()).device
-    store = open_embeddings(model.run.spec, task.slices, Path(workspace), device)
+    slices = task.slices.of_case(domain, case)  # a page on kept runs shows a few of many cases
+    store = open_embeddings(model.run.spec, slices, Path(workspace), device, progress=False)
     maps = store.load(domain, case, rows).to(device=device, dtype=torch.float32)
     return [maps[row] for row in range(len(maps))]
 

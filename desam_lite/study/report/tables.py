@@ -129,7 +129,8 @@ def provenance_table(
     if runs:
         rows["runs"] = f"{len(records)} of {len(runs)} finished"
         rows["computing"] = say_minutes(runs)
-        rows["runs begun on"] = join_distinct(sorted(record["started"][:10] for record in records))
+        for title, kept in (("runs kept with the repository", True), ("runs computed here", False)):
+            rows[title] = _say_origin([run.info for run in runs if run.finished and run.is_kept == kept])
         weights = join_distinct(map(_weights_of, records))
     else:
         records = [{"code": code_version(), "libraries": library_versions()}]
@@ -140,6 +141,19 @@ def provenance_table(
     )
     rows["page made on"] = datetime.datetime.now(datetime.UTC).date().isoformat()
     return Table(pd.DataFrame(list(rows.items())), kind="provenance", headings=False)
+
+
+def _say_origin(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return how many runs, when, where and by which code."""
+    if not records:
+        return "none"
+    days = sorted(record["started"][:10] for record in records)
+    begun = " to ".join(dict.fromkeys((days[0], days[-1])))
+    devices, codes = (
+        join_distinct(texts)
+        for texts in zip(*((r["device"], _code_of(r["code"])) for r in records), strict=True)
+    )
+    return f"{len(records)}, begun on {begun} on {devices} by {codes}"
 
 
 def _code_of(code: Mapping[str, Any]) -> str:

@@ -13,18 +13,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from desam_lite.data.manifest import Manifest, find_manifest, load_manifest
 from desam_lite.methods.run_spec import RUN_VERSION, RunSpec
 from desam_lite.model.names import SHIPPED_WEIGHTS
-from desam_lite.study.plans import EXPERIMENTS, plan_experiment, study_root
+from desam_lite.study.plans import EXPERIMENTS, kept_folder, plan_experiment, study_root
 from desam_lite.study.profiles import get_profile
 from desam_lite.study.workflow.imports import PACKAGE, code_hash
 from desam_lite.study.workflow.notebooks import read_parameters
 from desam_lite.study.workflow.records import Plan
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import digest, sha256_file, write_json
+
+if TYPE_CHECKING:
+    from desam_lite.study.kept import KeptStudy
 
 Declared = Mapping[str, tuple[str, Any]]
 """What a notebook can be given: parameter -> (type, default)."""
@@ -78,11 +81,12 @@ def make_plan(options: StudyOptions) -> Plan:
     _read_manifest.cache_clear()
     sources = _choose_notebooks(options)
     declared = {name: read_parameters(path) for name, path in sources.items()}
+    kept = _find_kept(options.workspace)
     plan: Plan = {"jobs": {}, "root": str(Path.cwd()), "workspace": str(options.workspace.resolve())}
     for name, given in choose_parameters(options, declared).items():
         page = {"source": str(sources[name]), "page": str(options.pages / sources[name].name)}
         defaults = {key: default for key, (_, default) in declared[name].items()}
-        _add_page(plan, name, page | {"parameters": given}, defaults | given)
+        _add_page(plan, kept, name, page | {"parameters": given}, defaults | given)
     if options.book:
         pages = [job for job, entry in plan["jobs"].items() if entry["kind"] == "page"]
         _add_job(plan, "book", "book", title="the book", needs=pages, sources=_book_sources(options.pages))
@@ -195,23 +199,51 @@ def _add_job(plan: Plan, job: str, kind: str, **entry: Any) -> dict[str, Any]:
     return added
 
 
-def _add_page(plan: Plan, name: str, page: dict[str, Any], values: Mapping[str, Any]) -> None:
-    """Add a page and what it needs; ``values`` are all its parameters."""
-    needs = []
+def _find_kept(workspace: Path) -> "KeptStudy | None":
+    """Return the kept study of the workspace; what reads it takes seconds to import, so a workspace without is asked first."""
+    if not kept_folder(workspace).is_dir():
+        return None
+    from desam_lite.study.kept import find_kept
+
+    return find_kept(workspace)
+
+
+def _kept_name(kept: "KeptStudy | None", spec: RunSpec, profile: str) -> str:
+    """Return the name of a run if it is kept, else ""; the name of real data is known only where they are."""
+    task = _read_manifest(str(spec.manifest))
+    if kept is None or not task.synthetic:
+        return ""
+    from desam_lite.study.run import identify
+    from desam_lite.synthetic.phantoms import planned_hash
+
+    data = planned_hash(task.name, get_profile(profile).cases, tuple(task.domains))
+    name = digest(identify(spec, task, data))
+    return name if name in kept else ""
+
+
+def _add_page(
+    plan: Plan, kept: "KeptStudy | None", name: str, page: dict[str, Any], values: Mapping[str, Any]
+) -> None:
+    """Add a page and what it needs, but for the runs that are kept; ``values`` are all its parameters."""
+    needs, taken = [], []
     if name in EXPERIMENTS:  # on the task of the notebook, or on a synthetic one where it needs that
         profile = get_profile(values["profile"])
         chosen = {key: values[key] for key in ("sources", "methods", "seeds", "weights") if key in values}
         specs = plan_experiment(name, profile, values["manifest"], values.get("data_root", ""), **chosen)
-        needs = [_add_run(plan, spec, values["profile"]) for spec in specs]
-        needs = sorted({plan["jobs"][run]["needs"][0] for run in needs}) + needs  # their data first
+        names = {spec: _kept_name(kept, spec, values["profile"]) for spec in specs}
+        taken = [[run, kept.info(run)["finished"]] for run in names.values() if kept and run]
+        places = {(str(spec.manifest), str(spec.data_root)) for spec in specs}
+        needs = [_add_data(plan, *place, values["profile"]) for place in sorted(places)]
+        needs += [_add_run(plan, spec, values["profile"]) for spec in specs if not names[spec]]
     elif values.get("manifest") and "profile" in values:  # a notebook without one makes its data itself
         needs = [_add_data(plan, values["manifest"], values.get("data_root", ""), values["profile"])]
     source = Path(page["source"])
-    key = digest([sha256_file(source), page["parameters"], page["page"], code_hash(source), sorted(needs)])
-    priority = PRIORITIES["page" if name in EXPERIMENTS else "early"]
-    _add_job(
-        plan, f"page-{name}", "page", title=f"page {name}", needs=needs, key=key, priority=priority, **page
+    key = digest(
+        [sha256_file(source), page["parameters"], page["page"], code_hash(source), sorted(needs), *taken]
     )
+    priority = PRIORITIES["page" if name in EXPERIMENTS else "early"]
+    page |= {"title": f"page {name}", "needs": needs, "kept": len(taken), "key": key, "priority": priority}
+    _add_job(plan, f"page-{name}", "page", **page)
 
 
 def _add_data(plan: Plan, manifest: str, data_root: str, profile_name: str) -> str:

@@ -54,7 +54,9 @@ def say_plan(plan: Plan, folder: Path, at_once: int) -> str:
             given = ", ".join(f"{key}={value}" for key, value in values.items())
             state = "to be made" if job in jobs else "current"
             name = job.removeprefix("page-")
-            lines.append(f"{name} ({given}): {len(runs)} runs, {left} of them to do; page {state}")
+            lines.append(
+                f"{name} ({given}): {len(runs) + page['kept']} runs, {left} of them to do, {page['kept']} kept; page {state}"
+            )
     if not jobs:
         return "\n".join([*lines, "Nothing to do: all is made."])
     lines += [f"  {entries[job]['kind']:10}  {entries[job]['title']}" for job in jobs]

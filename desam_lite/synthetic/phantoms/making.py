@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ def make_task(
     return len(surplus)
 
 
-def planned_hash(task: str, cases: int, domains: Sequence[str], seed: int = 0) -> str:
+@lru_cache(maxsize=16)
+def planned_hash(task: str, cases: int, domains: tuple[str, ...], seed: int = 0) -> str:
     """Return the name of the data (`desam_lite.data.index.index_hash`) that `make_task` makes of this; nothing is made."""
     recipes = _recipes(task, _sites(task, domains, None, {}), cases, seed, {})
     return data_hash(

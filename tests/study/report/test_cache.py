@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from small_run import spec_for
 
-from desam_lite.study.kept import kept_folder, write_kept
+from desam_lite.study.kept import write_kept
+from desam_lite.study.plans import kept_folder
 from desam_lite.study.report.cache import cached_table
 from desam_lite.study.run import Run, execute_run
 from desam_lite.utils.errors import StudyError

@@ -29,7 +29,7 @@ def test_caveats_and_provenance_name_task_and_encoder(tmp_path: Path) -> None:
     assert "data" not in dict(tables.provenance_table("smoke").frame.to_numpy().tolist())
 
 
-def run(label: str = "U-Net", *, finished: bool = True, **changed: Any) -> Any:
+def run(label: str = "U-Net", *, finished: bool = True, kept: bool = False, **changed: Any) -> Any:
     info = {
         "identity": {"weights": None},
         "files": {"weights": None},
@@ -41,7 +41,8 @@ def run(label: str = "U-Net", *, finished: bool = True, **changed: Any) -> Any:
         "peak_memory": {"process_mib": 2048.0},
     }
     spec = SimpleNamespace(label=label, source="A", seed=0)
-    return SimpleNamespace(spec=spec, finished=finished, error="no space left", info=info | changed)
+    error = "no space left"
+    return SimpleNamespace(spec=spec, finished=finished, error=error, info=info | changed, is_kept=kept)
 
 
 def task(**changed: Any) -> Any:
@@ -103,8 +104,26 @@ def test_provenance_names_code_data_weights_device_and_date() -> None:
     assert said["code"] == "desam-lite 0.1.0, 0123456789, with uncommitted changes"
     assert said["data"] == "d1d2"
     assert said["encoder weights"] == "tiny.safetensors (w1w2)"
-    assert said["runs begun on"] == "2025-01-02"
+    assert said["runs kept with the repository"] == "none"
+    here = "begun on 2025-01-02 on CPU, 1 thread(s) by desam-lite 0.1.0, 0123456789, with uncommitted changes"
+    assert said["runs computed here"] == f"2, {here}"
     assert "<th>" not in table._repr_html_()
+
+
+def test_provenance_tells_kept_runs_from_those_computed_here() -> None:
+    later = {
+        "started": "2025-03-04T09:00:00",
+        "code": {"version": "0.2.0", "commit": "f" * 16, "dirty": False},
+    }
+    table = tables.provenance_table(
+        "study", task(), [run(kept=True), run(kept=True, **later), run(device="GPU")]
+    )
+    said = dict(table.frame.to_numpy().tolist())
+    assert said["runs kept with the repository"].startswith(
+        "2, begun on 2025-01-02 to 2025-03-04 on CPU, 1 thread(s) by"
+    )
+    assert said["runs kept with the repository"].endswith("; desam-lite 0.2.0, ffffffffff")
+    assert said["runs computed here"].startswith("1, begun on 2025-01-02 on GPU by")
 
 
 def test_long_texts_are_not_cut() -> None:

@@ -310,11 +310,11 @@ def test_the_name_of_data_follows_from_what_makes_them_and_is_that_of_sound_file
     make_task("phantom_prostate", tmp_path, cases=1, seed=3, domains=["A", "B"], progress=False)
     path = tmp_path / "two.yaml"
     path.write_text(yaml.safe_dump(description(name="phantom_prostate", synthetic=True)))
-    planned = planned_hash("phantom_prostate", 1, ["B", "A"], seed=3)
+    planned = planned_hash("phantom_prostate", 1, ("B", "A"), seed=3)
     assert index_hash(build_index(load_manifest(path), tmp_path, progress=False)) == planned
     others = [
         planned_hash("phantom_prostate", *more)
-        for more in ((1, ["A", "B"]), (2, ["A", "B"], 3), (1, ["A"], 3))
+        for more in ((1, ("A", "B")), (2, ("A", "B"), 3), (1, ("A",), 3))
     ]
     assert len({planned, *others}) == 4
     scan = tmp_path / "A" / "Case00.nii.gz"
