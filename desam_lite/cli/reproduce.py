@@ -100,7 +100,7 @@ def keep(
     Example: desam-lite keep --workspace results/anew
     """
     from desam_lite.data.manifest import list_manifests
-    from desam_lite.study.kept import write_kept
+    from desam_lite.study.kept import MARK, write_kept
     from desam_lite.study.plans import plan_experiment
     from desam_lite.study.profiles import get_profile
     from desam_lite.study.run import open_run
@@ -115,7 +115,8 @@ def keep(
     runs = [
         open_run(directory)
         for directory, record in records.items()  # but a page's own methods and hospitals
-        if record["method_module"].startswith("desam_lite.")
+        if not (directory / MARK).exists()
+        and record["method_module"].startswith("desam_lite.")
         and record["files"]["manifest"] in list_manifests()
     ]
     if not runs:

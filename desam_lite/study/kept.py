@@ -36,7 +36,7 @@ MASKS_KEPT = "masks.npz"
 SHOWN = "shown"
 """Folder in a run directory with an empty file ``TARGET/CASE`` for each prediction that a page has asked for."""
 _TABLES = {"metrics": "metrics.csv", "history": "history.csv", "splits": "split.csv"}
-_NAMES = dict.fromkeys(
+_NAME_COLUMNS = dict.fromkeys(
     ("run", "key", "label", "source", "target", "case", "organ", "part", "dial", "kind"), str
 )
 """Columns that hold names, which are texts even where they look like numbers."""
@@ -151,7 +151,7 @@ class KeptStudy:
             )
         return path
 
-    def _read(self, name: str, kinds: Any = _NAMES) -> pd.DataFrame:
+    def _read(self, name: str, kinds: Any = _NAME_COLUMNS) -> pd.DataFrame:
         return read_table(self._path(f"{name}.csv.gz"), kinds)
 
 
@@ -172,7 +172,7 @@ def _read_as_of(folder: Path, _mtime_ns: int) -> KeptStudy:
     return KeptStudy(folder)
 
 
-def read_table(path: Path, kinds: Any = _NAMES) -> pd.DataFrame:
+def read_table(path: Path, kinds: Any = _NAME_COLUMNS) -> pd.DataFrame:
     """Read a table whose columns of names are texts."""
     return pd.read_csv(path, dtype=kinds)
 
@@ -214,29 +214,26 @@ def write_kept(directories: Iterable[Path], folder: Path, models: Collection[str
     """
     runs = {directory.name: directory for directory in sorted(directories, key=lambda path: path.name)}
     infos = {name: _read_info(directory) for name, directory in runs.items()}
+    synthetic = {name for name, info in infos.items() if load_manifest(info["files"]["manifest"]).synthetic}
+    for name in infos.keys() - synthetic:  # where others' scans lay is nobody's business
+        infos[name]["files"]["data_root"] = f"data/{infos[name]['task']}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         new = Path(temporary) / "new"
         _write_table(pd.DataFrame([_format_row(info) for info in infos.values()]), new / "runs.csv.gz")
         for table, file in _TABLES.items():
             paths = {name: directory / file for name, directory in runs.items()}
-            digits = (
-                "%.6g" if table == "metrics" else None
-            )  # planned runs follow from the seconds in a history
+            digits = "%.6g" if table == "metrics" else None  # from seconds in a history runs are planned
             _write_table(_join_tables(paths, "run"), new / f"{table}.csv.gz", digits)
-        for kind in sorted(
-            {path.name for directory in runs.values() for path in directory.glob(f"{DERIVED}/*")}
-        ):
-            derived = (
-                path for directory in runs.values() for path in directory.glob(f"{DERIVED}/{kind}/*.csv")
-            )
-            paths = {path.stem: path for path in sorted(derived)}
+        derived = [path for place in runs.values() for path in sorted(place.glob(f"{DERIVED}/*/*.csv"))]
+        for kind in sorted({path.parent.name for path in derived}):
+            paths = {path.stem: path for path in derived if path.parent.name == kind}
             _write_table(_join_tables(paths, "key"), new / DERIVED / f"{kind}.csv.gz", "%.5g")
         for name, directory in runs.items():
-            if load_manifest(infos[name]["files"]["manifest"]).synthetic:
+            if name in synthetic:
                 _keep_masks(directory, new / "masks")
-                if name in models:
-                    _keep_model(directory, new / "models")
+            if name in synthetic and name in models:
+                _keep_model(directory, new / "models")
         files = sorted(path for path in new.rglob("*") if path.is_file())
         write_text(new / _SUMS, "".join(f"{sha256_file(path)}  {path.relative_to(new)}\n" for path in files))
         parts = pd.DataFrame([(path.relative_to(new).parts[0], path.stat().st_size) for path in files])
@@ -247,7 +244,7 @@ def write_kept(directories: Iterable[Path], folder: Path, models: Collection[str
                 f"{total / 1e6:.1f} MB are more than the {LIMIT / 1e6:.1f} MB that may be kept: keep fewer models or runs.\n"
                 f"{weights.to_string(index=False)}"
             )
-        write_text(new / "README.md", _describe(infos, weights))
+        write_text(new / "README.md", _kept_readme(infos, weights))
         shutil.rmtree(folder, ignore_errors=True)
         new.rename(folder)
     return weights
@@ -323,7 +320,7 @@ def _read_sums(folder: Path) -> dict[str, str]:
     return {name: hashed for hashed, _, name in (line.partition("  ") for line in lines)}
 
 
-def _describe(infos: Mapping[str, Mapping[str, Any]], weights: pd.DataFrame) -> str:
+def _kept_readme(infos: Mapping[str, Mapping[str, Any]], weights: pd.DataFrame) -> str:
     """Return the README of a kept study."""
     commits = sorted({str((info["code"].get("commit") or "no commit")[:10]) for info in infos.values()})
     days = sorted(info["finished"][:10] for info in infos.values())

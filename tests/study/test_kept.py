@@ -164,7 +164,9 @@ def test_of_runs_on_real_scans_scores_alone_are_kept(tiny_task: tuple[Path, Path
     real.prediction("B", "B1")
     write_kept([real.directory], tmp_path / "kept", models={real.name})
     assert not list((tmp_path / "kept").glob("m*s/*"))
-    assert len(read_kept(tmp_path / "kept").metrics()) == len(real.metrics())
+    study = read_kept(tmp_path / "kept")
+    assert len(study.metrics()) == len(real.metrics())
+    assert study.info(real.name)["files"]["data_root"] == "data/tiny"  # and not where the scans lay
 
 
 def test_a_study_that_is_too_large_is_refused_and_the_earlier_one_stays(

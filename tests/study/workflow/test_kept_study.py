@@ -27,6 +27,7 @@ def page_text(root: Path) -> str:
 def test_a_kept_study_makes_the_page_without_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., tuple[int, str, str]]
 ) -> None:
+    (tmp_path / "data_manifests").mkdir()  # marks the root
     write_notebook(tmp_path / "notebooks" / "domain_splits.ipynb", SYNTHETIC)
     monkeypatch.chdir(tmp_path)
     code, _, err = run("keep", "--profile", "smoke")
