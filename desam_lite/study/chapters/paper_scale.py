@@ -4,17 +4,14 @@ Every row is of a recorded benchmark, on the device that it names. Hours follow 
 one are counted and listed.
 """
 
-import heapq
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from desam_lite.data.manifest import load_manifest
 from desam_lite.methods.run_spec import RunSpec
 from desam_lite.model.sam import get_backbone
 from desam_lite.study.plans import EXPERIMENTS, plan_experiment
@@ -30,11 +27,9 @@ STEPS = {
     "inference": ("predict", "{points} points"),
 }
 """The three costly steps: the benchmark of each, its name, and its setting in words."""
-DECODERS = ("desam", "sam_finetuned", "sam_zero_shot")  # the methods whose rates are measured
 
 _SYNTHETIC = "phantom_"
 _FORMAT_COLORS = {"float32": "#0072b2", "bfloat16": "#56b4e9", "float8": "#009e73"}
-_TRAINED_SHARE = 0.9  # of a source's cases; the others are held out, as published
 
 
 def embedding_bytes(backbone: str, fmt: str) -> int:
@@ -79,67 +74,19 @@ def read_rates(folder: Path | str, backbone: str) -> pd.DataFrame:
     return wide.assign(device=wide["device"] + f", {backbone}")
 
 
-def run_seconds(spec: RunSpec, rates: "pd.Series[Any]", slices_per_case: float) -> float:
-    """Return the seconds of one run of `DECODERS`: epochs over the training slices, then every slice of every case once."""
-    cases = _cases(spec.manifest)
-    trained = (spec.epochs or 0) * _TRAINED_SHARE * cases[spec.source] * slices_per_case / rates["train"]
-    return float(trained + sum(cases.values()) * slices_per_case / rates["predict"])
-
-
-def wall_hours(seconds: Sequence[float], devices: int) -> float:
-    """Return the hours of independent runs on so many devices, the longest first, each on the device that is free first.
-
-    >>> wall_hours([3600, 3600, 7200], 2)
-    2.0
-    """
-    free = [0.0] * devices
-    for each in sorted(seconds, reverse=True):
-        heapq.heappush(free, heapq.heappop(free) + each)
-    return max(free) / 3600
-
-
-def study_hours(
-    specs: Sequence[RunSpec],
-    rates: "pd.Series[Any]",
-    slices_per_case: float,
-    devices: Sequence[int] = (1, 8, 64),
-) -> pd.DataFrame:
-    """Return the expected hours of a study, a row per number of devices."""
-    timed = [spec for spec in specs if _is_timed(spec)]
-    seconds = [run_seconds(spec, rates, slices_per_case) for spec in timed]
-    tasks = {spec.manifest for spec in timed}
-    encodes = [sum(_cases(task).values()) * slices_per_case / rates["encode"] for task in tasks]
-    whole: dict[str, float] = {"runs": len(specs), "runs_without_rate": len(specs) - len(timed)}
-    whole |= {"encode_hours": sum(encodes) / 3600, "run_hours": sum(seconds) / 3600}
-    whole["longest_run_hours"] = max(seconds, default=0.0) / 3600
-    walls = {number: wall_hours(encodes, number) + wall_hours(seconds, number) for number in devices}
-    return pd.DataFrame(
-        [{"devices": number, **whole, "wall_hours": hours} for number, hours in walls.items()]
-    )
-
-
-def _is_timed(spec: RunSpec) -> bool:
-    return spec.method in DECODERS and any(_cases(spec.manifest).values())
-
-
-@cache
-def _cases(manifest: Path) -> dict[str, int]:
-    return {name: domain.cases or 0 for name, domain in load_manifest(manifest).domains.items()}
-
-
-def say_hours(specs: Sequence[RunSpec], table: pd.DataFrame, rates: "pd.Series[Any]") -> str:
-    """Return the arithmetic of `study_hours` in words."""
-    untimed = Counter(spec.label for spec in specs if not _is_timed(spec))
-    encode, runs = (_hours(table[name].iloc[0]) for name in ("encode_hours", "run_hours"))
+def say_hours(untimed: Sequence[RunSpec], table: pd.DataFrame, rates: "pd.Series[Any]") -> str:
+    """Return the hours of a study in words, of a row per number of devices and of the runs whose method has no measured rate."""
+    others, runs = Counter(spec.label for spec in untimed), int(table["runs"].iloc[0])
+    encode, computing = (_hours(table[name].iloc[0]) for name in ("encode_hours", "run_hours"))
     times = ", ".join(f"{_hours(row['wall_hours'])} on {row['devices']}" for row in table.to_dict("records"))
     sentence = (
         f"At the rates measured on {rates['device']} (slices per second: encoding {rates['encode']:.3g}, training "
-        f"{rates['train']:.3g}, predicting {rates['predict']:.3g}), {len(specs) - untimed.total()} of "
-        f"{count(len(specs), 'planned run')} take {runs} of computing after {encode} of encoding: {times} such devices."
+        f"{rates['train']:.3g}, predicting {rates['predict']:.3g}), {runs - len(untimed)} of "
+        f"{count(runs, 'planned run')} take {computing} of computing after {encode} of encoding: {times} such devices."
     )
-    each = ", ".join(f"{label} {number}" for label, number in untimed.items())
-    others = f" The other {count(untimed.total(), 'run')} have no measured rate and come on top: {each}."
-    return sentence + others if untimed else sentence
+    each = ", ".join(f"{label} {number}" for label, number in others.items())
+    left = f" The other {count(len(untimed), 'run')} have no measured rate and come on top: {each}."
+    return sentence + left if untimed else sentence
 
 
 def _hours(hours: float) -> str:

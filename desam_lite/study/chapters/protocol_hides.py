@@ -17,7 +17,6 @@ from matplotlib.patches import Patch, Rectangle
 
 from desam_lite.data.slices import select_slices
 from desam_lite.data.tasks import Task
-from desam_lite.evaluation import statistics
 from desam_lite.evaluation.metrics import PUBLISHED_BORDER, PUBLISHED_SIZE, QUIRKS, Mask, Quirks, as_scored
 from desam_lite.study.report.cache import cached_table
 from desam_lite.study.report.charts import draw_curves, draw_rows, in_unit
@@ -106,47 +105,23 @@ def dice_both_ways(predicted: Mask, true: Mask) -> tuple[float, float]:
     return float(2 * overlap.sum() / sizes.sum()), float(np.mean(2 * overlap[filled] / sizes[filled]))
 
 
-def quirk_effects(rescored: pd.DataFrame, *, rule: statistics.Rule = "sources") -> pd.DataFrame:
-    """Return what each quirk does to each method out of domain, case by case: the protocol with it minus the one without."""
-    names = list(LADDER)
-    pairs = [*zip(names[1:], names[:-1], strict=True), ("border_alone", "whole_volume")]
-    pairs.append(("published", "whole_volume"))
-    tables = []
-    for label, own in rescored.groupby("label", sort=False):
-        renamed = [statistics.scores(own, protocol=name).assign(label=name) for name in (*names, *ALONE)]
-        table = statistics.compare(pd.concat(renamed, ignore_index=True), pairs, rule=rule)
-        tables.append(table[~table["in_domain"].astype(bool)].assign(label=label))
-    columns = ["label", "first", "second", "mean", "low", "high", "cases"]
-    return pd.concat(tables, ignore_index=True)[columns]
-
-
-def orders(scorings: pd.DataFrame) -> pd.DataFrame:
-    """Return the orders of the methods by all protocols, poolings and averaging rules, and in how many ways each occurs."""
-    ranked = scorings.sort_values("mean", ascending=False, kind="stable")
-    joined = ranked.groupby(["protocol", "pooling", "rule"], sort=False)["label"].agg(" > ".join)
-    counted = joined.value_counts()
-    return pd.DataFrame({"order": counted.index, "ways": counted.to_numpy()})
-
-
-def say_protocol(effects: pd.DataFrame, scorings: pd.DataFrame, *, control: str = "Prior") -> str:
-    """Say what the published protocol changes, from `quirk_effects` and the scorings of `orders`; the control is not trained."""
+def say_protocol(effects: pd.DataFrame, ordered: pd.DataFrame, *, control: str = "Prior") -> str:
+    """Say what the published protocol changes, of the effect of each quirk, and the orders with the ways that give them."""
     whole = effects[(effects["first"] == "published") & (effects["second"] == "whole_volume")]
     trained = whole[whole["label"] != control].dropna(subset="mean")
     if trained.empty:
         return "There is no answer yet: no trained method has been scored out of domain."
-    count = len(orders(scorings))
-    best = scorings.loc[scorings.groupby(["protocol", "pooling", "rule"])["mean"].idxmax(), "label"]
-    winners = best.value_counts()
-    verdict, order = (
-        ("It changes the order of the methods", f"{count} orders of the methods")
-        if count > 1
-        else ("It changes scores, but not the order of the methods", "one order of the methods")
+    winners = ordered.groupby(ordered["order"].str.split(" > ").str[0], sort=False)["ways"].sum()
+    several = len(ordered) > 1
+    order = f"{len(ordered)} orders of the methods" if several else "one order of the methods"
+    verdict = (
+        f"It changes {'the order of the methods' if several else 'scores, but not the order of the methods'}"
     )
     moves = ", ".join(f"{row['label']} {row['mean'] * 100:+.1f}" for row in trained.to_dict("records"))
     return (
         f"**{verdict}**. With the published protocol instead of every slice, Dice (%) out of domain changes by this much on the "
-        f"same predictions: {moves}. {len(scorings) // scorings['label'].nunique()} ways of scoring give {order}; "
-        f"{winners.index[0]} is first in {winners.iloc[0]} of them."
+        f"same predictions: {moves}. {ordered['ways'].sum()} ways of scoring give {order}; "
+        f"{winners.idxmax()} is first in {winners.max()} of them."
     )
 
 

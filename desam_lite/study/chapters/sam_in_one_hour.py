@@ -1,6 +1,6 @@
 """SAM on one slice: its encoder's maps, and the masks it predicts for a prompt."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 
 from desam_lite.evaluation.metrics import Mask
 from desam_lite.model.prompts import ImageEmbeddings, Prompts
-from desam_lite.model.resize import scaled_size, unfit_square
+from desam_lite.model.resize import scaled_size
 from desam_lite.model.sam_decoder import SAM
 from desam_lite.study.report.slice_examples import Example
 from desam_lite.study.report.slice_figures import draw_slices
@@ -58,29 +58,6 @@ def say_choice(three: PromptedMasks) -> str:
     if three.dice[chosen] == three.dice[best]:
         return f"{head}, which no other guess exceeds."
     return f"{head}; guess {best + 1} has Dice {three.dice[best]:.0%} and predicted IoU {three.predicted_iou[best]:.2f}."
-
-
-@torch.no_grad()
-def predict_masks_of(
-    model: SAM,
-    embeddings: ImageEmbeddings,
-    example: Example,
-    prompts: Mapping[str, Prompts],
-    *,
-    n_masks: int = 1,
-) -> list[PromptedMasks]:
-    """Predict organ 1 of a slice for each prompt; with several masks, those after SAM's single mask are returned."""
-    predictions = []
-    for title, prompt in prompts.items():
-        out = model.decode(embeddings, prompt, n_masks=n_masks)
-        assert out.iou is not None
-        first = min(1, n_masks - 1)
-        logits = unfit_square(out.mask_logits[:, first:], example.image.shape, model.image_size)
-        masks, true = (logits[0] > 0).numpy(), example.reference == 1
-        dice = [2 * (mask & true).sum() / max(mask.sum() + true.sum(), 1) for mask in masks]
-        iou = out.iou[0, first:].double().numpy()
-        predictions.append(PromptedMasks(title, prompt, masks, iou, np.array(dice)))
-    return predictions
 
 
 def draw_features(model: SAM, embeddings: ImageEmbeddings, example: Example) -> DescribedFigure:

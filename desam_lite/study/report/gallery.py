@@ -9,7 +9,6 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from desam_lite.evaluation.statistics import METRICS
@@ -170,14 +169,3 @@ def say_comparison(scores: pd.DataFrame, labels: Sequence[str]) -> str:
         f"over the cases of one method ({count(len(labels), 'method')}, {count(len(wide), 'scored case')}). The largest "
         f"difference on one case is between {widest.idxmax()} ({widest.max():.0f}) and {widest.idxmin()} ({widest.min():.0f})."
     )
-
-
-def failure_kinds(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Return the share of cases with the organ by predicted over true volume, a row of texts per ``label`` of `Run.metrics`."""
-    held = metrics[metrics["reference_voxels"] > 0]
-    ratio = held["predicted_voxels"] / held["reference_voxels"]
-    names = ["empty", "under half", "half to twice", "over twice"]
-    kinds = pd.cut(ratio, [-1, 0, 0.5, 2, np.inf], labels=names)
-    shares = pd.crosstab(held["label"], kinds, normalize="index", dropna=False)
-    shares = shares.reindex(list(dict.fromkeys(held["label"])))
-    return shares.map("{:.0%}".format).rename_axis(columns=None).reset_index()

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -83,27 +84,40 @@ STUDY = list_runs(paper_scale.plan_study(get_profile("paper"), "SAM.pth"))
 RATES = pd.Series({"device": "a device", "encode": 10.0, "train": 20.0, "predict": 5.0})
 
 
-def test_a_run_is_its_epochs_over_the_training_slices_and_every_slice_once() -> None:
+PAGE = definitions("paper_scale")
+
+
+@pytest.fixture
+def page() -> Any:
+    """The page's functions with its parameter of slices per case."""
+    PAGE.run_seconds.__globals__["per_case"] = 20
+    return PAGE
+
+
+def timed_of(specs: list[RunSpec]) -> list[RunSpec]:
+    methods = ("desam", "sam_finetuned", "sam_zero_shot")
+    return [s for s in specs if s.method in methods and any(PAGE.cases_of(s.manifest).values())]
+
+
+def test_a_run_is_its_epochs_over_the_training_slices_and_every_slice_once(page: Any) -> None:
     spec = next(s for s in STUDY if s.method == "desam" and s.source == "CT")
-    trained = 50 * 0.9 * 30 * 10 / 20
-    assert paper_scale.run_seconds(spec, RATES, 10) == pytest.approx(trained + (30 + 20) * 10 / 5)
+    trained = 50 * 0.9 * 30 * 20 / 20
+    assert page.run_seconds(spec, RATES) == pytest.approx(trained + (30 + 20) * 20 / 5)
 
 
-def test_more_devices_take_less_time_but_never_less_than_the_longest_run() -> None:
-    assert paper_scale.wall_hours([7200, 3600, 3600], 64) == 2
-    table = paper_scale.study_hours(STUDY, RATES, 20).set_index("devices")
+def test_more_devices_take_less_time_but_never_less_than_the_longest_run(page: Any) -> None:
+    assert page.wall_hours([7200, 3600, 3600], 64) == 2 and page.wall_hours([3600, 3600, 7200], 2) == 2
+    table = page.study_hours(timed_of(STUDY), len(STUDY), RATES).set_index("devices")
     assert table["wall_hours"].is_monotonic_decreasing
-    assert table.loc[1, "wall_hours"] == pytest.approx(
-        table.loc[1, "run_hours"] + table.loc[1, "encode_hours"]
-    )
+    whole = table.loc[1, "run_hours"] + table.loc[1, "encode_hours"]
+    assert table.loc[1, "wall_hours"] == pytest.approx(whole)
     assert (table["wall_hours"] >= table["longest_run_hours"]).all()
 
 
-def test_runs_on_scans_made_to_order_take_no_hours() -> None:
+def test_runs_on_scans_made_to_order_take_no_hours(page: Any) -> None:
     made = [spec for spec in STUDY if "phantom" in str(spec.manifest)]
-    table = paper_scale.study_hours(made, RATES, 20)
-    assert made and table.loc[0, "runs_without_rate"] == len(made)
-    assert table.loc[0, "wall_hours"] == 0
+    assert made and not timed_of(made)
+    assert page.study_hours([], len(made), RATES).loc[0, "wall_hours"] == 0
 
 
 def test_rates_are_those_recorded_or_none(tmp_path: Path) -> None:
@@ -129,21 +143,16 @@ def test_rates_are_those_recorded_or_none(tmp_path: Path) -> None:
     assert paper_scale.read_rates(tmp_path, "vit_b").empty
 
 
-def test_the_arithmetic_in_words_holds_its_numbers() -> None:
-    table = paper_scale.study_hours(STUDY, RATES, 20)
-    said = paper_scale.say_hours(STUDY, table, RATES)
-    timed = len(STUDY) - table.loc[0, "runs_without_rate"]
-    assert f"{timed} of {len(STUDY)} planned runs take" in said and "a device" in said
-    assert (
-        f"The other {table.loc[0, 'runs_without_rate']} runs have no measured rate and come on top: Prior "
-        in said
-    )
-    measured = [spec for spec in STUDY if spec.method == "desam" and spec.source == "CT"]
-    whole = paper_scale.say_hours(measured, paper_scale.study_hours(measured, RATES, 20), RATES)
-    assert "The other" not in whole and f"{len(measured)} of {len(measured)} planned runs" in whole
-    single = paper_scale.say_hours(measured[:1], paper_scale.study_hours(measured[:1], RATES, 20), RATES)
-    assert "1 of 1 planned run take" in single
+def test_the_arithmetic_in_words_holds_its_numbers(page: Any) -> None:
+    timed = timed_of(STUDY)
+    table = page.study_hours(timed, len(STUDY), RATES)
+    untimed = [spec for spec in STUDY if spec not in timed]
+    said = paper_scale.say_hours(untimed, table, RATES)
+    assert f"{len(timed)} of {len(STUDY)} planned runs take" in said and "a device" in said
+    assert f"The other {len(untimed)} runs have no measured rate and come on top: Prior " in said
     assert f"{table.loc[0, 'wall_hours']:.3g} h on 1" in said
+    single = paper_scale.say_hours([], page.study_hours(timed[:1], 1, RATES), RATES)
+    assert "1 of 1 planned run take" in single and "The other" not in single
 
 
 def test_the_page_says_where_nothing_was_measured_on_a_gpu(tmp_path: Path) -> None:

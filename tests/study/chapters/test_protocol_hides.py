@@ -106,7 +106,7 @@ def test_what_was_scored_again_is_read_the_next_time(
 
 def test_effects_add_up_from_the_first_step_to_the_last(runs: list[Run], task: Task) -> None:
     rescored = protocol_hides.rescore(runs, task, progress=False)
-    effects = protocol_hides.quirk_effects(rescored)
+    effects = PAGE.quirk_effects(rescored, "sources")
     steps = PAGE.climb(rescored, "sources")
     for label, own in effects.groupby("label"):
         whole = own[(own["first"] == "published") & (own["second"] == "whole_volume")]["mean"].item()
@@ -121,8 +121,8 @@ def test_every_way_of_counting_is_counted_once(runs: list[Run], task: Task) -> N
     rescored = protocol_hides.rescore(runs, task, progress=False)
     ways = PAGE.all_scorings(rescored)
     assert len(ways) == 2 * len(protocol_hides.LADDER) * 2 * 3
-    assert protocol_hides.orders(ways)["ways"].sum() == len(ways) // 2
-    said = protocol_hides.say_protocol(protocol_hides.quirk_effects(rescored), ways)
+    assert PAGE.orders(ways)["ways"].sum() == len(ways) // 2
+    said = protocol_hides.say_protocol(PAGE.quirk_effects(rescored, "sources"), PAGE.orders(ways))
     assert "30 ways of scoring" in said and "U-Net" in said and "Prior +" not in said
 
 
@@ -133,9 +133,11 @@ def test_two_orders_are_said_to_be_two() -> None:
     effects = pd.DataFrame(
         {"label": ["DeSAM-B"], "first": "published", "second": "whole_volume", "mean": [0.2]}
     )
-    assert set(protocol_hides.orders(ways)["order"]) == {"U-Net > DeSAM-B", "DeSAM-B > U-Net"}
-    assert protocol_hides.say_protocol(effects, ways).startswith("**It changes the order of the methods**")
-    assert "DeSAM-B +20.0" in protocol_hides.say_protocol(effects, ways)
+    assert set(PAGE.orders(ways)["order"]) == {"U-Net > DeSAM-B", "DeSAM-B > U-Net"}
+    assert protocol_hides.say_protocol(effects, PAGE.orders(ways)).startswith(
+        "**It changes the order of the methods**"
+    )
+    assert "DeSAM-B +20.0" in protocol_hides.say_protocol(effects, PAGE.orders(ways))
 
 
 def test_figures_say_what_they_draw() -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from notebook_code import definitions
 from small_model import use_micro
 
 from desam_lite.methods.oracle_prompts import oracle_prompts
@@ -38,9 +39,10 @@ def test_prompts_are_answered_and_marked_where_they_are(model: SAM, example: Exa
     assert point is not None and box is not None
     maps = encode(model, example)
     prompts = {"a click": point, "a box": box, "all": Prompts.whole_image()}
-    click, tight, whole = sam_in_one_hour.predict_masks_of(model, maps, example, prompts)
+    predict = definitions("sam_in_one_hour").predict_masks
+    click, tight, whole = predict(model, maps, example, prompts)
     assert click.masks.shape == (1, 24, 32)
-    (three,) = sam_in_one_hour.predict_masks_of(model, maps, example, {"a click": point}, n_masks=SAM_MASKS)
+    (three,) = predict(model, maps, example, {"a click": point}, n_masks=SAM_MASKS)
     assert len(three.masks) == 3 and three.best == int(three.predicted_iou.argmax())
     shown = sam_in_one_hour.prompted_examples(model, example, [click, tight, whole])
     assert [view.note for view in shown[:2]] == [f"Dice {p.dice[0]:.0%}" for p in (click, tight)]

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from notebook_code import definitions
 from small_run import spec_for
 
 from desam_lite.data.tasks import Task, open_task
@@ -78,7 +79,7 @@ def test_kinds_of_failure_are_shares_of_the_cases_with_the_organ() -> None:
             "reference_voxels": [100, 100, 100, 100, 0],
         }
     )
-    row = gallery.failure_kinds(frame).iloc[0]
+    row = definitions("visual_comparison").failure_kinds(frame).iloc[0]
     assert list(row) == ["U-Net", "25%", "25%", "25%", "25%"]
 
 
