@@ -17,21 +17,15 @@ from desam_lite.utils.errors import StudyError
 
 @dataclass(frozen=True, eq=False)
 class CaseVolume:
-    """A case in the frame of the slices.
+    """A case in the frame of the slices."""
 
-    Attributes:
-        domain: Its domain.
-        case: Its id.
-        image: ``(Z, H, W)`` float32, the intensities of the file.
-        labels: ``(Z, H, W)`` uint8: 0 background, 1..K the organs in the order of the manifest.
-        geometry: The stored grid, for the way back.
-    """
-
-    domain: str
-    case: str
-    image: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.uint8]
-    geometry: Geometry
+    domain: str  #: its domain
+    case: str  #: its id
+    image: npt.NDArray[np.float32]  #: ``(Z, H, W)`` float32, the intensities of the file
+    labels: npt.NDArray[
+        np.uint8
+    ]  #: ``(Z, H, W)`` uint8: 0 background, 1..K the organs in the order of the manifest
+    geometry: Geometry  #: the stored grid, for the way back
 
 
 def to_organ_ids(labels: Array, manifest: Manifest, domain: str) -> tuple[npt.NDArray[np.uint8], list[int]]:

@@ -23,28 +23,24 @@ Placement = Literal["auto", "device", "memory", "disk"]
 
 @dataclass(frozen=True)
 class Batch:
-    """Slices of a batch, as a method's loss takes them.
+    """Slices of a batch, as a method's loss takes them."""
 
-    Attributes:
-        cases: The case id of each of the B slices.
-        masks: ``(B, K, h, w)`` float, one map per organ on the grid of the method's output: the part of each pixel, 0 to 1, that
-            the organ covers.
-        sizes: Height and width of each slice on that grid, in pixels; right and below of it is padding.
-        images: ``(B, 1, S, S)`` float, standardised per volume, or ``(B, 3, S, S)`` as SAM's encoder takes them; None for
-            methods on embeddings.
-        embeddings: The frozen encoder's maps, batch B; None for methods on slices.
-        prompts: One prompt per slice; None where the method takes none.
-        iou_targets: ``(B, K)`` float: what the IoU head should predict for each prompt; None without prompts.
-        drawn: What else a method has drawn at random for the slices, by its names: floats ``(B, ...)``.
-    """
-
-    cases: tuple[str, ...]
+    cases: tuple[str, ...]  # the case id of each of the B slices
+    # ``(B, K, h, w)`` float, one map per organ on the grid of the method's output: the part of each pixel, 0 to 1, that the
+    # organ covers
     masks: torch.Tensor
+    # height and width of each slice on that grid, in pixels; right and below of it is padding
     sizes: tuple[tuple[int, int], ...]
+    # ``(B, 1, S, S)`` float, standardised per volume, or ``(B, 3, S, S)`` as SAM's encoder takes them; None for methods on
+    # embeddings
     images: torch.Tensor | None = None
-    embeddings: ImageEmbeddings | None = None
-    prompts: Prompts | None = None
+    embeddings: ImageEmbeddings | None = (
+        None  # the frozen encoder's maps, batch B; None for methods on slices
+    )
+    prompts: Prompts | None = None  # one prompt per slice; None where the method takes none
+    # ``(B, K)`` float: what the IoU head should predict for each prompt; None without prompts
     iou_targets: torch.Tensor | None = None
+    # what else a method has drawn at random for the slices, by its names: floats ``(B, ...)``
     drawn: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> "Batch":

@@ -35,25 +35,15 @@ _NO_IMAGE = {"SEG", "RTDOSE", "RTIMAGE", "PR", "KO", "SR", "DOC"}  # modalities 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A slice of a series.
+    """A slice of a series."""
 
-    Attributes:
-        path: Its file.
-        number: Which frame of a multi-frame file it is, from 0; None in a file with one slice.
-        header: The file's tags, without pixels.
-        place: The first voxel's centre, mm, LPS.
-        turn: Direction cosines of the row, then of the column.
-        sides: Distance between rows and between columns, mm.
-        rescale: Slope and intercept from stored values to the modality's unit.
-    """
-
-    path: Path
-    number: int | None
-    header: Any
-    place: Array
-    turn: Array
-    sides: Array
-    rescale: tuple[float, float]
+    path: Path  #: its file
+    number: int | None  #: which frame of a multi-frame file it is, from 0; None in a file with one slice
+    header: Any  #: the file's tags, without pixels
+    place: Array  #: the first voxel's centre, mm, LPS
+    turn: Array  #: direction cosines of the row, then of the column
+    sides: Array  #: distance between rows and between columns, mm
+    rescale: tuple[float, float]  #: slope and intercept from stored values to the modality's unit
 
     @property
     def name(self) -> str:
@@ -68,19 +58,13 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """A volume read from a DICOM series.
+    """A volume read from a DICOM series."""
 
-    Attributes:
-        data: ``(columns, rows, slices)``, rescaled to the modality's unit; int16 where no value is lost by it, else float32.
-        geometry: Its grid, RAS+.
-        frames: The slices, in the order of the third axis.
-        warnings: What is odd but no fault.
-    """
-
+    #: ``(columns, rows, slices)``, rescaled to the modality's unit; int16 where no value is lost by it, else float32
     data: Array
-    geometry: Geometry
-    frames: tuple[Frame, ...]
-    warnings: tuple[str, ...] = ()
+    geometry: Geometry  #: its grid, RAS+
+    frames: tuple[Frame, ...]  #: the slices, in the order of the third axis
+    warnings: tuple[str, ...] = ()  #: what is odd but no fault
 
 
 def list_series(source: Path) -> dict[str, dict[Path, Any]]:

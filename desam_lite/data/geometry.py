@@ -27,14 +27,10 @@ _SAME_GRID = 0.5
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """The grid a scan was stored on.
+    """The grid a scan was stored on."""
 
-    Attributes:
-        shape: Voxels along the three stored axes.
-        affine: ``(4, 4)`` float64, stored voxel indices -> millimetres in RAS+ (the NIfTI convention).
-    """
-
-    shape: tuple[int, int, int]
+    shape: tuple[int, int, int]  #: voxels along the three stored axes
+    #: ``(4, 4)`` float64, stored voxel indices -> millimetres in RAS+ (the NIfTI convention)
     affine: npt.NDArray[np.float64]
 
     @property

@@ -64,15 +64,11 @@ class Organ(_Strict):
 
 
 class Intensity(_Strict):
-    """How a volume's intensities are brought to 0..255: between two percentiles, or in a fixed window.
+    """How a volume's intensities are brought to 0..255: between two percentiles, or in a fixed window."""
 
-    Attributes:
-        percentiles: Lower and upper percentile of all voxels of the volume (0..100); for MRI, which has no unit.
-        window: Lower and upper value in the file's own unit; for CT, in Hounsfield units.
-    """
-
+    #: lower and upper percentile of all voxels of the volume (0..100); for MRI, which has no unit
     percentiles: Range | None = None
-    window: Range | None = None
+    window: Range | None = None  #: lower and upper value in the file's own unit; for CT, in Hounsfield units
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
@@ -87,75 +83,49 @@ class Intensity(_Strict):
 
 
 class Domain(_Strict):
-    """One site or modality of a task: facts for the reader, and what differs from the task's defaults.
+    """One site or modality of a task: facts for the reader, and what differs from the task's defaults."""
 
-    Attributes:
-        title: What figures call it.
-        institution: The hospital or consortium.
-        dataset: The collection it comes from.
-        modality: For instance ``T2 MRI`` or ``CT``.
-        vendor: The scanner's maker.
-        field_strength: Tesla, one number per field strength in use.
-        coil: Receive coil.
-        in_plane: Range of the pixel spacing, mm.
-        through_plane: Range of the slice spacing, mm.
-        cases: Number of labelled cases the source says there are.
-        image: Pattern that replaces the task's for this domain.
-        label: Pattern that replaces the task's for this domain.
-        label_map: Ids in this domain's files -> ids of ``organs`` (0: background). Ids not listed stay as they are.
-        intensity: Preparation that replaces the task's for this domain.
-    """
-
-    title: str
-    institution: str = ""
-    dataset: str = ""
-    modality: str = ""
-    vendor: str = ""
-    field_strength: tuple[float, ...] = ()
-    coil: str = ""
-    in_plane: Range | None = None
-    through_plane: Range | None = None
-    cases: int | None = Field(default=None, ge=0)
-    image: str | None = None
-    label: str | None = None
+    title: str  #: what figures call it
+    institution: str = ""  #: the hospital or consortium
+    dataset: str = ""  #: the collection it comes from
+    modality: str = ""  #: for instance ``T2 MRI`` or ``CT``
+    vendor: str = ""  #: the scanner's maker
+    field_strength: tuple[float, ...] = ()  #: tesla, one number per field strength in use
+    coil: str = ""  #: receive coil
+    in_plane: Range | None = None  #: range of the pixel spacing, mm
+    through_plane: Range | None = None  #: range of the slice spacing, mm
+    cases: int | None = Field(default=None, ge=0)  #: number of labelled cases the source says there are
+    image: str | None = None  #: pattern that replaces the task's for this domain
+    label: str | None = None  #: pattern that replaces the task's for this domain
+    #: ids in this domain's files -> ids of ``organs`` (0: background). Ids not listed stay as they are
     label_map: dict[int, int] = {}
-    intensity: Intensity | None = None
+    intensity: Intensity | None = None  #: preparation that replaces the task's for this domain
 
 
 class Manifest(_Strict):
-    """A task.
+    """A task."""
 
-    Attributes:
-        name: Short name, also of the cache folders.
-        title: One line for the reader.
-        organs: What is segmented; prepared labels number them 1..K in this order.
-        domains: Name -> domain, in the order figures show them.
-        image: Pattern of image files below the data root; ``{domain}`` is the domain's name and ``{case}`` any text without
-            a slash. A pattern that ends in ``.nii.gz`` also finds ``.nii``, and the reverse.
-        label: Pattern of label files.
-        intensity: Preparation of every domain that does not name its own.
-        patient: Regular expression whose first group, searched in the case id, is the patient; the whole id when left out.
-            Splits keep the cases of one patient together.
-        unique_patients: Whether one patient id in two domains means one person, and so is a fault.
-        synthetic: Whether the data are made by this package.
-        citation: What to cite when showing results on it.
-        licence: Terms of the data.
-        obtain: How to get the data, in words and links.
-    """
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
-    title: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")  #: short name, also of the cache folders
+    title: str  #: one line for the reader
+    #: what is segmented; prepared labels number them 1..K in this order
     organs: tuple[Organ, ...] = Field(min_length=1, max_length=255)
-    domains: dict[str, Domain] = Field(min_length=1)
+    domains: dict[str, Domain] = Field(min_length=1)  #: name -> domain, in the order figures show them
+    #: pattern of image files below the data root; ``{domain}`` is the domain's name and ``{case}`` any text without a slash.
+    #: A pattern that ends in ``.nii.gz`` also finds ``.nii``, and the reverse
     image: str = "{domain}/{case}.nii.gz"
-    label: str = "{domain}/{case}_segmentation.nii.gz"
+    label: str = "{domain}/{case}_segmentation.nii.gz"  #: pattern of label files
+    #: preparation of every domain that does not name its own
     intensity: Intensity = Intensity(percentiles=(0.5, 99.5))
+    #: regular expression whose first group, searched in the case id, is the patient; the whole id when left out. Splits keep
+    #: the cases of one patient together
     patient: str | None = None
-    unique_patients: bool = False
-    synthetic: bool = False
-    citation: str = ""
-    licence: str = ""
-    obtain: str = ""
+    unique_patients: bool = (
+        False  #: whether one patient id in two domains means one person, and so is a fault
+    )
+    synthetic: bool = False  #: whether the data are made by this package
+    citation: str = ""  #: what to cite when showing results on it
+    licence: str = ""  #: terms of the data
+    obtain: str = ""  #: how to get the data, in words and links
 
     @field_validator("organs", mode="before")
     @classmethod

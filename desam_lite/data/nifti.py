@@ -37,23 +37,14 @@ logging.getLogger("nibabel").addHandler(logging.NullHandler())
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """A checked NIfTI file.
+    """A checked NIfTI file."""
 
-    Attributes:
-        data: ``geometry.shape``; float32 for images, integers for labels (the ids of the file).
-        geometry: Its grid.
-        sha256: Of the bytes of the file.
-        bytes: Size of the file.
-        warnings: What is odd but no fault.
-        header: nibabel's, as stored, for :func:`write_mask`.
-    """
-
-    data: Array
-    geometry: Geometry
-    sha256: str
-    bytes: int
-    warnings: tuple[str, ...] = ()
-    header: Any = None
+    data: Array  #: ``geometry.shape``; float32 for images, integers for labels (the ids of the file)
+    geometry: Geometry  #: its grid
+    sha256: str  #: of the bytes of the file
+    bytes: int  #: size of the file
+    warnings: tuple[str, ...] = ()  #: what is odd but no fault
+    header: Any = None  #: nibabel's, as stored, for :func:`write_mask`
 
 
 def read_image(path: Path | str) -> Scan:

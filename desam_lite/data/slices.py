@@ -34,25 +34,17 @@ Part = Literal["train", "val", "test"]
 
 @dataclass(frozen=True, eq=False)
 class CaseSlices:
-    """One case, ready for a model.
+    """One case, ready for a model."""
 
-    Attributes:
-        task: Name of the task.
-        domain: The case's domain.
-        case: Its id.
-        images: ``(Z, H, W)`` uint8, intensities 0..255.
-        labels: ``(Z, H, W)`` uint8: 0 background, 1..K the organs in the order of the manifest.
-        spacing: Voxel sides ``(z, y, x)``, mm.
-        geometry: The grid of the scan's file, for the way back.
-    """
-
-    task: str
-    domain: str
-    case: str
-    images: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.uint8]
-    spacing: tuple[float, float, float]
-    geometry: Geometry
+    task: str  #: name of the task
+    domain: str  #: the case's domain
+    case: str  #: its id
+    images: npt.NDArray[np.uint8]  #: ``(Z, H, W)`` uint8, intensities 0..255
+    labels: npt.NDArray[
+        np.uint8
+    ]  #: ``(Z, H, W)`` uint8: 0 background, 1..K the organs in the order of the manifest
+    spacing: tuple[float, float, float]  #: voxel sides ``(z, y, x)``, mm
+    geometry: Geometry  #: the grid of the scan's file, for the way back
 
 
 class SliceStore:

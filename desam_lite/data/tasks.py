@@ -18,21 +18,13 @@ from desam_lite.utils.files import digest
 
 @dataclass(frozen=True)
 class Task:
-    """A manifest with its checked cases and prepared slices.
+    """A manifest with its checked cases and prepared slices."""
 
-    Attributes:
-        manifest: What the task is.
-        root: Folder with its data.
-        index: One row per case.
-        data_hash: Names the content of all cases.
-        slices: The prepared slices.
-    """
-
-    manifest: Manifest
-    root: Path
-    index: pd.DataFrame
-    data_hash: str
-    slices: SliceStore
+    manifest: Manifest  # what the task is
+    root: Path  # folder with its data
+    index: pd.DataFrame  # one row per case
+    data_hash: str  # names the content of all cases
+    slices: SliceStore  # the prepared slices
 
     def only(self, organs: Sequence[str] | None) -> "Task":
         """Return the task as if it had no other organs than these, renumbered in the order of the manifest; None changes nothing.

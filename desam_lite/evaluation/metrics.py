@@ -27,16 +27,12 @@ PUBLISHED_BORDER = 50
 
 
 class Quirks(NamedTuple):
-    """What a protocol does to a case before it is scored; by default nothing.
+    """What a protocol does to a case before it is scored; by default nothing."""
 
-    Attributes:
-        slices: Which slices count: "all", those with the organ ("foreground"), or those but the last ("published").
-        square: Whether slices are brought to `PUBLISHED_SIZE` squared first.
-        border: Whether predictions in a frame of `PUBLISHED_BORDER` of that square's pixels are set to zero.
-    """
-
+    # which slices count: "all", those with the organ ("foreground"), or those but the last ("published")
     slices: SliceRule = "all"
-    square: bool = False
+    square: bool = False  # whether slices are brought to `PUBLISHED_SIZE` squared first
+    # whether predictions in a frame of `PUBLISHED_BORDER` of that square's pixels are set to zero
     border: bool = False
 
 
@@ -56,19 +52,12 @@ class Scored(NamedTuple):
 
 
 class VolumeScore(NamedTuple):
-    """The scores of one organ in one volume.
+    """The scores of one organ in one volume."""
 
-    Attributes:
-        dice: Dice coefficient, 0 to 1.
-        hd95: 95th percentile Hausdorff distance: the larger of the two directed 95th percentiles, mm.
-        hd: Hausdorff distance, mm.
-        assd: Average symmetric surface distance: mean over the points of both surfaces, mm.
-    """
-
-    dice: float
-    hd95: float
-    hd: float
-    assd: float
+    dice: float  # dice coefficient, 0 to 1
+    hd95: float  # 95th percentile Hausdorff distance: the larger of the two directed 95th percentiles, mm
+    hd: float  # hausdorff distance, mm
+    assd: float  # average symmetric surface distance: mean over the points of both surfaces, mm
 
 
 def score_volume(

@@ -272,17 +272,15 @@ def most_different(scores: pd.DataFrame, first: str, second: str) -> pd.Series:
 
 
 class Cube(NamedTuple):
-    """Scores as an array, NaN where there is none.
+    """Scores as an array, NaN where there is none."""
 
-    Attributes:
-        values: ``(S, T, R, C)``: sources, targets, seeds, cases of a target (each target numbers its own).
-        cases: ``(T,)``, how many cases each target has; numbers beyond are NaN for that target.
-        seeds: ``(S, R)``, whether a source has a run with that seed.
-    """
-
-    values: Floats
-    cases: npt.NDArray[np.int64]
-    seeds: npt.NDArray[np.bool_]
+    values: (
+        Floats  # ``(S, T, R, C)``: sources, targets, seeds, cases of a target (each target numbers its own)
+    )
+    cases: npt.NDArray[
+        np.int64
+    ]  # ``(T,)``, how many cases each target has; numbers beyond are NaN for that target
+    seeds: npt.NDArray[np.bool_]  # ``(S, R)``, whether a source has a run with that seed
 
 
 def cube_of(scores: pd.DataFrame) -> Cube:

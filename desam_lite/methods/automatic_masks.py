@@ -24,17 +24,14 @@ _DECODED_AT_ONCE = 16
 
 
 class Candidates(NamedTuple):
-    """Masks of one slice, the highest predicted IoU first.
+    """Masks of one slice, the highest predicted IoU first."""
 
-    Attributes:
-        logits: ``(N, H, W)`` float32 on the grid of the slice; a mask is where they are above 0.
-        iou: ``(N,)`` float32, predicted.
-        points: ``(N, 2)`` float32, x and y of the point in pixels of the model's square.
-    """
-
+    # ``(N, H, W)`` float32 on the grid of the slice; a mask is where they are above 0
     logits: npt.NDArray[np.float32]
-    iou: npt.NDArray[np.float32]
-    points: npt.NDArray[np.float32]
+    iou: npt.NDArray[np.float32]  # ``(N,)`` float32, predicted
+    points: npt.NDArray[
+        np.float32
+    ]  # ``(N, 2)`` float32, x and y of the point in pixels of the model's square
 
 
 @torch.no_grad()

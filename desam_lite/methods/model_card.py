@@ -15,22 +15,14 @@ from desam_lite.utils.errors import StudyError
 
 @dataclass(frozen=True)
 class ModelCard:
-    """The fields of a card that prediction needs.
+    """The fields of a card that prediction needs."""
 
-    Attributes:
-        title: The model in words.
-        organs: Name -> colour, in the order of the ids 1..K.
-        intensity: How the intensities of a scan are prepared: as those of the source were.
-        spec: How it was trained.
-        weights_hash: Names the frozen weights by content; empty for a method without.
-        terms: Name -> what SNOMED CT calls the organ, of those whose manifest said so.
-    """
-
-    title: str
-    organs: Mapping[str, str]
-    intensity: Intensity
-    spec: RunSpec
-    weights_hash: str = ""
+    title: str  # the model in words
+    organs: Mapping[str, str]  # name -> colour, in the order of the ids 1..K
+    intensity: Intensity  # how the intensities of a scan are prepared: as those of the source were
+    spec: RunSpec  # how it was trained
+    weights_hash: str = ""  # names the frozen weights by content; empty for a method without
+    # name -> what SNOMED CT calls the organ, of those whose manifest said so
     terms: Mapping[str, Term] = field(default_factory=dict)
 
 

@@ -43,40 +43,25 @@ MASKS_OF = "masks:"
 
 @dataclass(frozen=True)
 class Choice:
-    """A name by which runs are chosen: a method with some settings fixed.
+    """A name by which runs are chosen: a method with some settings fixed."""
 
-    Attributes:
-        name: As the ``methods`` parameter of a notebook takes it.
-        meaning: What it is, a phrase of Markdown for the page of names.
-        color: Of its points and lines, as ``#rrggbb``; "" for one of a few spare ones.
-        marker: matplotlib's name of its marker.
-        fixed: Settings of the run that make it what it is.
-    """
-
-    name: str
-    meaning: str
-    color: str = ""
-    marker: str = "o"
-    fixed: Mapping[str, str] = field(default_factory=dict)
+    name: str  #: as the ``methods`` parameter of a notebook takes it
+    meaning: str  #: what it is, a phrase of Markdown for the page of names
+    color: str = ""  #: of its points and lines, as ``#rrggbb``; "" for one of a few spare ones
+    marker: str = "o"  #: matplotlib's name of its marker
+    fixed: Mapping[str, str] = field(default_factory=dict)  #: settings of the run that make it what it is
 
 
 @dataclass(frozen=True)
 class MethodEntry:
-    """A registered method; called with a specification, it builds it.
+    """A registered method; called with a specification, it builds it."""
 
-    Attributes:
-        name: As the specification has it.
-        implementation: Its class, or where that is: ``module:Class``.
-        labels: Its name in tables; for a method with prompts, by prompt mode.
-        uses: The optional settings of a specification that change its numbers; the others are left out of its runs' names.
-        predicts_iou: Whether it predicts, with points, the IoU of its masks.
-    """
-
-    name: str
-    implementation: str | type[Any]
-    labels: str | Mapping[str, str]
+    name: str  #: as the specification has it
+    implementation: str | type[Any]  #: its class, or where that is: ``module:Class``
+    labels: str | Mapping[str, str]  #: its name in tables; for a method with prompts, by prompt mode
+    #: the optional settings of a specification that change its numbers; the others are left out of its runs' names
     uses: frozenset[str]
-    predicts_iou: bool = False
+    predicts_iou: bool = False  #: whether it predicts, with points, the IoU of its masks
 
     def __call__(self, spec: Any, n_organs: int, cases: Sequence[Any]) -> Any:
         """Build its `Predictor` from a `RunSpec`, the number of organs and the training cases (`CaseSlices`)."""

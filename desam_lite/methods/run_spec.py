@@ -48,85 +48,70 @@ class RunSpec(BaseModel):
     Settings that a method does not use are set to None, so that two specifications of the same run are equal. All are
     fields of one class because the name of a run is the hash of all fields, None included. The defaults are those of the public
     DeSAM code.
-
-    Attributes:
-        manifest: The task's manifest file.
-        data_root: Folder that the manifest's patterns start from.
-        source: Domain trained on.
-        method: What is compared: a name of `desam_lite.methods.registry.METHODS`.
-        variant: Decoder variant of DeSAM.
-        prompt_mode: The prompt of DeSAM and SAM: a grid of points (P) or the whole image as box (B). SAM may also get, as an
-            oracle, the innermost point or the tight box of the reference.
-        test_prompt: The prompt of predictions where it is not that of training; None where it is.
-        backbone: The frozen encoder.
-        weights: Its weights: a checkpoint file, "shipped" for those of `sam_tiny` that come with this package, or "random" for
-            seeded random ones.
-        embedding_format: Number format of the stored embeddings.
-        mask_loss: What the masks of a decoder on SAM's encoder are trained with, and its epoch selected by: Dice alone, or Dice
-            plus cross-entropy.
-        iou_loss: Distance of a point's predicted IoU from its target (1 in the organ, 0 outside): L1 or squared.
-        iou_weight: Weight of that distance beside the mask loss.
-        points_per_side: Points along each side of the prediction grid.
-        iou_threshold: Smallest predicted IoU of a point that is kept.
-        stability_threshold: Smallest stability score (IoU of the mask at logits +1 and -1) of a mask that is kept; 0 keeps
-            all, as the public DeSAM code does.
-        selection: Which mask of the grid is kept: by "iou" that of the highest predicted IoU that is not empty; as "published"
-            the first that needs no clean-up (`desam_lite.model.predictor`).
-        min_area: Holes and islands smaller than this are removed, in pixels of a 256 x 256 slice.
-        lora_rank: Rank of SAMed's changes of the encoder.
-        unet_width: Channels of the U-Net's finest level.
-        unet_size: Side of the U-Net's input square, in pixels.
-        augmentation: What its training slices go through at random: nothing, "light" (intensities only), as much as in nnU-Net,
-            or its geometry with "random" appearances of the slice or "synthetic" images of its labels.
-        tool: Name in tables of the tool whose masks are scored; None for a method of this package.
-        organs: Names of the organs that are trained, predicted and scored, as if the task had no others; None for all of them.
-        seed: Names initial weights, split, order, prompts.
-        split: How the source's cases are divided (`desam_lite.data.slices.split_cases`); with "half_tested" the last half of
-            every target's cases is tested too, else all of them.
-        train_slices: Which slices are trained on.
-        epochs: Passes over the training slices; with ``patience``, at most so many.
-        patience: Epochs without a lower validation loss in the source after which the learning rate falls and training ends; None
-            for the published schedule, which has a fixed length.
-        batch_size: Slices per optimiser step.
-        learning_rate: Adam's, at the start.
-        clip: Largest norm of the gradient; 0 leaves it as it is.
-        precision: Lightning Fabric's name of the number format of training.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    manifest: Path
-    data_root: Path
-    source: str
-    method: str
-    variant: Variant | None = "desam"
+    manifest: Path  #: the task's manifest file
+    data_root: Path  #: folder that the manifest's patterns start from
+    source: str  #: domain trained on
+    method: str  #: what is compared: a name of `desam_lite.methods.registry.METHODS`
+    variant: Variant | None = "desam"  #: decoder variant of DeSAM
+    #: the prompt of DeSAM and SAM: a grid of points (P) or the whole image as box (B). SAM may also get, as an oracle, the
+    #: innermost point or the tight box of the reference
     prompt_mode: PromptMode | None = "points"
+    #: the prompt of predictions where it is not that of training; None where it is
     test_prompt: AutomaticMode | None = None
-    backbone: str | None = "sam_tiny"
+    backbone: str | None = "sam_tiny"  #: the frozen encoder
+    #: its weights: a checkpoint file, "shipped" for those of `sam_tiny` that come with this package, or "random" for seeded
+    #: random ones
     weights: str | None = RANDOM_WEIGHTS
+    #: number format of the stored embeddings
     embedding_format: Literal["float16", "bfloat16", "float32", "float8"] | None = "float16"
+    #: what the masks of a decoder on SAM's encoder are trained with, and its epoch selected by: Dice alone, or Dice plus
+    #: cross-entropy
     mask_loss: MaskLoss | None = "dice"
+    #: distance of a point's predicted IoU from its target (1 in the organ, 0 outside): L1 or squared
     iou_loss: Literal["l1", "mse"] | None = "l1"
-    iou_weight: float | None = Field(default=1.0, gt=0)
-    points_per_side: int | None = Field(default=9, ge=1)
-    iou_threshold: float | None = Field(default=0.5, ge=0, le=1)
+    iou_weight: float | None = Field(default=1.0, gt=0)  #: weight of that distance beside the mask loss
+    points_per_side: int | None = Field(default=9, ge=1)  #: points along each side of the prediction grid
+    iou_threshold: float | None = Field(
+        default=0.5, ge=0, le=1
+    )  #: smallest predicted IoU of a point that is kept
+    #: smallest stability score (IoU of the mask at logits +1 and -1) of a mask that is kept; 0 keeps all, as the public
+    #: DeSAM code does
     stability_threshold: float | None = Field(default=0.0, ge=0, le=1)
+    #: which mask of the grid is kept: by "iou" that of the highest predicted IoU that is not empty; as "published" the first
+    #: that needs no clean-up (`desam_lite.model.predictor`)
     selection: Selection | None = "published"
+    #: holes and islands smaller than this are removed, in pixels of a 256 x 256 slice
     min_area: int | None = Field(default=1000, ge=0)
-    lora_rank: int | None = Field(default=4, ge=1)
-    unet_width: int | None = Field(default=32, ge=1)
-    unet_size: int | None = Field(default=256, ge=16)
+    lora_rank: int | None = Field(default=4, ge=1)  #: rank of SAMed's changes of the encoder
+    unet_width: int | None = Field(default=32, ge=1)  #: channels of the U-Net's finest level
+    unet_size: int | None = Field(default=256, ge=16)  #: side of the U-Net's input square, in pixels
+    #: what its training slices go through at random: nothing, "light" (intensities only), as much as in nnU-Net, or its
+    #: geometry with "random" appearances of the slice or "synthetic" images of its labels
     augmentation: Literal["none", "light", "nnunet", "random", "synthetic"] | None = "none"
+    #: name in tables of the tool whose masks are scored; None for a method of this package
     tool: str | None = Field(default=None, pattern=r"^\w[\w .+()/-]{0,59}$")
+    #: names of the organs that are trained, predicted and scored, as if the task had no others; None for all of them
     organs: tuple[str, ...] | None = Field(default=None, min_length=1)
-    seed: int = Field(default=0, ge=0, lt=2**63)
+    seed: int = Field(default=0, ge=0, lt=2**63)  #: names initial weights, split, order, prompts
+    #: how the source's cases are divided (`desam_lite.data.slices.split_cases`); with "half_tested" the last half of every
+    #: target's cases is tested too, else all of them
     split: Literal["published_90_10", "80_10_10", "70_10_20", "half_tested"] = "published_90_10"
-    train_slices: Literal["all", "foreground", "published"] | None = "published"
+    train_slices: Literal["all", "foreground", "published"] | None = (
+        "published"  #: which slices are trained on
+    )
+    #: passes over the training slices; with ``patience``, at most so many
     epochs: int | None = Field(default=50, ge=1)
+    #: epochs without a lower validation loss in the source after which the learning rate falls and training ends; None for
+    #: the published schedule, which has a fixed length
     patience: int | None = Field(default=None, ge=1)
-    batch_size: int | None = Field(default=8, ge=1)
-    learning_rate: float | None = Field(default=1e-4, gt=0)
-    clip: float | None = Field(default=0.0, ge=0)
+    batch_size: int | None = Field(default=8, ge=1)  #: slices per optimiser step
+    learning_rate: float | None = Field(default=1e-4, gt=0)  #: Adam's, at the start
+    clip: float | None = Field(default=0.0, ge=0)  #: largest norm of the gradient; 0 leaves it as it is
+    #: Lightning Fabric's name of the number format of training
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] | None = "32-true"
 
     @field_validator("method")

@@ -28,15 +28,12 @@ _NO_SCAN = re.compile(
 
 @dataclass(frozen=True)
 class ScanJob:
-    """One scan and the files to be made of it.
+    """One scan and the files to be made of it."""
 
-    Attributes:
-        scan: The scan's file, or the folder of its DICOM series.
-        outputs: "mask", "probability", "scores", "preview" -> file, of those that are to be made.
-    """
-
-    scan: Path
-    outputs: Mapping[str, Path]
+    scan: Path  # the scan's file, or the folder of its DICOM series
+    outputs: Mapping[
+        str, Path
+    ]  # "mask", "probability", "scores", "preview" -> file, of those that are to be made
 
     @property
     def done(self) -> bool:

@@ -27,27 +27,21 @@ from desam_lite.utils.progress import track
 
 @dataclass(frozen=True, eq=False)
 class ScanPrediction:
-    """What a model predicts of a scan, in the frame of the slices.
+    """What a model predicts of a scan, in the frame of the slices."""
 
-    Attributes:
-        images: ``(Z, H, W)`` uint8, the intensities that the model was given.
-        labels: ``(Z, H, W)`` uint8: 0 background, 1..K the organs in the order of the card.
-        probability: ``(Z, K, H, W)`` float32, before threshold and cleaning; None unless asked for.
-        iou: ``(Z, K)`` float32, predicted by the model itself; NaN for one without IoU head.
-        geometry: The scan's grid, for the way back.
-        warnings: What is odd about the scan.
-        header: nibabel's of a NIfTI scan, for files that lie where it does.
-        frames: Slices of a DICOM series, which a Segmentation refers to.
-    """
-
-    images: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.uint8]
+    images: npt.NDArray[np.uint8]  # ``(Z, H, W)`` uint8, the intensities that the model was given
+    labels: npt.NDArray[
+        np.uint8
+    ]  # ``(Z, H, W)`` uint8: 0 background, 1..K the organs in the order of the card
+    # ``(Z, K, H, W)`` float32, before threshold and cleaning; None unless asked for
     probability: npt.NDArray[np.float32] | None
-    iou: npt.NDArray[np.float32]
-    geometry: Geometry
-    warnings: tuple[str, ...]
-    header: Any = None
-    frames: tuple[Frame, ...] = ()
+    iou: npt.NDArray[
+        np.float32
+    ]  # ``(Z, K)`` float32, predicted by the model itself; NaN for one without IoU head
+    geometry: Geometry  # the scan's grid, for the way back
+    warnings: tuple[str, ...]  # what is odd about the scan
+    header: Any = None  # nibabel's of a NIfTI scan, for files that lie where it does
+    frames: tuple[Frame, ...] = ()  # slices of a DICOM series, which a Segmentation refers to
 
 
 def choose_device(accelerator: str) -> torch.device:

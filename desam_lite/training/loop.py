@@ -36,24 +36,16 @@ GAIN = 0.005  # a validation loss counts as lower when it is by this part
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How long and how a model is trained; the defaults are those of the public DeSAM code.
+    """How long and how a model is trained; the defaults are those of the public DeSAM code."""
 
-    Attributes:
-        epochs: Passes over the training slices; with ``patience``, at most so many.
-        batch_size: Slices per optimiser step, over all processes together.
-        learning_rate: Adam's, at the start; it falls as `learning_rate_after` says.
-        patience: Epochs without a lower validation loss after which the loss is on its plateau; None for the published schedule
-            of fixed length.
-        clip: Largest norm of the gradient; 0 leaves it as it is (published).
-        seed: Names every random number of the training.
-    """
-
-    epochs: int = 50
-    batch_size: int = 8
-    learning_rate: float = 1e-4
+    epochs: int = 50  #: passes over the training slices; with ``patience``, at most so many
+    batch_size: int = 8  #: slices per optimiser step, over all processes together
+    learning_rate: float = 1e-4  #: Adam's, at the start; it falls as `learning_rate_after` says
+    #: epochs without a lower validation loss after which the loss is on its plateau; None for the published schedule of
+    #: fixed length
     patience: int | None = None
-    clip: float = 0.0
-    seed: int = 0
+    clip: float = 0.0  #: largest norm of the gradient; 0 leaves it as it is (published)
+    seed: int = 0  #: names every random number of the training
 
     @property
     def latest(self) -> int:

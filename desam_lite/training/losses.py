@@ -40,14 +40,10 @@ class IoULoss:
 
     The public DeSAM code takes L1 and has a switch for the square. On a PRIM that starts from random weights L1 can get stuck
     at a constant: its gradient does not grow with the error.
-
-    Attributes:
-        kind: "l1" or "mse".
-        weight: Its weight beside the mask loss.
     """
 
-    kind: Literal["l1", "mse"] = "l1"
-    weight: float = 1.0
+    kind: Literal["l1", "mse"] = "l1"  #: "l1" or "mse"
+    weight: float = 1.0  #: its weight beside the mask loss
 
     def __call__(self, predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the weighted mean over predictions and targets, both ``(B, K)``: a scalar."""

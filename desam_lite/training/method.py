@@ -29,16 +29,13 @@ Volume = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class SlicePrediction:
-    """A method's prediction of one slice, on the grid of the slice.
+    """A method's prediction of one slice, on the grid of the slice."""
 
-    Attributes:
-        labels: ``(H, W)`` uint8: 0 background, 1..K the organs.
-        probability: ``(K, H, W)`` float32, before the method's own threshold and cleaning.
-        iou: ``(K,)`` float32: the IoU that the method predicts for its own masks; NaN if it predicts none.
-    """
-
-    labels: npt.NDArray[np.uint8]
-    probability: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.uint8]  # ``(H, W)`` uint8: 0 background, 1..K the organs
+    probability: npt.NDArray[
+        np.float32
+    ]  # ``(K, H, W)`` float32, before the method's own threshold and cleaning
+    # ``(K,)`` float32: the IoU that the method predicts for its own masks; NaN if it predicts none
     iou: npt.NDArray[np.float32]
 
     @classmethod

@@ -76,7 +76,10 @@ WRONG_VALUES: dict[str, tuple[dict[str, object], str]] = {
         {"domains": {"A": {"title": "A", "label_map": {3: 9}}}},
         r"maps labels to \[9\], which no organ has",
     ),
-    "label mapped below zero": ({"domains": {"A": {"title": "A", "label_map": {3: -1}}}}, r"maps labels to \[-1\]"),
+    "label mapped below zero": (
+        {"domains": {"A": {"title": "A", "label_map": {3: -1}}}},
+        r"maps labels to \[-1\]",
+    ),
     "patient is no expression": ({"patient": "(sub"}, "not a regular expression"),
     "patient without a group": ({"patient": "sub"}, "needs a group"),
 }

@@ -30,23 +30,15 @@ Place = Callable[[Path, Path], None]  # brings a file that stays as it is to its
 
 @dataclass(frozen=True)
 class Item:
-    """One case to import.
+    """One case to import."""
 
-    Attributes:
-        domain: Name of its domain.
-        case: Its id.
-        image: Where its scan is: a NIfTI file, or a folder of DICOM slices.
-        label: Where its label is: a NIfTI file, or a folder of images.
-        write: Called as ``write(item, image_path, label_path, place)``; makes both files.
-        ids: What the ids of its domain's labels are, where the files tell.
-    """
-
-    domain: str
-    case: str
-    image: Path
-    label: Path
+    domain: str  # name of its domain
+    case: str  # its id
+    image: Path  # where its scan is: a NIfTI file, or a folder of DICOM slices
+    label: Path  # where its label is: a NIfTI file, or a folder of images
+    # called as ``write(item, image_path, label_path, place)``; makes both files
     write: "Callable[[Item, Path, Path, Place], None]"
-    ids: str = ""
+    ids: str = ""  # what the ids of its domain's labels are, where the files tell
 
     def sources(self) -> list[Path]:
         """Return the files that the case is made from."""

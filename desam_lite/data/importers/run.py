@@ -31,23 +31,15 @@ Rows = dict[tuple[str, str], dict[str, str]]  # (domain, case) -> fields of the 
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What an import did.
+    """What an import did."""
 
-    Attributes:
-        out: The folder imported to; ``import.csv`` in it lists the cases.
-        cases: Domain -> number of cases that are there now.
-        made: How many of them were made just now.
-        withdrawn: ``DOMAIN/CASE`` of an earlier import that the source does not give any more; their files were removed.
-        ids: Domain -> what the ids of its labels are, where the files tell.
-        faults: A sentence for each case that could not be imported.
-    """
-
-    out: Path
-    cases: dict[str, int]
-    made: int
+    out: Path  # the folder imported to; ``import.csv`` in it lists the cases
+    cases: dict[str, int]  # domain -> number of cases that are there now
+    made: int  # how many of them were made just now
+    # ``DOMAIN/CASE`` of an earlier import that the source does not give any more; their files were removed
     withdrawn: tuple[str, ...]
-    ids: dict[str, str]
-    faults: tuple[str, ...]
+    ids: dict[str, str]  # domain -> what the ids of its labels are, where the files tell
+    faults: tuple[str, ...]  # A sentence for each case that could not be imported
 
 
 def import_data(

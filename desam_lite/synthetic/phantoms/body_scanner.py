@@ -25,45 +25,27 @@ _WHITE = "renal cortex"  # what is nearly white in T2-SPIR
 
 @dataclass(frozen=True)
 class BodyScanner:
-    """Settings of a CT or of a fat-suppressed T2-weighted fast spin echo, moved by `DIALS`.
+    """Settings of a CT or of a fat-suppressed T2-weighted fast spin echo, moved by `DIALS`."""
 
-    Attributes:
-        modality: 0 for CT, 1 for MRI.
-        enhancement: Contrast medium in a CT, as a part of the portal venous phase.
-        field_strength: Tesla.
-        repetition: TR, ms.
-        echo: Effective TE, ms.
-        suppression: Part of the fat's signal that is suppressed in the middle of the magnet; less towards the edges.
-        noise: Standard deviation of the noise, as a part of the grey scale (for CT 400 HU).
-        grain: Standard deviation of the noise's own point spread, pixels.
-        bias: Standard deviation of the logarithm of the smooth bias field.
-        surface: How much the sensitivity of surface coils falls from the skin to the middle, 0 to 1.
-        blur: Standard deviation of the point spread in the plane, mm.
-        thickness: Distance between slices, mm; the profile of a slice is a Gaussian whose standard deviation is 0.35 of it.
-        field_of_view: Side of the square slice, mm.
-        coverage: Height of the scanned slab, mm.
-        streak: Strength of streaks along x, as from arms and ribs, as a part of the grey scale.
-        ghost: Strength of the ghosts of the breathing abdomen along y, as a part of the signal.
-        gibbs: Strength of truncation (Gibbs) ringing, 0 to 1.
-    """
-
-    modality: float
-    enhancement: float
-    field_strength: float
-    repetition: float
-    echo: float
+    modality: float  # 0 for CT, 1 for MRI
+    enhancement: float  # contrast medium in a CT, as a part of the portal venous phase
+    field_strength: float  # Tesla
+    repetition: float  # TR, ms
+    echo: float  # effective TE, ms
+    # part of the fat's signal that is suppressed in the middle of the magnet; less towards the edges
     suppression: float
-    noise: float
-    grain: float
-    bias: float
-    surface: float
-    blur: float
+    noise: float  # standard deviation of the noise, as a part of the grey scale (for CT 400 HU)
+    grain: float  # standard deviation of the noise's own point spread, pixels
+    bias: float  # standard deviation of the logarithm of the smooth bias field
+    surface: float  # how much the sensitivity of surface coils falls from the skin to the middle, 0 to 1
+    blur: float  # standard deviation of the point spread in the plane, mm
+    # distance between slices, mm; the profile of a slice is a Gaussian whose standard deviation is 0.35 of it
     thickness: float
-    field_of_view: float
-    coverage: float
-    streak: float
-    ghost: float
-    gibbs: float
+    field_of_view: float  # side of the square slice, mm
+    coverage: float  # height of the scanned slab, mm
+    streak: float  # strength of streaks along x, as from arms and ribs, as a part of the grey scale
+    ghost: float  # strength of the ghosts of the breathing abdomen along y, as a part of the signal
+    gibbs: float  # strength of truncation (Gibbs) ringing, 0 to 1
 
     DIALS: ClassVar[dict[str, tuple[str, ...]]] = {
         "contrast": ("modality", "enhancement", "field_strength", "repetition", "echo", "suppression"),

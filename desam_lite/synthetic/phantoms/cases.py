@@ -28,21 +28,13 @@ Axes = tuple[Field, Field, Field]
 
 @dataclass(frozen=True)
 class Case:
-    """One synthetic case.
+    """One synthetic case."""
 
-    Attributes:
-        image: Intensities ``(Z, H, W)`` int16.
-        label: ``(Z, H, W)`` uint8, the label of the organ, 0 elsewhere.
-        spacing: z, y, x in mm.
-        patient: Whose anatomy it is.
-        scanner: The settings of the acquisition.
-    """
-
-    image: npt.NDArray[np.int16]
-    label: Map
-    spacing: tuple[float, float, float]
-    patient: Patient | AbdomenPatient
-    scanner: Scanner | BodyScanner
+    image: npt.NDArray[np.int16]  # intensities ``(Z, H, W)`` int16
+    label: Map  # ``(Z, H, W)`` uint8, the label of the organ, 0 elsewhere
+    spacing: tuple[float, float, float]  # z, y, x in mm
+    patient: Patient | AbdomenPatient  # whose anatomy it is
+    scanner: Scanner | BodyScanner  # the settings of the acquisition
 
 
 def make_case(site: Site, rng: np.random.Generator, *, matrix: int = MATRIX) -> Case:

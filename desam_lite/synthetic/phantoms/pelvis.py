@@ -21,37 +21,21 @@ _WARP_REACH = 12.0  # how far, in mm, the warp may carry a structure out of its 
 
 @dataclass(frozen=True)
 class Patient:
-    """What differs between patients; lengths in mm, angles in radians.
+    """What differs between patients; lengths in mm, angles in radians."""
 
-    Attributes:
-        gland: Half axes of the prostate: x, y, z.
-        place: Where its middle lies.
-        turn: Rotation of the gland about z.
-        zone: Size of the transition zone as a part of the gland.
-        nodules: Nodules in the transition zone.
-        rectum: Radius of the rectum.
-        rectum_side: How far it lies off the midline.
-        content: What fills it: "gas", "stool" or "gel".
-        balloon: Radius of an endorectal coil's balloon; 0 without.
-        bladder: Fullness, 0 to 1.
-        fat: Width of the fat between the structures, a factor.
-        build: Size of the skeleton, a factor.
-        seed: Names the shapes of everything.
-    """
-
-    gland: tuple[float, float, float]
-    place: tuple[float, float, float]
-    turn: float
-    zone: float
-    nodules: int
-    rectum: float
-    rectum_side: float
-    content: str
-    balloon: float
-    bladder: float
-    fat: float
-    build: float
-    seed: int
+    gland: tuple[float, float, float]  # half axes of the prostate: x, y, z
+    place: tuple[float, float, float]  # where its middle lies
+    turn: float  # rotation of the gland about z
+    zone: float  # size of the transition zone as a part of the gland
+    nodules: int  # nodules in the transition zone
+    rectum: float  # radius of the rectum
+    rectum_side: float  # how far it lies off the midline
+    content: str  # what fills it: "gas", "stool" or "gel"
+    balloon: float  # radius of an endorectal coil's balloon; 0 without
+    bladder: float  # fullness, 0 to 1
+    fat: float  # width of the fat between the structures, a factor
+    build: float  # size of the skeleton, a factor
+    seed: int  # names the shapes of everything
 
 
 def draw_patient(rng: np.random.Generator, *, balloon: float) -> Patient:

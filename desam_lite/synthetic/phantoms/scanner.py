@@ -17,39 +17,23 @@ _SAMPLED = 0.55  # part of the phase-encoding lines that a strongly truncated ac
 
 @dataclass(frozen=True)
 class Scanner:
-    """Settings of a T2-weighted fast spin echo and of the receive coils.
+    """Settings of a T2-weighted fast spin echo and of the receive coils."""
 
-    Attributes:
-        field_strength: Tesla.
-        repetition: TR, ms.
-        echo: Effective TE, ms.
-        gamma: Exponent of the reconstruction's intensity curve; 1 is linear.
-        noise: Standard deviation of the noise of each channel, as a part of the mean signal of muscle.
-        bias: Standard deviation of the logarithm of the smooth bias field.
-        endorectal: Weight of an endorectal coil's sensitivity, 0 to 1.
-        surface: How much the sensitivity of surface coils falls from the skin to the middle, 0 to 1.
-        blur: Standard deviation of the point spread in the plane, mm.
-        thickness: Distance between slices, mm; the profile of a slice is a Gaussian whose standard deviation is 0.35 of it.
-        field_of_view: Side of the square slice, mm.
-        coverage: Height of the scanned slab, mm.
-        ghost: Strength of motion ghosts along the phase direction (y), as a part of the signal.
-        gibbs: Strength of truncation (Gibbs) ringing along the phase direction (y), 0 to 1.
-    """
-
-    field_strength: float
-    repetition: float
-    echo: float
-    gamma: float
-    noise: float
-    bias: float
-    endorectal: float
-    surface: float
-    blur: float
+    field_strength: float  # Tesla
+    repetition: float  # TR, ms
+    echo: float  # effective TE, ms
+    gamma: float  # exponent of the reconstruction's intensity curve; 1 is linear
+    noise: float  # standard deviation of the noise of each channel, as a part of the mean signal of muscle
+    bias: float  # standard deviation of the logarithm of the smooth bias field
+    endorectal: float  # weight of an endorectal coil's sensitivity, 0 to 1
+    surface: float  # how much the sensitivity of surface coils falls from the skin to the middle, 0 to 1
+    blur: float  # standard deviation of the point spread in the plane, mm
+    # distance between slices, mm; the profile of a slice is a Gaussian whose standard deviation is 0.35 of it
     thickness: float
-    field_of_view: float
-    coverage: float
-    ghost: float
-    gibbs: float
+    field_of_view: float  # side of the square slice, mm
+    coverage: float  # height of the scanned slab, mm
+    ghost: float  # strength of motion ghosts along the phase direction (y), as a part of the signal
+    gibbs: float  # strength of truncation (Gibbs) ringing along the phase direction (y), 0 to 1
 
     DIALS: ClassVar[dict[str, tuple[str, ...]]] = {
         "contrast": ("field_strength", "repetition", "echo", "gamma"),

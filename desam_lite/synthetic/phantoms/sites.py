@@ -14,17 +14,12 @@ from desam_lite.synthetic.phantoms.scanner import Scanner
 
 @dataclass(frozen=True)
 class Site:
-    """A hospital: its scanner and what it does to patients.
+    """A hospital: its scanner and what it does to patients."""
 
-    Attributes:
-        scanner: Settings.
-        balloon: How far the balloon of an endorectal coil is filled, 0 (there is none) to 1; None for the abdomen.
-        hounsfield: Whether intensities are stored in Hounsfield units.
-    """
-
-    scanner: Scanner | BodyScanner
+    scanner: Scanner | BodyScanner  # settings
+    # how far the balloon of an endorectal coil is filled, 0 (there is none) to 1; None for the abdomen
     balloon: float | None = None
-    hounsfield: bool = False
+    hounsfield: bool = False  # whether intensities are stored in Hounsfield units
 
 
 PROSTATE_SITES: dict[str, Site] = {

@@ -10,25 +10,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Tissue:
-    """One tissue.
+    """One tissue."""
 
-    Attributes:
-        density: Proton density, relative to water.
-        t1: ms, at 1.5 T and at 3 T.
-        t2: ms, at 1.5 T and at 3 T.
-        texture: Standard deviation of its signal over its mean, at the scale of a few mm.
-        hounsfield: HU without contrast medium.
-        uptake: HU that contrast medium adds in the portal venous phase.
-        fat: Part of the signal that fat suppression takes away.
-    """
-
-    density: float
-    t1: tuple[float, float]
-    t2: tuple[float, float]
-    texture: float = 0.06
-    hounsfield: float = 0.0
-    uptake: float = 0.0
-    fat: float = 0.0
+    density: float  # proton density, relative to water
+    t1: tuple[float, float]  # ms, at 1.5 T and at 3 T
+    t2: tuple[float, float]  # ms, at 1.5 T and at 3 T
+    texture: float = 0.06  # standard deviation of its signal over its mean, at the scale of a few mm
+    hounsfield: float = 0.0  # HU without contrast medium
+    uptake: float = 0.0  # HU that contrast medium adds in the portal venous phase
+    fat: float = 0.0  # part of the signal that fat suppression takes away
 
 
 TISSUES: dict[str, Tissue] = {

@@ -21,53 +21,30 @@ _WALL = 11.0  # muscle of the abdominal wall, mm
 
 @dataclass(frozen=True)
 class AbdomenPatient:
-    """What differs between patients; lengths in mm, angles in radians, sizes as factors of an average adult's.
+    """What differs between patients; lengths in mm, angles in radians, sizes as factors of an average adult's."""
 
-    Attributes:
-        build: Size of the skeleton and of where organs lie.
-        girth: Width and depth of the abdominal cavity.
-        under_skin: Fat under the skin at the side; in front it is more.
-        inner_fat: How much fat lies between the organs, 0 to 1.
-        turn: How far the patient lies rolled to a side.
-        breath: How far a breath pushes liver, spleen, stomach and kidneys down.
-        liver: Size of the liver; volume goes with its third power.
-        left_lobe: Length of the left lobe.
-        lower_lobe: How far the right lobe reaches down.
-        liver_shift: Where the liver lies besides.
-        spleen: Size of the spleen: x, y, z.
-        spleen_shift: Where it lies besides.
-        kidneys: Size of the right and the left kidney.
-        kidney_shift: Where each lies besides; a floating kidney lies centimetres lower.
-        kidney_tilt: Rotation of each about z.
-        stomach: Fullness of the stomach, 0 to 1.
-        gas: Level of the fluid in stomach and bowel, y.
-        gallbladder: Size of the gallbladder; 0 where it has been taken out.
-        iron: Shortening of the T2 of liver and spleen by iron, a factor.
-        steatosis: Fat in the liver, 0 to 1.
-        seed: Names the shapes of everything.
-    """
-
-    build: float
-    girth: tuple[float, float]
-    under_skin: float
-    inner_fat: float
-    turn: float
-    breath: float
-    liver: float
-    left_lobe: float
-    lower_lobe: float
-    liver_shift: tuple[float, float, float]
-    spleen: tuple[float, float, float]
-    spleen_shift: tuple[float, float, float]
-    kidneys: tuple[float, float]
+    build: float  # size of the skeleton and of where organs lie
+    girth: tuple[float, float]  # width and depth of the abdominal cavity
+    under_skin: float  # fat under the skin at the side; in front it is more
+    inner_fat: float  # how much fat lies between the organs, 0 to 1
+    turn: float  # how far the patient lies rolled to a side
+    breath: float  # how far a breath pushes liver, spleen, stomach and kidneys down
+    liver: float  # size of the liver; volume goes with its third power
+    left_lobe: float  # length of the left lobe
+    lower_lobe: float  # how far the right lobe reaches down
+    liver_shift: tuple[float, float, float]  # where the liver lies besides
+    spleen: tuple[float, float, float]  # size of the spleen: x, y, z
+    spleen_shift: tuple[float, float, float]  # where it lies besides
+    kidneys: tuple[float, float]  # size of the right and the left kidney
+    # where each lies besides; a floating kidney lies centimetres lower
     kidney_shift: tuple[tuple[float, float, float], tuple[float, float, float]]
-    kidney_tilt: tuple[float, float]
-    stomach: float
-    gas: float
-    gallbladder: float
-    iron: float
-    steatosis: float
-    seed: int
+    kidney_tilt: tuple[float, float]  # rotation of each about z
+    stomach: float  # fullness of the stomach, 0 to 1
+    gas: float  # level of the fluid in stomach and bowel, y
+    gallbladder: float  # size of the gallbladder; 0 where it has been taken out
+    iron: float  # shortening of the T2 of liver and spleen by iron, a factor
+    steatosis: float  # fat in the liver, 0 to 1
+    seed: int  # names the shapes of everything
 
 
 class Trunk:

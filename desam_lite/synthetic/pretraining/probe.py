@@ -78,18 +78,12 @@ def score_prompts(
 
 
 class Clicked(NamedTuple):
-    """A round of clicks on M objects of B images, and what was predicted.
+    """A round of clicks on M objects of B images, and what was predicted."""
 
-    Attributes:
-        points: ``(B, M, N, 2)``, all clicks so far, x and y in pixels of the image.
-        kinds: ``(B, M, N)`` of `promptable_sam`.
-        logits: ``(B, M, 4, s, s)``, all masks.
-        chosen: ``(B, M, s, s)``, logits of the mask that goes on: of three the one of highest predicted IoU, later the first.
-    """
-
-    points: torch.Tensor
-    kinds: torch.Tensor
-    logits: torch.Tensor
+    points: torch.Tensor  # ``(B, M, N, 2)``, all clicks so far, x and y in pixels of the image
+    kinds: torch.Tensor  # ``(B, M, N)`` of `promptable_sam`
+    logits: torch.Tensor  # ``(B, M, 4, s, s)``, all masks
+    # ``(B, M, s, s)``, logits of the mask that goes on: of three the one of highest predicted IoU, later the first
     chosen: torch.Tensor
 
 

@@ -10,41 +10,25 @@ LATER_SHARES = ((0.35, 0.55, 0.1), (0.1, 0.5, 0.4), (0.0, 0.3, 0.7))
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every choice that changes the weights.
+    """Every choice that changes the weights."""
 
-    Attributes:
-        backbone: What is trained.
-        steps: Optimiser steps altogether.
-        minutes: Minutes of computing altogether, instead of the steps; rate and sizes then follow the time, not the step.
-        warmup: Steps over which the learning rate rises.
-        decay: Last steps, over which it falls to 0; with ``minutes``, the same part of the time.
-        learning_rate: AdamW's in between.
-        weight_decay: AdamW's.
-        clip: Largest norm of the gradient.
-        objects: Prompts per image.
-        sizes: Sides of the images, in pixels, small to large.
-        scenes: Scenes per step at each side; each is drawn under two contrasts.
-        shares: For the beginning, the middle and the end: how often each side comes.
-        contrast: Weight of the losses on features under two contrasts.
-        dense: Weight of the losses of borders and extents read off the tokens.
-        seed: Names initial weights and stream.
-    """
-
-    backbone: str = "sam_tiny"
-    steps: int = 20_000
+    backbone: str = "sam_tiny"  # what is trained
+    steps: int = 20_000  # optimiser steps altogether
+    # minutes of computing altogether, instead of the steps; rate and sizes then follow the time, not the step
     minutes: float | None = None
-    warmup: int = 100
-    decay: int = 4_000
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    clip: float = 1.0
-    objects: int = 6
-    sizes: tuple[int, ...] = (64, 128, 256)
-    scenes: tuple[int, ...] = (4, 2, 1)
+    warmup: int = 100  # steps over which the learning rate rises
+    decay: int = 4_000  # last steps, over which it falls to 0; with ``minutes``, the same part of the time
+    learning_rate: float = 1e-3  # AdamW's in between
+    weight_decay: float = 0.05  # AdamW's
+    clip: float = 1.0  # largest norm of the gradient
+    objects: int = 6  # prompts per image
+    sizes: tuple[int, ...] = (64, 128, 256)  # sides of the images, in pixels, small to large
+    scenes: tuple[int, ...] = (4, 2, 1)  # scenes per step at each side; each is drawn under two contrasts
+    # for the beginning, the middle and the end: how often each side comes
     shares: tuple[tuple[float, ...], ...] = ((0.85, 0.15, 0.0), (0.35, 0.55, 0.1), (0.0, 0.5, 0.5))
-    contrast: float = 0.15
-    dense: float = 0.25
-    seed: int = 1
+    contrast: float = 0.15  # weight of the losses on features under two contrasts
+    dense: float = 0.25  # weight of the losses of borders and extents read off the tokens
+    seed: int = 1  # names initial weights and stream
 
     def progress(self, step: int, minutes: float) -> float:
         """Return which part of the training lies behind a step and so many minutes; 1 at the end."""

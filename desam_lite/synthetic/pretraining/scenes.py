@@ -27,15 +27,12 @@ _FAR = 9.0  # beyond every coordinate (-1 to 1), radius and noise value of a map
 
 @dataclass(frozen=True)
 class Scenes:
-    """Label maps of a batch.
+    """Label maps of a batch."""
 
-    Attributes:
-        labels: ``(B, S, S)`` int64, what is visible at a pixel; ids below `LABELS`.
-        shapes: ``(B, SHAPES, S, S)`` bool, each shape as it was before others were painted over it.
-    """
-
-    labels: torch.Tensor
-    shapes: torch.Tensor
+    labels: torch.Tensor  # ``(B, S, S)`` int64, what is visible at a pixel; ids below `LABELS`
+    shapes: (
+        torch.Tensor
+    )  # ``(B, SHAPES, S, S)`` bool, each shape as it was before others were painted over it
 
 
 def generator_at(seed: int, position: int, device: torch.device) -> torch.Generator:
