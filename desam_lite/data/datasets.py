@@ -76,11 +76,7 @@ class SliceRef(NamedTuple):
 
 
 def list_slices(store: SliceStore, domain: str, cases: Sequence[str], rule: SliceRule) -> list[SliceRef]:
-    """Return the slices of some cases that a rule selects, in the order of cases and slices.
-
-    Raises:
-        StudyError: There is no case, or no slice is left.
-    """
+    """Return the slices of some cases that a rule selects, in the order of cases and slices; a StudyError where none is left."""
     if not cases:
         raise StudyError(
             f"domain {domain} has no case left to train or to validate on: it needs two patients or more."
@@ -113,12 +109,8 @@ def organ_maps(labels: npt.NDArray[np.uint8], n_organs: int) -> torch.Tensor:
 class _ListedSlices(TrainingData):
     """Masks of listed slices, in memory; a subclass adds what its methods take as input.
 
-    Args:
-        store: The prepared slices.
-        refs: Which of them; those of one case are put together, cases in order of their first occurrence.
-        n_organs: K.
-        size: Side of the mask targets, in pixels.
-        square: Side of the model's input square, in pixels.
+    Slices of one case are put together, cases in order of their first occurrence. ``size`` is the side of the mask targets,
+    ``square`` that of the model's input, in pixels.
     """
 
     def __init__(self, store: SliceStore, refs: Sequence[SliceRef], n_organs: int, *, size: int, square: int):
@@ -197,17 +189,9 @@ class PixelData(_ListedSlices):
 class EmbeddingData(_ListedSlices):
     """Slices for methods on the frozen encoder's maps.
 
-    Where the maps are held: on the device when they fit into half of its free memory, else in memory when they fit into
-    half of what is free, else on disk, read slice by slice. The caller may choose.
-
-    Args:
-        store: The stored embeddings.
-        refs: The slices.
-        n_organs: K.
-        size: Side of the mask targets, in pixels (four times the maps').
-        square: Side of the model's input square, in pixels.
-        device: Where training happens.
-        placement: Where to hold the maps; "auto" applies the rule above.
+    Where the maps are held ("auto"): on the device when they fit into half of its free memory, else in memory when they fit into
+    half of what is free, else on disk, read slice by slice. The sizes are those of all listed slices, that of masks four times
+    the maps'.
     """
 
     def __init__(

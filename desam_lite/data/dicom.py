@@ -85,11 +85,7 @@ def list_series(source: Path) -> dict[str, dict[Path, Any]]:
 
 
 def read_header(path: Path) -> Any | None:
-    """Return the tags of a DICOM file, without pixels; None of a file that is none.
-
-    Raises:
-        StudyError: It calls itself ``.dcm`` and is none, or is damaged.
-    """
+    """Return the tags of a DICOM file, without pixels; None of a file that is none and does not call itself ``.dcm``."""
     try:
         return pydicom.dcmread(path, stop_before_pixels=True)
     except InvalidDicomError:
@@ -116,11 +112,9 @@ def _is_dicom(path: Path) -> bool:
 
 
 def read_series(source: Path, choice: str | None = None) -> Series:
-    """Read a series; slices are ordered by their position, whatever their names.
+    """Read a series below a folder, or of a file; slices are ordered by their position, whatever their names.
 
-    Args:
-        source: A folder, which is searched at any depth, or a file. What holds no image (a DICOMDIR) is passed over.
-        choice: UID or number of the series, where there are several.
+    The choice is the UID or number of the series, where there are several. What holds no image (a DICOMDIR) is passed over.
 
     Raises:
         StudyError: No slice, an unreadable one, several series, slices of different grids, a doubled or a missing slice.

@@ -39,14 +39,9 @@ ReadEmbeddings = Callable[[range], ImageEmbeddings]
 
 
 class EmbeddingStore:
-    """The embeddings of all cases of a task under one backbone.
+    """The embeddings of all cases of a task under one backbone, by the hash of its weights.
 
-    Args:
-        folder: Where the files lie.
-        slices: The prepared slices they are made from.
-        backbone: Name of the backbone.
-        weights: Hash of the encoder's weights.
-        fmt: Number format on disk: float16 and bfloat16 take half the bytes of the published float32, float8 a quarter.
+    On disk, float16 and bfloat16 take half the bytes of the published float32, float8 a quarter.
     """
 
     def __init__(

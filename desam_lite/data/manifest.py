@@ -173,11 +173,7 @@ class Manifest(_Strict):
         return pattern.replace("{domain}", domain)
 
     def domain(self, name: str) -> Domain:
-        """Return a domain by name.
-
-        Raises:
-            StudyError: The task has no such domain.
-        """
+        """Return a domain by name; a StudyError where the task has none of it."""
         if name not in self.domains:
             hint = did_you_mean(name, self.domains)
             raise StudyError(
@@ -239,11 +235,7 @@ def list_manifests() -> dict[str, Path]:
 
 
 def find_manifest(manifest: Path | str) -> Path:
-    """Return the path of a manifest given as a path or by its name.
-
-    Raises:
-        StudyError: There is none.
-    """
+    """Return the path of a manifest given as a path or by its name; a StudyError where there is none."""
     if Path(manifest).is_file():
         return Path(manifest)
     manifests = list_manifests()

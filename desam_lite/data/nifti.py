@@ -264,12 +264,8 @@ def write_volume(path: Path | str, data: Array, affine: npt.NDArray[np.float64],
 
 
 def write_mask(path: Path | str, mask: Array, geometry: Geometry, header: Any = None) -> None:
-    """Write organ ids as NIfTI on the grid of the scan they belong to, atomically.
+    """Write organ ids ``(Z, H, W)``, in the frame of the slices, as NIfTI on the grid of the scan they belong to, atomically.
 
-    Args:
-        path: Ends in ``.nii`` or ``.nii.gz``.
-        mask: ``(Z, H, W)`` bool or uint8, in the frame of the slices.
-        geometry: The scan's grid.
-        header: The scan's, where it was read: see :func:`write_volume`.
+    The header is the scan's, where it was read: see :func:`write_volume`.
     """
     write_volume(path, from_slices(mask.astype(np.uint8), geometry), geometry.affine, header)

@@ -48,14 +48,10 @@ class CaseSlices:
 
 
 class SliceStore:
-    """The prepared slices of a task on disk.
+    """The prepared slices of the sound cases of a task, files in a folder.
 
-    Args:
-        folder: Where the files lie.
-        manifest: The task.
-        index: Its sound cases.
-        organs: Names of the organs that `load` gives, numbered 1, 2, ... in this order, the others being background; None for all
-            as the manifest numbers them. The files are the same.
+    Where names of organs are given, `load` numbers these 1, 2, ... in their order, the others being background; without, all are
+    as the manifest numbers them. The files are the same.
     """
 
     def __init__(
@@ -96,11 +92,7 @@ class SliceStore:
         return self.folder / f"{self.key(domain, case)}.safetensors"
 
     def load(self, domain: str, case: str) -> CaseSlices:
-        """Read a case.
-
-        Raises:
-            StudyError: There is no such case, or its file is missing or damaged; a damaged one is removed.
-        """
+        """Read a case; a StudyError where there is none, or its file is missing or damaged; a damaged one is removed."""
         path = self.path(domain, case)
         try:
             images, labels, geometry = _read_slices(path)
@@ -184,15 +176,10 @@ def prepare_intensity(image: npt.NDArray[np.float32], intensity: Intensity) -> n
 
 
 def select_slices(labels: npt.NDArray[Any], rule: SliceRule) -> list[int]:
-    """Choose the slices that are trained on or scored.
+    """Choose the slices of labels ``(Z, H, W)`` that are trained on or scored: ascending indices; possibly none.
 
-    Args:
-        labels: ``(Z, H, W)``, non-zero where any organ is.
-        rule: ``all``; ``foreground``: those with an organ; ``published``: those but the last, because the
-            public code of DeSAM ends its range one slice early.
-
-    Returns:
-        Ascending slice indices; possibly none.
+    The rule is ``all``; ``foreground``, those with an organ; or ``published``, those but the last, because the public code of
+    DeSAM ends its range one slice early.
 
     >>> select_slices(np.array([0, 1, 1, 1, 0]).reshape(5, 1, 1), "published")
     [1, 2]

@@ -27,11 +27,7 @@ class Task:
     slices: SliceStore  # the prepared slices
 
     def only(self, organs: Sequence[str] | None) -> "Task":
-        """Return the task as if it had no other organs than these, renumbered in the order of the manifest; None changes nothing.
-
-        Raises:
-            StudyError: The task has no such organ.
-        """
+        """Return the task as if it had no other organs than these, in the order of the manifest; None changes nothing."""
         if organs is None:
             return self
         kept = [organ for organ in self.manifest.organs if organ.name in organs]
@@ -45,11 +41,7 @@ class Task:
         return replace(self, manifest=manifest, slices=self.slices.only([organ.name for organ in kept]))
 
     def cases(self, domain: str) -> list[str]:
-        """Return the case ids of a domain, in order.
-
-        Raises:
-            StudyError: The task has no such domain.
-        """
+        """Return the case ids of a domain, in order."""
         self.manifest.domain(domain)
         return [case for _, case in self.slices.cases(domain)]
 

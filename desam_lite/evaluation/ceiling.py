@@ -13,14 +13,8 @@ _SUREST = 1e-3  # distance of the surest probability from 0 and 1
 def label_ceiling(labels: npt.NDArray[np.uint8], n_organs: int, size: int, square: int) -> float:
     """Return the Dice of a network that predicts its training targets exactly, brought back to the slices as predictions are.
 
-    Args:
-        labels: Organ ids ``(Z, H, W)`` of a case: 0 background, 1..K the organs.
-        n_organs: K.
-        size: Side of the method's maps, in pixels.
-        square: Side of its input square, in pixels.
-
-    Returns:
-        0 to 1, the mean over the organs of the case; NaN if it has none.
+    Labels are organ ids ``(Z, H, W)`` of a case, K of them; size and square are the sides of the method's maps and of its input,
+    in pixels. It is 0 to 1, the mean over the organs of the case; NaN if it has none.
     """
     present = labels.any(axis=(1, 2))
     maps = organ_maps(labels[present], n_organs)  # (Z', K, H, W)

@@ -18,7 +18,7 @@ from desam_lite.utils.errors import StudyError
 from desam_lite.utils.memory import keep_freed_memory
 from desam_lite.utils.progress import track
 
-Volume = npt.NDArray[np.uint8]
+OrganIds = npt.NDArray[np.uint8]
 """Organ ids of a scan ``(Z, H, W)``."""
 
 
@@ -27,14 +27,14 @@ def prediction_path(directory: Path, domain: str, case: str) -> Path:
     return directory / "predictions" / domain / f"{case}.nii.gz"
 
 
-def read_prediction(path: Path) -> Volume:
+def read_prediction(path: Path) -> OrganIds:
     """Read the organ ids ``(Z, H, W)`` of a prediction."""
     scan = read_label(path)
     return to_slices(scan.data, scan.geometry).astype(np.uint8)
 
 
 def score_domains(
-    label: Callable[[CaseSlices, ReadEmbeddings | None], Volume],
+    label: Callable[[CaseSlices, ReadEmbeddings | None], OrganIds],
     task: Task,
     cases: Mapping[str, Sequence[str]],
     embeddings: EmbeddingStore | None,
@@ -72,7 +72,7 @@ def score_domains(
     return pd.DataFrame(rows)
 
 
-def _read_earlier(path: Path, slices: CaseSlices) -> Volume | None:
+def _read_earlier(path: Path, slices: CaseSlices) -> OrganIds | None:
     """Read an earlier prediction of this case; None if there is none or it cannot be read."""
     try:
         prediction = read_prediction(path)
@@ -81,7 +81,7 @@ def _read_earlier(path: Path, slices: CaseSlices) -> Volume | None:
     return prediction if prediction.shape == slices.labels.shape else None
 
 
-def _score_rows(slices: CaseSlices, prediction: Volume, organs: Sequence[str]) -> list[dict[str, object]]:
+def _score_rows(slices: CaseSlices, prediction: OrganIds, organs: Sequence[str]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for organ, name in enumerate(organs, start=1):
         counts = {

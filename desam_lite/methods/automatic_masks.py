@@ -38,14 +38,7 @@ class Candidates(NamedTuple):
 def automatic_masks(
     model: SAM, embeddings: ImageEmbeddings, size: tuple[int, int], settings: GridSettings
 ) -> Candidates:
-    """Predict the masks of everything in one slice that pass all filters; possibly none.
-
-    Args:
-        model: In evaluation mode.
-        embeddings: Of this slice, batch 1.
-        size: Height and width of the slice, in pixels.
-        settings: The grid, the smallest predicted IoU and the smallest stability score; 0 lets everything pass.
-    """
+    """Predict the masks of everything in a slice of ``size`` (height, width; pixels) that pass all filters; possibly none."""
     height, width = scaled_size(size, model.image_size)
     points = point_grid(settings.points_per_side, width, height).to(embeddings.neck.device)
     scores = _score_guesses(model, embeddings, points, settings.batch)  # (P, 3)

@@ -13,11 +13,7 @@ from desam_lite.utils.files import write_json
 
 
 class ToolMasks(Predictor):
-    """What another tool predicted of the tested cases; of a scan without such a mask it knows nothing.
-
-    Args:
-        spec: Names the tool and the source it was trained on.
-    """
+    """What another tool, which the specification names, predicted of the tested cases; it knows of no other scan."""
 
     paper = "unknown"
     defaults_from = "another tool"
@@ -32,11 +28,7 @@ class ToolMasks(Predictor):
         return cls(spec)
 
     def predict(self, images: Volume, embeddings: ReadEmbeddings | None) -> Iterator[SlicePrediction]:
-        """Refuse: a case is asked for whose mask is not there.
-
-        Raises:
-            StudyError: Always.
-        """
+        """Refuse: a case is asked for whose mask is not there."""
         tool, source, seed = self.spec.tool, self.spec.source, self.spec.seed
         raise StudyError(
             f"there are no masks of {tool} trained on {source}, seed {seed}: score them with "
@@ -48,11 +40,7 @@ class ToolMasks(Predictor):
         write_json(directory / CARD, card)
 
     def load(self, directory: Path) -> None:
-        """Refuse: there is no model.
-
-        Raises:
-            StudyError: Always.
-        """
+        """Refuse: there is no model."""
         raise StudyError(
             f"'{directory}' holds masks of {self.spec.tool} and no model: predict new scans with that tool."
         )

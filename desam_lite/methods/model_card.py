@@ -41,11 +41,7 @@ def make_card(record: Mapping[str, Any], spec: RunSpec, manifest: Manifest) -> d
 
 
 def read_card(directory: Path) -> ModelCard:
-    """Read the card of a run directory.
-
-    Raises:
-        StudyError: There is no card, it is damaged or of another version of this package, or its method is not registered.
-    """
+    """Read the card of a run directory; a StudyError where it is missing, damaged, or of a method that is not registered."""
     path = directory / CARD
     try:
         card = json.loads(path.read_text(encoding="utf-8"))

@@ -27,12 +27,10 @@ _THRESHOLDS = np.arange(0.1, 0.75, 0.05)
 
 
 class Prior(Predictor):
-    """The control that uses no image: the source's mean label, the same for every case.
+    """The control that uses no image: the source's mean label, the same for every case, with a threshold for each organ.
 
-    Args:
-        mean: Share of the training cases that have each organ at each place of one grid, ``(Z, K, H, W)`` float32, by
-            fraction of the volume along each axis.
-        thresholds: Of each organ.
+    The mean is the share of the training cases that have each organ at each place of one grid, ``(Z, K, H, W)`` float32, by
+    fraction of the volume along each axis.
     """
 
     def __init__(self, mean: npt.NDArray[np.float32], thresholds: Sequence[float]):

@@ -148,11 +148,7 @@ class PromptedMethod(Method):
 
     @torch.no_grad()
     def predict(self, images: Volume, embeddings: ReadEmbeddings | None) -> Iterator[SlicePrediction]:
-        """Predict slice by slice from the embeddings; the IoU is that of the prompt that was kept.
-
-        Raises:
-            TypeError: It is an oracle, which needs the reference.
-        """
+        """Predict slice by slice from the embeddings; the IoU is that of the prompt that was kept."""
         mode = self.test_mode
         if mode == "box_oracle" or mode == "point_oracle":
             raise TypeError(NEEDS_REFERENCE)

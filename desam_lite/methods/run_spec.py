@@ -192,11 +192,7 @@ def _unused_settings(values: Mapping[str, Any]) -> set[str]:
 
 
 def make_spec(**fields: Any) -> RunSpec:
-    """Build a specification.
-
-    Raises:
-        StudyError: A field is unknown or its value does not fit; the sentence names it.
-    """
+    """Build a specification; a StudyError names the field that is unknown or whose value does not fit."""
     try:
         return RunSpec(**fields)
     except ValidationError as error:

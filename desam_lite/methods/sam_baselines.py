@@ -97,11 +97,7 @@ class SAMZeroShot(Predictor):
         return cls(build_sam(spec, n_organs), spec.prompt_mode, grid_settings(spec), prior)
 
     def predict(self, images: Volume, embeddings: ReadEmbeddings | None) -> Iterator[SlicePrediction]:
-        """Predict in each slice, for each organ, the mask that fits the prior best.
-
-        Raises:
-            TypeError: It is an oracle, which needs the reference.
-        """
+        """Predict in each slice, for each organ, the mask that fits the prior best."""
         if self.oracle:
             raise TypeError(NEEDS_REFERENCE)
         size = (images.shape[1], images.shape[2])

@@ -45,11 +45,7 @@ class ScanPrediction:
 
 
 def choose_device(accelerator: str) -> torch.device:
-    """Return the device to predict on: "auto" (a GPU if there is one), "cpu" or "gpu".
-
-    Raises:
-        StudyError: There is no such accelerator, or no GPU here.
-    """
+    """Return the device to predict on: "auto" (a GPU if there is one), "cpu" or "gpu"."""
     if accelerator not in ("auto", "cpu", "gpu"):
         raise StudyError(f"there is no accelerator '{accelerator}': use auto, cpu or gpu.")
     gpu = accelerator != "cpu" and torch.cuda.is_available()

@@ -9,12 +9,9 @@ if TYPE_CHECKING:
 
 
 def make_fabric(accelerator: str = "auto", devices: int = 1, precision: str | None = None) -> "Fabric":
-    """Return a launched Fabric for one process, one GPU or several.
+    """Return a launched Fabric for one process, one GPU or several, which then are a process each and share every batch.
 
-    Args:
-        accelerator: "auto" (a GPU if there is one), "cpu" or "gpu".
-        devices: How many; above one, each is a process and they share every batch.
-        precision: Fabric's name of the number format; None for float32.
+    The accelerator is "auto" (a GPU if there is one), "cpu" or "gpu"; the precision Fabric's name of the number format.
     """
     from lightning_fabric import Fabric  # seconds to import: only a process that trains pays
     from lightning_fabric.strategies.ddp import DDPStrategy

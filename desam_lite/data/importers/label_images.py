@@ -18,9 +18,6 @@ def read_label_images(folder: Path, series: Series, ids: Mapping[range, int]) ->
     An image belongs to the slice of the same name; where names differ altogether, to the slice of the same rank, both in
     natural order of their names (CHAOS's CT: ``i0012,0000b.dcm`` and ``liver_GT_012.png``). ``ids`` are label ids by range of
     intensities; 0 is background.
-
-    Raises:
-        StudyError: Missing, surplus or unreadable images, another size, or an intensity that no range holds.
     """
     images = sorted(folder.glob("*.png"), key=_natural_stem) if folder.is_dir() else []
     files = tuple(frame.path for frame in series.frames)

@@ -40,10 +40,9 @@ def safe_name(name: str) -> str:
 
 
 def pair_files(folder: Path, domain: str) -> tuple[list[tuple[str, Path, Path]], list[str]]:
-    """Match the images and labels below one folder by the case that their names tell.
+    """Match images and labels below a folder by the case that their names tell.
 
-    Returns:
-        Case, image and label of each, and a sentence for all that has no partner or too many.
+    With a sentence for all that has no partner or too many.
     """
     images: dict[str, list[Path]] = defaultdict(list)
     labels: dict[str, list[Path]] = defaultdict(list)

@@ -47,15 +47,14 @@ def import_data(
 ) -> ImportSummary:
     """Import all cases of a data set; what is there already and unchanged is kept, what it has no longer is removed.
 
+    A case at fault is left out and told in the summary; it never stops the others.
+
     Args:
         layout: ``saml``, ``nnunet``, ``chaos``, ``btcv``, ``dicom`` or ``folders``.
         source: A folder, or a zip archive of one.
         out: Folder to write to; made when missing.
         copy: Whether to copy files that need no change instead of linking them.
         progress: Whether to show progress bars.
-
-    Returns:
-        The summary. A case at fault is left out and told there; it never stops the others.
 
     Raises:
         StudyError: Unknown layout, no such source, nothing in it, or ``out`` lies in ``source``.

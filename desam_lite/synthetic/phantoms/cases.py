@@ -38,15 +38,10 @@ class Case:
 
 
 def make_case(site: Site, rng: np.random.Generator, *, matrix: int = MATRIX) -> Case:
-    """Draw a patient and acquire the image of a site.
+    """Draw a patient and acquire the image of a site, in the frame of the slices (`desam_lite.data.geometry`).
 
-    Args:
-        site: The hospital.
-        rng: Names the patient and everything else that is random; equal streams give one patient whatever the site.
-        matrix: Pixels along each side of a slice.
-
-    Returns:
-        The case, in the frame of the slices (`desam_lite.data.geometry`).
+    The stream names the patient and all else that is random; equal streams give one patient whatever the site. A slice has
+    ``matrix`` pixels along each side.
     """
     streams = rng.spawn(3)
     if isinstance(site.scanner, BodyScanner):

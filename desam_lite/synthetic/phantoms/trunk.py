@@ -48,12 +48,7 @@ class AbdomenPatient:
 
 
 class Trunk:
-    """The outer parts, and the measures that the inner ones go by.
-
-    Args:
-        patient: Who.
-        canvas: Where it is painted.
-    """
+    """The outer parts of a patient on a canvas, and the measures that the inner ones go by."""
 
     def __init__(self, patient: AbdomenPatient, canvas: Canvas):
         self.patient, self.canvas = patient, canvas

@@ -10,9 +10,7 @@ from desam_lite.synthetic.phantoms.trunk import ORGANS, Trunk
 class Viscera:
     """Paints the organs of the cavity into a trunk, from those at the back to those that press on them.
 
-    Args:
-        trunk: Body and measures.
-        rng: Names the shapes of vessels and bowel.
+    The stream names the shapes of vessels and bowel.
     """
 
     def __init__(self, trunk: Trunk, rng: np.random.Generator):

@@ -20,16 +20,7 @@ def attend_with_positions(
     """Attend over G maps ``(G, h, w, c)`` with SAM's decomposed relative positions, as part of one product.
 
     The score q k + q R_row + q R_column is (q, q R_row, q R_column) times (k, its row in one-hot form, its column likewise).
-
-    Args:
-        q: ``(G, h, w, c)``.
-        k: ``(G, h, w, c)``.
-        v: ``(G, h, w, c)``.
-        rel_pos_h: ``(2 N - 1, c)``, N at least h.
-        rel_pos_w: ``(2 N - 1, c)``, N at least w.
-
-    Returns:
-        ``(G, h, w, c)``.
+    Relative positions are ``(2 N - 1, c)``, N at least the side of the map.
     """
     height, width, channels = q.shape[1:]
     by_row, by_column = (
@@ -55,16 +46,10 @@ def _nearest_distances(relative: torch.Tensor, tokens: int) -> torch.Tensor:
 def run_two_way(
     transformer: TwoWayTransformer, source: torch.Tensor, place: torch.Tensor, tokens: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run SAM's two-way transformer.
+    """Run the two-way transformer of a mask decoder on P prompts: returns tokens ``(P, T, C)`` and image ``(P, h w, C)``.
 
-    Args:
-        transformer: Of a mask decoder.
-        source: ``(P, h w, C)``, the image as each of P prompts begins with it.
-        place: ``(h w, C)``, positional encoding of the image.
-        tokens: ``(P, T, C)``, output and prompt tokens; their own positional encoding, too.
-
-    Returns:
-        Tokens ``(P, T, C)`` and image ``(P, h w, C)``.
+    The source is the image as each prompt begins with it, ``place`` ``(h w, C)`` its positional encoding; the tokens, of output
+    and prompt, are their own.
     """
     queries = tokens
     for layer in transformer.layers:
@@ -111,15 +96,10 @@ def _run_attention(
 
 
 def upscale_masks(decoder: MaskDecoder, source: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Bring the image to four times its side and weight its channels: SAM's mask logits.
+    """Bring images ``(P, h w, C)``, h = w, to four times their side and weight their channels: logits ``(P, 4, 4 h, 4 w)``.
 
-    Args:
-        decoder: Whose upscaling it is; its transposed convolutions do not overlap, so each is a product per pixel.
-        source: ``(P, h w, C)``, h = w.
-        weights: ``(P, 4, C / 8)``, of the hypernetworks.
-
-    Returns:
-        ``(P, 4, 4 h, 4 w)``.
+    The weights ``(P, 4, C / 8)`` are of the hypernetworks. SAM's transposed convolutions do not overlap: each is a product per
+    pixel.
     """
     first, norm, _, second, _ = decoder.output_upscaling
     image = _convolve(first, source)

@@ -60,12 +60,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 class Pretraining:
-    """A model under training, with all that must survive an interruption.
-
-    Args:
-        recipe: How.
-        device: Where.
-    """
+    """A model under training, by a recipe on a device, with all that must survive an interruption."""
 
     def __init__(self, recipe: Recipe, device: torch.device):
         self.recipe, self.device = recipe, device
@@ -240,16 +235,10 @@ def run_pretraining(
     probe_every: float = 5.0,
     progress: bool = True,
 ) -> Pretraining:
-    """Train to the end of the recipe, from where a run in this folder was left.
+    """Train to the end of the recipe, from where a run in this folder was left; its recipe must be the same, but for its length.
 
-    Args:
-        recipe: How; a run that is resumed must have been begun with the same, but for its length.
-        folder: Of ``checkpoint.pt`` and ``log.json``.
-        device: Where.
-        continue_from: Weights to begin with where the folder holds no checkpoint yet; the heads of the dense loss begin anew.
-        save_every: Minutes of computing between checkpoints.
-        probe_every: Minutes of computing between probes.
-        progress: Whether to show a bar.
+    The folder holds ``checkpoint.pt``, written after so many minutes of computing, and ``log.json``, with a probe after so many.
+    Where it holds no checkpoint yet, training begins with the weights ``continue_from``; the heads of the dense loss begin anew.
 
     Raises:
         StudyError: The folder holds a run of another recipe, or the weights do not fit.
@@ -282,15 +271,10 @@ def run_pretraining(
 
 
 def write_weights(run: Pretraining, path: Path, history: Path | str | None = None) -> dict[str, Any]:
-    """Write the weights under SAM's names, in half precision, and their card beside them (``.json``).
+    """Write the weights under SAM's names, in half precision, and their card beside them (``.json``), which is returned.
 
-    Args:
-        run: Trained on any device; afterwards its model holds what was written, rounded.
-        path: The weights file.
-        history: Weights that the run began with; their card is kept in this one.
-
-    Returns:
-        The card.
+    Afterwards the model holds what was written, rounded. The card of the weights that the run began with, ``history``, is kept
+    in it.
     """
     run.export(path)
     fill_promptable(run.model, path)

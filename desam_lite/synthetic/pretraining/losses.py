@@ -18,9 +18,7 @@ _OTHER_ROLE = 0.25
 def mask_losses(logits: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the loss of every mask (balanced cross-entropy plus Dice) and its actual IoU, ``(B, M, 4)`` each.
 
-    Args:
-        logits: ``(B, M, 4, s, s)``.
-        masks: ``(B, M, s, s)`` bool, the objects.
+    Logits are ``(B, M, 4, s, s)``, the masks of objects ``(B, M, s, s)`` bool.
     """
     x, target = logits.float().flatten(3), masks.flatten(2)[:, :, None].float()
     area = target.sum(-1).clamp(min=1)  # (B, M, 1)
@@ -41,14 +39,10 @@ def mask_losses(logits: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor
 def prediction_loss(
     logits: torch.Tensor, predicted_iou: torch.Tensor, masks: torch.Tensor, clear: torch.Tensor
 ) -> torch.Tensor:
-    """Return the loss of one round of prompts: of the masks, and of the IoU that the model predicts for them.
+    """Return the loss of one round of prompts: of the masks, and of the IoU ``(B, M, 4)`` that the model predicts for them.
 
-    Args:
-        logits: ``(B, M, 4, s, s)``.
-        predicted_iou: ``(B, M, 4)``.
-        masks: ``(B, M, s, s)`` bool.
-        clear: ``(B, M)`` bool: prompts that leave little doubt, for which the first mask counts; else the best of the other
-            three does.
+    Prompts that are ``clear``, ``(B, M)`` bool, leave little doubt: for them the first mask counts, else the best of the other
+    three.
     """
     losses, iou = mask_losses(logits, masks)
     single, best = losses[..., 0], losses[..., 1:].amin(-1)
@@ -103,16 +97,10 @@ def token_regions(labels: torch.Tensor, patch: int) -> torch.Tensor:
 def extent_targets(
     labels: torch.Tensor, patch: int, first: int, count: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return how far the region of each token reaches to its left, top, right and bottom.
+    """Return how far the region of each token of ``patch`` pixels reaches to its left, top, right and bottom, and where it does.
 
-    Args:
-        labels: ``(B, S, S)`` int64.
-        patch: Pixels of a token.
-        first: Smallest label whose regions are of one piece.
-        count: Labels there are.
-
-    Returns:
-        ``(B, 4, h, w)`` in parts of the image, and ``(B, h, w)`` bool where a token has such a region.
+    Labels are ``(B, S, S)`` int64, below ``count``; those from ``first`` on have regions of one piece. The reach ``(B, 4, h,
+    w)`` is in parts of the image; the other ``(B, h, w)`` bool says where a token has such a region.
     """
     batch, side = labels.shape[:2]
     place = torch.arange(side, device=labels.device, dtype=torch.float32)

@@ -22,15 +22,9 @@ _NEAR_TOKENS = 2  # tokens; nearer ones see nearly the same pixels
 def probe(
     model: PromptableSAM, size: int, *, batches: int = 4, scenes: int = 4, objects: int = 8, clicks: int = 8
 ) -> dict[str, float]:
-    """Measure mean IoU on held-out images with each kind of prompt, and how alike contrasts look.
+    """Measure mean IoU on held-out images of a size, batches of scenes, with each kind of prompt, and how alike contrasts look.
 
-    Args:
-        model: On any device.
-        size: Side of the images, in pixels.
-        batches: Batches of the held-out stream.
-        scenes: Scenes per batch.
-        objects: Objects per scene.
-        clicks: Last number of clicks; each is put where the mask of those before is wrong.
+    Each of the clicks is put where the mask of those before is wrong.
 
     Returns:
         IoU with a tight ``box``, one ``point`` (the mask of highest predicted IoU), the ``best_of_three``, and 3 and
@@ -134,17 +128,10 @@ def iou(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def agreement(first: torch.Tensor, second: torch.Tensor, labels: torch.Tensor, patch: int) -> torch.Tensor:
-    """Return for each token that lies in one region whether its nearest token under another contrast is of the same region.
+    """Return for each token that lies in one region whether its nearest one under another contrast is of the same: ``(T,)``.
 
-    Args:
-        first: ``(B, C, h, w)``, features of scenes.
-        second: The same under another contrast.
-        labels: ``(B, S, S)``.
-        patch: Pixels of a token.
-
-    Returns:
-        ``(T,)`` float, 1 or 0 for each such token; cosine similarity of features freed of their mean over the image.
-        The token's own place and its neighbours do not count, so that position alone wins nothing.
+    Near is the cosine similarity of features ``(B, C, h, w)`` freed of their mean over the image; labels are ``(B, S, S)``. The
+    token's own place and its neighbours do not count, so that position alone wins nothing.
     """
     regions = token_regions(labels, patch).flatten(1)
     side = first.shape[-1]

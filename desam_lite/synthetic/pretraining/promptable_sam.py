@@ -24,9 +24,7 @@ OUTSIDE, INSIDE, TOP_LEFT, BOTTOM_RIGHT, NO_POINT = 0, 1, 2, 3, -1
 class PromptableSAM(nn.Module):
     """SAM at the size of a backbone, for training.
 
-    Args:
-        spec: The sizes.
-        seed: Names the initial weights; the global random state is left alone.
+    The seed names the initial weights; the global random state is left alone.
     """
 
     def __init__(self, spec: BackboneSpec, seed: int = 0):
@@ -101,15 +99,7 @@ class PromptableSAM(nn.Module):
 
 
 def fill_promptable(model: PromptableSAM, path: Path | str) -> None:
-    """Fill a model with weights under SAM's names.
-
-    Args:
-        model: Of the size of the weights.
-        path: Their file, or "shipped".
-
-    Raises:
-        StudyError: A tensor is missing or has another shape.
-    """
+    """Fill a model with weights under SAM's names, of a file or "shipped"; a StudyError names a tensor that does not fit."""
     tensors = {name: value.float() for name, value in read_tensors(find_weights(path)).items()}
     own = model.state_dict()
     odd = [name for name in own if name not in tensors or tensors[name].shape != own[name].shape]

@@ -16,13 +16,7 @@ _EVERYWHERE = (
 
 
 def pick_pixels(weights: torch.Tensor, number: int, generator: torch.Generator) -> torch.Tensor:
-    """Draw pixels of each mask: ``(B, M, number)`` int64, positions in the flattened mask.
-
-    Args:
-        weights: ``(B, M, s, s)`` float, at least 0; where all are 0, any pixel may come.
-        number: Pixels per mask.
-        generator: Of `scenes.generator_at`.
-    """
+    """Draw pixels of each mask by weights ``(B, M, s, s)``: ``(B, M, number)`` int64, positions in the flattened mask."""
     flat = weights.flatten(2).flatten(0, 1) + 1e-9
     pixels = torch.multinomial(flat, number, replacement=True, generator=generator)
     return pixels.view(*weights.shape[:2], number)
@@ -57,16 +51,9 @@ def shake_boxes(
 def first_prompts(
     masks: torch.Tensor, boxed: torch.Tensor, step: int, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return two tokens per object: the corners of a noisy box, or a point inside and none.
+    """Return two tokens per object: the corners of a noisy box where ``boxed`` ``(B, M)``, else a point inside and none.
 
-    Args:
-        masks: Of the objects.
-        boxed: ``(B, M)`` bool, which objects get a box.
-        step: Of the masks.
-        generator: Of `scenes.generator_at`.
-
-    Returns:
-        Points ``(B, M, 2, 2)`` and kinds ``(B, M, 2)`` of `PromptableSAM.predict_masks`.
+    Points are ``(B, M, 2, 2)`` and kinds ``(B, M, 2)``, of `PromptableSAM.predict_masks`.
     """
     side = masks.shape[-1]
     inside = to_points(pick_pixels(masks.float(), 1, generator), side, step)
@@ -83,17 +70,9 @@ def first_prompts(
 def further_clicks(
     masks: torch.Tensor, predicted: torch.Tensor, number: int, step: int, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return clicks where a predicted mask is wrong: inside where it misses the object, outside where it goes beyond.
+    """Return clicks where a predicted mask ``(B, M, s, s)`` is wrong: inside where it misses the object, else outside.
 
-    Args:
-        masks: Of the objects.
-        predicted: ``(B, M, s, s)`` bool.
-        number: Clicks per object.
-        step: Of the masks.
-        generator: Of `scenes.generator_at`.
-
-    Returns:
-        Points ``(B, M, number, 2)`` and kinds ``(B, M, number)``. Where nothing is wrong, the clicks lie anywhere in the object.
+    Points are ``(B, M, number, 2)`` and kinds ``(B, M, number)``. Where nothing is wrong, the clicks lie anywhere in the object.
     """
     pixels = pick_pixels((masks ^ predicted) + _EVERYWHERE * masks, number, generator)
     kinds = torch.where(masks.flatten(2).gather(2, pixels), INSIDE, OUTSIDE)

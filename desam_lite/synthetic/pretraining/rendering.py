@@ -15,19 +15,11 @@ _WHOLE_SHAPES = 0.3
 
 
 def pick_objects(scenes: Scenes, number: int, step: int, generator: torch.Generator) -> torch.Tensor:
-    """Pick connected regions, and some shapes with all that lies in them: of two drawn by chance the more compact.
+    """Pick M connected regions, and some shapes with all that lies in them: of two drawn by chance the more compact.
 
     Small regions come nearly as often as large ones. What is left between others is often a sliver, which nobody would
-    segment; slivers still come, but seldom.
-
-    Args:
-        scenes: Label maps of side S.
-        number: M, objects per map; one may come twice.
-        step: Every how many pixels the masks are sampled: s = S / step.
-        generator: Of `scenes.generator_at`.
-
-    Returns:
-        ``(B, M, s, s)`` bool.
+    segment; slivers still come, but seldom. An object may come twice. Masks are sampled every ``step`` pixels: ``(B, M, s, s)``
+    bool.
     """
     first = torch.randint(step, (2,), generator=generator, device=generator.device).tolist()
     labels = scenes.labels[:, first[0] :: step, first[1] :: step]

@@ -36,12 +36,9 @@ class Scenes:
 
 
 def generator_at(seed: int, position: int, device: torch.device) -> torch.Generator:
-    """Return the random stream of one batch: the same for the same seed and position, unrelated to its neighbours'.
+    """Return the random stream of one batch: the same for the same seed and position (from 0), unrelated to its neighbours'.
 
-    Args:
-        seed: Names the stream.
-        position: Number of the batch, from 0.
-        device: Where its numbers are drawn; a CPU's and a GPU's differ.
+    Its numbers are drawn on the device; a CPU's and a GPU's differ.
     """
     mixed = (seed * _GOLDEN_GAMMA + position * _MIX_1 + _MIX_2) % (1 << 64)
     mixed = ((mixed ^ (mixed >> 31)) * _DEGSKI) % (1 << 64)
@@ -49,13 +46,7 @@ def generator_at(seed: int, position: int, device: torch.device) -> torch.Genera
 
 
 def draw_scenes(count: int, size: int, generator: torch.Generator) -> Scenes:
-    """Draw label maps.
-
-    Args:
-        count: B.
-        size: S, side of the maps, in pixels.
-        generator: Of `generator_at`; the maps come to its device.
-    """
+    """Draw label maps, ``count`` of side ``size`` in pixels, on the device of the generator (`generator_at`)."""
     xy = _warped_grid(count, size, generator)
     base = _draw_base(xy, generator)
     shapes = _draw_shapes(_warped_grid(count, size, generator), generator)
