@@ -15,6 +15,7 @@ from desam_lite.data.tasks import Task
 from desam_lite.evaluation import statistics
 from desam_lite.evaluation.metrics import Mask
 from desam_lite.methods.oracle_prompts import innermost, tight_box
+from desam_lite.study.report import style
 from desam_lite.study.report.charts import draw_rows, in_unit
 from desam_lite.study.report.prompt_maps import (
     PromptableModel,
@@ -27,14 +28,6 @@ from desam_lite.study.report.prompt_maps import (
 from desam_lite.study.report.sentences import count, format_interval, out_of_domain, say_pairs, sum_up
 from desam_lite.study.report.slice_examples import Example
 from desam_lite.study.report.slice_figures import draw_contour, place_in_mm
-from desam_lite.study.report.style import (
-    WIDTH,
-    DescribedFigure,
-    describe,
-    empty_figure,
-    method_color,
-    styled,
-)
 
 _KINDS = {"points": "point", "box": "box"}
 _BOX_NOTE = "boxes have the size of the reference (oracle); positions do not use it"
@@ -82,16 +75,18 @@ def predict_good_and_poor(
     return examples
 
 
-def draw_maps(maps: pd.DataFrame, example: Example) -> DescribedFigure:
+def draw_maps(maps: pd.DataFrame, example: Example) -> style.DescribedFigure:
     """Draw one slice's Dice over the place of the prompt, a panel per model, a row per kind; the reference is a white line."""
     if maps.empty:
-        return empty_figure()
+        return style.empty_figure()
     by_kind = {
         str(kind): list(dict.fromkeys(rows["label"])) for kind, rows in maps.groupby("kind", sort=False)
     }
     columns = max(map(len, by_kind.values()))
-    with styled():
-        figure = Figure((WIDTH, len(by_kind) * (WIDTH / columns + 0.5) + 0.75), layout="constrained")
+    with style.styled():
+        figure = Figure(
+            (style.WIDTH, len(by_kind) * (style.WIDTH / columns + 0.5) + 0.75), layout="constrained"
+        )
         axes = figure.subplots(len(by_kind), columns, squeeze=False)
         for ax in axes.flat:
             ax.set_axis_off()
@@ -100,7 +95,7 @@ def draw_maps(maps: pd.DataFrame, example: Example) -> DescribedFigure:
                 image = _draw_map(ax, maps[(maps["kind"] == kind) & (maps["label"] == label)], example)
                 title = label.replace(" tight box (oracle)", "\ntight box (oracle)")
                 title = title.replace(" point (oracle)", "\npoint (oracle)")
-                ax.set_title(title, color=method_color(label), fontweight="bold", fontsize=9)
+                ax.set_title(title, color=style.method_color(label), fontweight="bold", fontsize=9)
             side = {"rotation": 90, "va": "center", "ha": "right", "transform": panels[0].transAxes}
             panels[0].text(-0.06, 0.5, f"prompt: {_KINDS[kind]}", **side)
         bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.55, aspect=32, pad=0.02)
@@ -112,8 +107,8 @@ def draw_maps(maps: pd.DataFrame, example: Example) -> DescribedFigure:
         inside, outside = (means.get(where, float("nan")) for where in (True, False))
         name = f"{label}, prompted with a {_KINDS[str(mode)]}"
         parts[name] = f"mean {inside:.0f} inside, {outside:.0f} outside the organ"
-    return DescribedFigure(
-        figure, describe("Maps of Dice (%) over the position of the prompt in one slice", parts)
+    return style.DescribedFigure(
+        figure, style.describe("Maps of Dice (%) over the position of the prompt in one slice", parts)
     )
 
 
@@ -125,7 +120,7 @@ def _draw_map(ax: Axes, rows: pd.DataFrame, example: Example) -> AxesImage:
     return image
 
 
-def draw_spreads(summary: pd.DataFrame) -> DescribedFigure:
+def draw_spreads(summary: pd.DataFrame) -> style.DescribedFigure:
     """Draw how far apart the masks of many prompts are: a row per model, Dice from the 10th percentile to the best.
 
     ``summary`` has label, kind, low, typical, best: means over slices and cases.
@@ -135,7 +130,7 @@ def draw_spreads(summary: pd.DataFrame) -> DescribedFigure:
         f"{label}\nprompt: {_KINDS[kind]}" for label, kind in summary[["label", "kind"]].to_numpy()
     ]
     axis = f"Dice (%): median, 10th percentile to best\n{_BOX_NOTE}"
-    return draw_rows(in_unit(rows), axis=axis, row="prompt")
+    return draw_rows(in_unit(rows), axis=axis, row="prompt", limit=(-3, 100))
 
 
 _WIDER = {

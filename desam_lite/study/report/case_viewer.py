@@ -9,6 +9,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import Template
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +36,20 @@ _ENCODINGS = (
     ("JPEG", 50, 4),
 )
 """Format, quality and reduction of the images, the best first; the first that fits is taken."""
-_REFERENCE_LAYER = "reference"
+
+
+class _Layer(NamedTuple):
+    """A prediction or the reference: its organ ids ``(Z, H, W)`` and the colour of each organ; the reference is dashed."""
+
+    name: str
+    labels: Volume
+    colors: list[str]
+    dashed: bool
+
+    @property
+    def areas(self) -> npt.NDArray[np.int64]:
+        """Pixels of organ in each slice."""
+        return np.asarray((self.labels > 0).sum(axis=(1, 2)))
 
 
 class CaseViewer:
@@ -63,15 +77,22 @@ class CaseViewer:
         notes: Sequence[str] = (),
     ):
         self.images, self.organs, self.spacing = images, organs, spacing
-        self.layers = dict(predictions) if reference is None else {_REFERENCE_LAYER: reference, **predictions}
         self.reference, self.title, self.notes = reference, title, notes
+        self.layers = (
+            [] if reference is None else [_Layer("reference", reference, ["#ffffff"] * len(organs), True)]
+        )
+        for number, (name, labels) in enumerate(predictions.items()):
+            own = [PALETTE[number % len(PALETTE)]] * len(organs)
+            colors = own if len(predictions) > 1 else list(organs.values())
+            self.layers.append(_Layer(name, labels, colors, False))
 
     def save(self, path: Path | str) -> None:
         """Write the page, atomically."""
         write_text(path, self.html())
 
     def __repr__(self) -> str:
-        return f"{self.title}: {count(len(self.images), 'slice')}, contours of {', '.join(self.layers)}"
+        names = ", ".join(layer.name for layer in self.layers)
+        return f"{self.title}: {count(len(self.images), 'slice')}, contours of {names}"
 
     def _repr_html_(self) -> str:
         """Show the page inside a notebook, in a frame of its own."""
@@ -84,8 +105,9 @@ class CaseViewer:
         contours = ["".join(self._contours(z)) for z in range(len(self.images))]
         left = _MOST_BYTES - len(_PAGE.read_bytes()) - sum(map(len, contours)) - 500 * len(self.images)
         urls, encoding = _encode_images(self.images, left)
-        inside = np.flatnonzero(sum((labels > 0).sum(axis=(1, 2)) for labels in self.layers.values()))
-        height, width = self.images.shape[1] * self._stretch, self.images.shape[2]
+        inside = np.flatnonzero(sum(layer.areas for layer in self.layers))
+        stretch = self.spacing[1] / self.spacing[2]  # how much higher than wide a pixel is
+        height, width = self.images.shape[1] * stretch, self.images.shape[2]
         sides = [("R", 0.03, 0.5), ("L", 0.97, 0.5), ("A", 0.5, 0.035), ("P", 0.5, 0.965)]
         marks = "".join(
             f'<text class="side" x="{width * x:.4g}" y="{height * y:.4g}">{letter}</text>'
@@ -95,7 +117,7 @@ class CaseViewer:
         slices = [
             f'<li id="s{z + 1}"><figure><svg viewBox="0 0 {width} {height:.6g}" role="img" '
             f'aria-label="{text}"><image href="{url}" width="{width}" height="{height:.6g}" '
-            f'preserveAspectRatio="none"/><g transform="scale(.5 {self._stretch / 2:.6g})">{paths}</g>{marks}</svg>'
+            f'preserveAspectRatio="none"/><g transform="scale(.5 {stretch / 2:.6g})">{paths}</g>{marks}</svg>'
             f"<figcaption>{text}</figcaption></figure></li>"
             for z, (url, paths, text) in enumerate(zip(urls, contours, texts, strict=True))
         ]
@@ -115,90 +137,71 @@ class CaseViewer:
             footer=f"Radiological view: the patient's right is on the left. Slices from the feet to the head, {encoding}.",
         )
 
-    @property
-    def _stretch(self) -> float:
-        """How much higher than wide a pixel is."""
-        return self.spacing[1] / self.spacing[2]
-
     def _describe(self, z: int) -> str:
         """Tell of a slice how well each prediction agrees with the reference; without one, how large the organs are."""
         parts = [f"slice {z + 1} of {len(self.images)}"]
-        shown = {name: labels[z] for name, labels in self.layers.items() if name != _REFERENCE_LAYER}
-        for name, labels in shown.items():
+        for layer in (layer for layer in self.layers if not layer.dashed):
             texts = []
-            for number in map(int, self._organs_in(z)):
-                area = labels == number
+            for number in self._organs_in(z):
+                area, organ = layer.labels[z] == number, list(self.organs)[number - 1]
+                cm2 = float(area.sum()) * self.spacing[1] * self.spacing[2] / 100
+                told = f"{cm2:.1f} cm²"
                 if self.reference is not None:
                     true = self.reference[z] == number
                     dice = 200 * float((area & true).sum()) / float((area.sum() + true.sum()) or 1)
-                    texts.append(f"{list(self.organs)[number - 1]} {dice:.0f} %")
-                else:
-                    cm2 = float(area.sum()) * self.spacing[1] * self.spacing[2] / 100
-                    texts.append(f"{list(self.organs)[number - 1]} {cm2:.1f} cm²")
+                    told = f"{dice:.0f} %"
+                texts.append(f"{organ} {told}")
             dice_of = "Dice of " if self.reference is not None else ""
-            parts += [f"{dice_of}{name}: {', '.join(texts)}"] if texts else []
+            parts += [f"{dice_of}{layer.name}: {', '.join(texts)}"] if texts else []
         return "; ".join(parts)
 
     def _organs_in(self, z: int) -> list[int]:
         """Return the ids that any layer has in a slice."""
-        ids = {int(each) for labels in self.layers.values() for each in np.unique(labels[z])}
+        ids = {int(each) for layer in self.layers for each in np.unique(layer.labels[z])}
         return sorted(ids & set(range(1, len(self.organs) + 1)))
-
-    def _colors(self, layer: int) -> list[str]:
-        """Return the colour of each organ in a layer."""
-        if list(self.layers)[layer] == _REFERENCE_LAYER:
-            return ["#ffffff"] * len(self.organs)
-        number = layer - (self.reference is not None)
-        several = len(self.layers) - (self.reference is not None) > 1
-        return [PALETTE[number % len(PALETTE)]] * len(self.organs) if several else list(self.organs.values())
 
     def _rules(self) -> Iterator[str]:
         """Yield the style of each layer, and what its box switches."""
-        for layer, name in enumerate(self.layers):
-            for organ, color in enumerate(self._colors(layer), start=1):
-                yield f".l{layer}.o{organ} {{ stroke: {color}; }}"
-            dashed = " stroke-dasharray: 5 3.5;" if name == _REFERENCE_LAYER else ""
-            yield f".l{layer} {{ stroke: {self._colors(layer)[0]};{dashed} }}" if dashed else ""
-            label = f"~ .layers label[for=l{layer}]"
-            yield f"#l{layer}:not(:checked) ~ .slices .l{layer} {{ display: none; }}"
-            yield f"#l{layer}:checked {label} .box::after {{ content: '✓'; }}"
-            yield f"#l{layer}:focus-visible {label} {{ outline: 2px solid var(--mark); }}"
+        for number, layer in enumerate(self.layers):
+            for organ, color in enumerate(layer.colors, start=1):
+                yield f".l{number}.o{organ} {{ stroke: {color}; }}"
+            yield f".l{number} {{ stroke: #ffffff; stroke-dasharray: 5 3.5; }}" if layer.dashed else ""
+            label = f"~ .layers label[for=l{number}]"
+            yield f"#l{number}:not(:checked) ~ .slices .l{number} {{ display: none; }}"
+            yield f"#l{number}:checked {label} .box::after {{ content: '✓'; }}"
+            yield f"#l{number}:focus-visible {label} {{ outline: 2px solid var(--mark); }}"
 
     def _legend(self) -> Iterator[str]:
         """Yield the entry of each layer: its box, name and line; where its organs have colours of their own, a line for each."""
-        for layer, name in enumerate(self.layers):
-            colors = dict(zip(self.organs, self._colors(layer), strict=True))
-            dashed = ' stroke-dasharray="5 3.5"' if name == _REFERENCE_LAYER else ""
+        for number, layer in enumerate(self.layers):
+            dashed = ' stroke-dasharray="5 3.5"' if layer.dashed else ""
             lines = {
                 color: f'<svg viewBox="0 0 34 16" aria-hidden="true"><path d="M4 8H30" style="stroke: {color}"{dashed}/></svg>'
-                for color in colors.values()
+                for color in layer.colors
             }
-            entries = [f"{lines[color]} {html.escape(organ)}" for organ, color in colors.items()]
-            entry = (
-                f"{html.escape(name)}: {' '.join(entries)}"
-                if len(lines) > 1
-                else f"{lines[self._colors(layer)[0]]} {html.escape(name)}"
-            )
-            yield f'<label for="l{layer}"><span class="box" aria-hidden="true"></span>{entry}</label>'
+            pairs = zip(layer.colors, self.organs, strict=True)
+            each = " ".join(f"{lines[color]} {html.escape(organ)}" for color, organ in pairs)
+            name = html.escape(layer.name)
+            entry = f"{name}: {each}" if len(lines) > 1 else f"{lines[layer.colors[0]]} {name}"
+            yield f'<label for="l{number}"><span class="box" aria-hidden="true"></span>{entry}</label>'
 
     def _strip(self) -> Iterator[str]:
         """Yield a line for each layer: how much of the organs each slice has."""
-        areas = {name: (labels > 0).sum(axis=(1, 2)) for name, labels in self.layers.items()}
-        most = max(1, max(int(area.max()) for area in areas.values()))
-        for layer, (name, area) in enumerate(areas.items()):
-            points = " ".join(f"{z + 0.5},{19 - 18 * value / most:.3g}" for z, value in enumerate(area))
-            own = self._colors(layer)
-            color = "var(--text)" if name == _REFERENCE_LAYER or len(set(own)) > 1 else own[0]
-            dashed = ' stroke-dasharray="4 3"' if name == _REFERENCE_LAYER else ""
+        most = max(1, *(int(layer.areas.max()) for layer in self.layers))
+        for layer in self.layers:
+            points = " ".join(f"{z + 0.5},{19 - 18 * area / most:.3g}" for z, area in enumerate(layer.areas))
+            several = layer.dashed or len(set(layer.colors)) > 1
+            dashed = ' stroke-dasharray="4 3"' if layer.dashed else ""
+            color = "var(--text)" if several else layer.colors[0]
             yield f'<polyline points="{points}" style="stroke: {color}"{dashed}/>'
 
     def _contours(self, z: int) -> Iterator[str]:
         """Yield a path for each layer and organ of a slice, in halves of a pixel."""
-        for layer, labels in enumerate(self.layers.values()):
+        for number, layer in enumerate(self.layers):
             for organ in self._organs_in(z):
-                mask = labels[z] == organ
+                mask = layer.labels[z] == organ
                 if mask.any():
-                    yield f'<path class="l{layer} o{organ}" d="{"".join(_outlines(mask))}"/>'
+                    yield f'<path class="l{number} o{organ}" d="{"".join(_outlines(mask))}"/>'
 
 
 def _outlines(mask: npt.NDArray[np.bool_]) -> Iterator[str]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import mannwhitneyu, spearmanr
 
 from desam_lite.data.slices import select_slices
 from desam_lite.data.tasks import Task
@@ -281,11 +281,10 @@ def auc(score: npt.NDArray[np.float64], positive: npt.NDArray[np.bool_]) -> floa
     >>> auc(np.array([0.9, 0.2, 0.4]), np.array([True, False, True]))
     1.0
     """
-    many, few = int(positive.sum()), int((~positive).sum())
-    if not many or not few:
+    inside, outside = score[positive], score[~positive]
+    if not len(inside) or not len(outside):
         return float("nan")
-    ranks = rankdata(score)[positive].sum()
-    return float((ranks - many * (many + 1) / 2) / (many * few))
+    return float(mannwhitneyu(inside, outside).statistic / (len(inside) * len(outside)))
 
 
 def as_scores(frame: pd.DataFrame, column: str, by: Sequence[str] = ()) -> pd.DataFrame:

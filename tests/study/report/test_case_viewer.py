@@ -135,12 +135,14 @@ def unet(tiny_task: Place, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_runs_are_shown_with_what_they_predicted_and_scored(unet: Run, tiny_task: Place) -> None:
     task = open_task(*tiny_task, unet.directory.parents[1], progress=False)
     shown = view_case(task, [unet], "B", "B1")
-    assert np.array_equal(shown.layers["U-Net"], unet.prediction("B", "B1"))
-    assert np.array_equal(shown.layers["reference"], task.slices.load("B", "B1").labels)
+    reference, own = shown.layers
+    assert (reference.name, own.name) == ("reference", "U-Net") and reference.dashed and not own.dashed
+    assert np.array_equal(own.labels, unet.prediction("B", "B1"))
+    assert np.array_equal(reference.labels, task.slices.load("B", "B1").labels)
     dice = unet.metrics().query("case == 'B1' and protocol == 'published'")["dice"].item()
     assert f"blob {100 * dice:.1f} (published)" in shown.notes[0]
     twice = view_case(task, [unet, unet], "B", "B1")
-    assert list(twice.layers) == ["reference", "U-Net, A, seed 0"]
+    assert [layer.name for layer in twice.layers] == ["reference", "U-Net, A, seed 0"]
 
 
 def test_the_command_writes_the_page_of_a_case(run, unet: Run, tmp_path: Path, monkeypatch) -> None:
