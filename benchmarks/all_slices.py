@@ -85,7 +85,7 @@ def _both_ways(run: Run, task: Task) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the metrics of a run as they are, and of its masks after the clean-up, labelled by what was done."""
     label = run.spec.label + RULES[run.spec.train_slices or "published"]
     as_it_is = run.metrics().assign(label=label)[["label", *_KEPT]]
-    masks = cache(lambda target, case: keep_largest_part(run.prediction(target, case)))
+    masks = cache(lambda target, case: keep_largest_part(run.stored_prediction(target, case)))
     organs = [organ.name for organ in task.manifest.organs]
     dice = []
     for row in as_it_is.itertuples():

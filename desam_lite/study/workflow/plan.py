@@ -33,6 +33,8 @@ Declared = Mapping[str, tuple[str, Any]]
 """What a notebook can be given: parameter -> (type, default)."""
 FALLBACK = "teach"
 """The profile of the notebooks that stay synthetic where the one asked for is meant for real data."""
+IN_PAGE = {"click_lesson", "own_hospital", "own_method", "unet_from_scratch"}
+"""Notebooks that train while they run, so that nothing of them can be kept: in the book of the study they are in `FALLBACK`."""
 PRIORITIES = {"data": 30, "embeddings": 20, "early": 15, "page": 12, "run": 10, "book": 0}
 """Kind of job to priority; early are runs through the encoder, which take longest, and pages without runs, which may train."""
 _GIB = 1024
@@ -138,15 +140,17 @@ def choose_parameters(options: StudyOptions, declared: Mapping[str, Declared]) -
                 f"no notebook takes '{key}' as -p: choose from {', '.join(names)}; "
                 "--profile, --manifest and --data set theirs."
             )
-    return {name: _choose_for_notebook(options, has, places.get(name)) for name, has in declared.items()}
+    return {
+        name: _choose_for_notebook(options, name, has, places.get(name)) for name, has in declared.items()
+    }
 
 
 def _choose_for_notebook(
-    options: StudyOptions, declared: Declared, place: tuple[str, str] | None
+    options: StudyOptions, name: str, declared: Declared, place: tuple[str, str] | None
 ) -> dict[str, Any]:
     meant = place is not None or not options.manifests or not get_profile(options.profile).needs_weights
     manifest, data = place or ("", "")
-    profile = options.profile if meant else FALLBACK
+    profile = FALLBACK if not meant or (options.profile == "study" and name in IN_PAGE) else options.profile
     values = {"manifest": manifest, "data_root": data, "weights": options.weights if meant else ""}
     values |= {"workspace": str(options.workspace), **options.parameters}
     chosen = {

@@ -14,6 +14,7 @@ from desam_lite.study.plans import EXPERIMENTS, plan_experiment
 from desam_lite.study.profiles import get_profile
 from desam_lite.study.workflow.notebooks import read_parameters
 from desam_lite.study.workflow.plan import (
+    IN_PAGE,
     StudyOptions,
     choose_parameters,
     graph_folder,
@@ -209,3 +210,13 @@ def test_what_takes_longest_and_what_needs_no_run_start_before_the_rest(study: P
         "SAMed from A, seed 0",
         "page look",
     }
+
+
+def test_a_page_that_trains_while_it_runs_stays_small_in_the_book_of_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    for profile, small in (("study", "teach"), ("smoke", "smoke")):
+        pages = pages_of(make_plan(StudyOptions(profile=profile, workspace=tmp_path)))
+        chosen = {name: page["parameters"].get("profile") for name, page in pages.items()}
+        assert {chosen[name] for name in IN_PAGE} == {small} and chosen["domain_splits"] == profile
