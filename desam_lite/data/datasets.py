@@ -81,11 +81,8 @@ def list_slices(store: SliceStore, domain: str, cases: Sequence[str], rule: Slic
         raise StudyError(
             f"domain {domain} has no case left to train or to validate on: it needs two patients or more."
         )
-    refs = [
-        SliceRef(domain, case, int(row))
-        for case in cases
-        for row in select_slices(store.load(domain, case).labels, rule)
-    ]
+    chosen = {case: select_slices(store.load(domain, case).labels, rule) for case in cases}
+    refs = [SliceRef(domain, case, row) for case, rows in chosen.items() for row in rows]
     if not refs:
         raise StudyError(
             f"no slice of {domain} ({', '.join(cases)}) is selected by the rule '{rule}': "

@@ -27,11 +27,8 @@ AT_ONCE = 8
 """Slices encoded, and read back, at once: their maps are what has to fit into memory."""
 
 _REDUCED_ON = ("cuda",)
-_PRODUCTS: dict[Format, torch.dtype] = {
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float8": torch.bfloat16,
-}
+_HALF = torch.bfloat16
+_PRODUCTS: dict[Format, torch.dtype] = {"float16": torch.float16, "bfloat16": _HALF, "float8": _HALF}
 """In what a GPU multiplies for maps that are stored with no more digits: its float32 is many times slower; sums stay float32."""
 
 ReadEmbeddings = Callable[[range], ImageEmbeddings]
@@ -78,9 +75,8 @@ class EmbeddingStore:
 
     def load_slices(self, slices: Sequence[tuple[str, str, int]]) -> ImageEmbeddings:
         """Read slices of any cases together: domain, case and slice index of each, at least one; else as :meth:`load`."""
-        files = {
-            pair: self._open(*pair) for pair in dict.fromkeys((domain, case) for domain, case, _ in slices)
-        }
+        pairs = dict.fromkeys((domain, case) for domain, case, _ in slices)
+        files = {pair: self._open(*pair) for pair in pairs}
         return read_slices([(files[domain, case], row) for domain, case, row in slices])
 
     def write(self, domain: str, case: str, batches: Iterable[ImageEmbeddings], count: int) -> None:

@@ -292,10 +292,8 @@ def _state_of_files(manifest: Manifest, root: Path, domain: str, files: Files) -
         states = [(root / path).stat() for _, path in paths]
     except OSError:
         return ""
-    named = [
-        [kind, path.as_posix(), state.st_size, state.st_mtime_ns]
-        for (kind, path), state in zip(paths, states, strict=True)
-    ]
+    sizes = [(state.st_size, state.st_mtime_ns) for state in states]
+    named = [[kind, path.as_posix(), *size] for (kind, path), size in zip(paths, sizes, strict=True)]
     rules = [manifest.preparation(domain), manifest.patient]
     return digest([INDEX_VERSION, str(root.resolve()), domain, named, rules])
 

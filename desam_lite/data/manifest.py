@@ -192,10 +192,8 @@ class Manifest(_Strict):
 
     def content_hash(self) -> str:
         """Return 16 hexadecimal digits that name all that changes results; titles and facts do not."""
-        domains = {
-            name: [self.pattern(name, "image"), self.pattern(name, "label"), self.preparation(name)]
-            for name in self.domains
-        }
+        kinds = ("image", "label")
+        domains = {d: [*(self.pattern(d, kind) for kind in kinds), self.preparation(d)] for d in self.domains}
         return digest({"domains": domains, "patient": self.patient})
 
 

@@ -118,10 +118,8 @@ def write_slices(folder: Path, manifest: Manifest, row: Mapping[str, Any], volum
         return
     images = prepare_intensity(volume.image, manifest.domain(volume.domain).intensity or manifest.intensity)
     # One metadata key: safetensors writes several in a random order, and equal cases should give equal files.
-    case = {
-        "geometry": volume.geometry.to_json(),
-        "crc32": [zlib.crc32(images.data), zlib.crc32(volume.labels.data)],
-    }
+    checks = [zlib.crc32(images.data), zlib.crc32(volume.labels.data)]
+    case = {"geometry": volume.geometry.to_json(), "crc32": checks}
     with atomic_path(path) as temporary:
         tensors = {"images": images, "labels": volume.labels}
         save_file(tensors, temporary, metadata={"case": json.dumps(case)})

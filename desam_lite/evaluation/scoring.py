@@ -84,10 +84,8 @@ def _read_earlier(path: Path, slices: CaseSlices) -> OrganIds | None:
 def _score_rows(slices: CaseSlices, prediction: OrganIds, organs: Sequence[str]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for organ, name in enumerate(organs, start=1):
-        counts = {
-            "reference_voxels": int((slices.labels == organ).sum()),
-            "predicted_voxels": int((prediction == organ).sum()),
-        }
+        voxels = [int((volume == organ).sum()) for volume in (slices.labels, prediction)]
+        counts = dict(zip(("reference_voxels", "predicted_voxels"), voxels, strict=True))
         for protocol in PROTOCOLS:
             score = score_case(prediction, slices.labels, slices.spacing, organ, protocol)
             place = {"target": slices.domain, "case": slices.case, "organ": name, "protocol": protocol}

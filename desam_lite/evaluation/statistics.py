@@ -105,10 +105,7 @@ def _rows_with(frame: pd.DataFrame, column: str, value: str) -> pd.DataFrame:
 
 
 def summarise(
-    scores: pd.DataFrame,
-    by: Sequence[str] = ("label", "in_domain"),
-    *,
-    rule: Rule = "sources",
+    scores: pd.DataFrame, by: Sequence[str] = ("label", "in_domain"), *, rule: Rule = "sources"
 ) -> pd.DataFrame:
     """Average the scores of each group, with spread and a 95 % interval (`seed_aware_interval`).
 
@@ -193,10 +190,8 @@ def domain_losses(
         cube = cube_of(group)
         home = np.zeros(cube.values.shape[:2], bool)
         home[tuple(pd.factorize(group[name], sort=True)[0][inside] for name in ("source", "target"))] = True
-        away, at_home = (
-            _cell_weights(cube._replace(values=np.where(kept[:, :, None, None], cube.values, np.nan)), rule)
-            for kept in (~home, home)
-        )
+        parts = [np.where(kept[:, :, None, None], cube.values, np.nan) for kept in (~home, home)]
+        away, at_home = (_cell_weights(cube._replace(values=part), rule) for part in parts)
         interval = seed_aware_interval(cube, away - at_home)
         verdict = _verdict(interval, scores, margin)
         rows.append({**dict(zip(by, names, strict=True)), **interval._asdict(), "verdict": verdict})
@@ -250,10 +245,8 @@ def pick_case(scores: pd.DataFrame, rule: CaseRule) -> pd.Series:
     scored = scores.dropna(subset="value")
     if scored.empty:
         raise StudyError("there is no scored case to choose from: finish a run first.")
-    worst_first = scored.sort_values(
-        ["value", "source", "target", "case", "seed"],
-        ascending=[METRICS[scored["metric"].iloc[0]]] + [True] * 4,
-    )
+    order, best_last = ["value", "source", "target", "case", "seed"], METRICS[scored["metric"].iloc[0]]
+    worst_first = scored.sort_values(order, ascending=[best_last] + [True] * 4)
     place = {"worst": 0, "median": (len(scored) - 1) // 2, "best": len(scored) - 1}[rule]
     return worst_first.iloc[place]
 
@@ -345,9 +338,8 @@ def seed_aware_interval(cube: Cube, rule: Rule | Floats) -> Interval:
         weights[s, t] ** 2 * _interaction_variance(cube.values[s, t][cube.seeds[s], : cube.cases[t]])
         for s, t in np.argwhere(weights)
     )
-    t_seeds, t_patients = (
-        float(student_t.ppf((1 + LEVEL) / 2, freedom)) for _, freedom in (of_seeds, of_patients)
-    )
+    freedoms = of_seeds[1], of_patients[1]
+    t_seeds, t_patients = (float(student_t.ppf((1 + LEVEL) / 2, freedom)) for freedom in freedoms)
     both = t_seeds**2 * max(of_seeds[0] - of_both, 0.0) + t_patients**2 * of_patients[0]
     half = np.sqrt(max(both, t_seeds**2 * of_seeds[0]))
     return Interval(mean, mean - half, mean + half)
@@ -398,10 +390,9 @@ def _estimate(group: pd.DataFrame, rule: Rule) -> dict[str, float]:
         return {**dict.fromkeys(_ESTIMATES[:5], np.nan), **dict.fromkeys(_ESTIMATES[5:], 0)}
     cube = cube_of(scored)
     per_case = _per_case(scored)
-    per_seed = [
-        seed_aware_interval(Cube(cube.values[:, :, [n]], cube.cases, cube.seeds[:, [n]]), rule).mean
-        for n in range(cube.values.shape[2])
-    ]
+    seeds = [[n] for n in range(cube.values.shape[2])]
+    singles = [Cube(cube.values[:, :, n], cube.cases, cube.seeds[:, n]) for n in seeds]
+    per_seed = [seed_aware_interval(single, rule).mean for single in singles]
     spreads = {"seed_sd": _deviation(np.array(per_seed)), "case_sd": _deviation(per_case)}
     counts = {f"{name}s": scored[name].nunique() for name in ("source", "target", "seed")}
     return {**seed_aware_interval(cube, rule)._asdict(), **spreads, **counts, "cases": len(per_case)}

@@ -38,10 +38,8 @@ def augment_batch(batch: Batch, generators: Sequence[np.random.Generator], kind:
     """Return the batch with images ``(B, 1, S, S)`` and masks ``(B, K, S, S)`` changed, each slice by its own generator."""
     if kind == "none" or batch.images is None:
         return batch
-    pairs = [
-        _augment_slice(image, masks, rng, kind)
-        for image, masks, rng in zip(batch.images, batch.masks, generators, strict=True)
-    ]
+    rows = zip(batch.images, batch.masks, generators, strict=True)
+    pairs = [_augment_slice(image, masks, rng, kind) for image, masks, rng in rows]
     images, masks = (torch.stack(parts) for parts in zip(*pairs, strict=True))
     return replace(batch, images=images, masks=masks)
 

@@ -39,9 +39,8 @@ def random_appearances(images: torch.Tensor, draws: dict[str, torch.Tensor]) -> 
     maps = repeated.reshape(1, -1, size, size)
     for layer in range(layers):
         kernels = draws[f"kernels{layer}"].flatten(0, 2)  # (B * V * out, in, 3, 3)
-        maps = functional.conv2d(
-            maps, kernels, draws[f"shifts{layer}"].flatten(), padding=1, groups=count * views
-        )
+        shifts, groups = draws[f"shifts{layer}"].flatten(), count * views
+        maps = functional.conv2d(maps, kernels, shifts, padding=1, groups=groups)
         maps = functional.leaky_relu(maps) if layer < layers - 1 else maps
     share = draws["mix"][:, :, None, None, None]
     mixed = share * maps.reshape(repeated.shape) + (1 - share) * repeated
@@ -77,9 +76,8 @@ class CSDG(UNetMethod):
         """Draw the random networks of all views and the control points of the blending map."""
         drawn: dict[str, npt.NDArray[Any]] = {}
         for layer, (inside, outside) in enumerate(pairwise(GIN_CHANNELS)):
-            drawn[f"kernels{layer}"] = np.stack(
-                [_random_kernels(generator, outside, inside) for _ in range(CSDG_VIEWS)]
-            )
+            kernels = [_random_kernels(generator, outside, inside) for _ in range(CSDG_VIEWS)]
+            drawn[f"kernels{layer}"] = np.stack(kernels)
             drawn[f"shifts{layer}"] = generator.standard_normal((CSDG_VIEWS, outside))
         drawn["mix"] = generator.random(CSDG_VIEWS)
         drawn["control"] = generator.standard_normal(control_shape(IPA_CELLS, IPA_ORDER))

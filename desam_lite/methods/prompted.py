@@ -141,9 +141,8 @@ class PromptedMethod(Method):
     def _decode(self, module: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
         embeddings, prompts = batch.embeddings, batch.prompts
         assert embeddings is not None and prompts is not None
-        out: tuple[torch.Tensor, torch.Tensor | None] = module(
-            embeddings.levels, embeddings.neck, prompts.xy, prompts.labels, prompts.xyxy
-        )
+        prompt = prompts.xy, prompts.labels, prompts.xyxy
+        out: tuple[torch.Tensor, torch.Tensor | None] = module(embeddings.levels, embeddings.neck, *prompt)
         return out
 
     @torch.no_grad()

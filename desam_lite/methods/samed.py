@@ -29,18 +29,14 @@ class LoRAQueryValue(nn.Linear):
         self.weight, self.bias = projection.weight, projection.bias
         width = projection.in_features
         self.lora_down = nn.Parameter(torch.empty(2, rank, width, device=self.weight.device))
-        self.lora_up = nn.Parameter(
-            torch.zeros(2, projection.out_features // 3, rank, device=self.weight.device)
-        )
+        self.lora_up = nn.Parameter(self.weight.new_zeros(2, width, rank))
         for down in self.lora_down:
             nn.init.kaiming_uniform_(down, a=math.sqrt(5))
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Map ``(..., C)`` to ``(..., 3 C)``."""
-        query, value = (
-            functional.linear(functional.linear(tokens, down), up)
-            for down, up in zip(self.lora_down, self.lora_up, strict=True)
-        )
+        pairs = zip(self.lora_down, self.lora_up, strict=True)
+        query, value = (functional.linear(functional.linear(tokens, down), up) for down, up in pairs)
         change = torch.cat([query, torch.zeros_like(query), value], dim=-1)
         return super().forward(tokens) + change
 

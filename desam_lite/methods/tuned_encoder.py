@@ -96,9 +96,8 @@ def _attend_written_out(
 ) -> torch.Tensor:
     """Attend over G maps ``(G, h, w, c)``: as `fast_encoder` does, but torch's fused attention has no gradient for its bias."""
     height, width, channels = q.shape[1:]
-    by_row, by_column = (
-        get_rel_pos(n, n, r).to(q.dtype) for n, r in ((height, rel_pos_h), (width, rel_pos_w))
-    )
+    sides = (height, rel_pos_h), (width, rel_pos_w)
+    by_row, by_column = (get_rel_pos(n, n, r).to(q.dtype) for n, r in sides)
     down = torch.einsum("ghwc,hkc->ghwk", q, by_row).flatten(1, 2)  # (G, h w, h)
     across = torch.einsum("ghwc,wkc->ghwk", q, by_column).flatten(1, 2)  # (G, h w, w)
     keys, values = k.flatten(1, 2), v.flatten(1, 2)

@@ -169,12 +169,8 @@ def predict_files(
         draw: Draws the preview: called with its file, the prediction, name -> colour of the organs, and a title.
         progress: Whether to show a bar.
     """
-    options = {
-        "probability": "probability" in job.outputs,
-        "largest_part": largest_part,
-        "progress": progress,
-    }
-    prediction = predict_scan(model, job.scan, series=series, **options)
+    options = {"probability": "probability" in job.outputs, "largest_part": largest_part}
+    prediction = predict_scan(model, job.scan, series=series, progress=progress, **options)
     if path := job.outputs.get("probability"):
         assert prediction.probability is not None
         organs = [from_slices(each, prediction.geometry) for each in prediction.probability.swapaxes(0, 1)]

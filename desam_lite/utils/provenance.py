@@ -21,11 +21,8 @@ def code_version() -> dict[str, Any]:
     tracked = _git(file.parent, "ls-files", "--error-unmatch", file.name) is not None
     commit = _git(file.parent, "rev-parse", "HEAD") if tracked else None
     changed = None if commit is None else _git(file.parent, "status", "--porcelain", "--untracked-files=no")
-    return {
-        "version": _installed("desam-lite"),
-        "commit": commit,
-        "dirty": None if commit is None else bool(changed),
-    }
+    dirty = None if commit is None else bool(changed)
+    return {"version": _installed("desam-lite"), "commit": commit, "dirty": dirty}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

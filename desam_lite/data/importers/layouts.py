@@ -141,10 +141,8 @@ def find_nnunet(source: Path) -> Cases:
         else:
             items.append(Item(_domain(centers[case]), safe_name(case), image, labels[case][0], _place_both))
     orphans = [paths[0] for case, paths in labels.items() if case not in cases]
-    return items, [
-        *faults,
-        *(f"label {path} has no image: add it, or take the label out." for path in orphans),
-    ]
+    faults += [f"label {path} has no image: add it, or take the label out." for path in orphans]
+    return items, faults
 
 
 def find_btcv(source: Path) -> Cases:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from desam_lite.synthetic.phantoms.fields import Field, smooth_field
+from desam_lite.synthetic.phantoms.fields import Field, warp
 from desam_lite.synthetic.phantoms.painting import Canvas, TissueMap
 from desam_lite.synthetic.phantoms.trunk import IDS, AbdomenPatient, Trunk
 from desam_lite.synthetic.phantoms.viscera import Viscera
@@ -74,12 +74,8 @@ def paint_abdomen(patient: AbdomenPatient, axes: Sequence[Field]) -> tuple[Tissu
 
 
 def _patient_frame(patient: AbdomenPatient, axes: Sequence[Field], rng: np.random.Generator) -> list[Field]:
-    """Turn the grid into the patient's frame and shift every voxel by a smooth random field: no structure is a geometric one."""
+    """Turn the grid into the patient's frame and warp it."""
     x, y, z = axes
     cos, sin = np.float32(np.cos(patient.turn)), np.float32(np.sin(patient.turn))
-    frame = []
-    for axis in (cos * x + sin * y, cos * y - sin * x, z):
-        wide = smooth_field(axes, 55, _KNOTS_REACH, rng)
-        near = smooth_field(axes, 22, _KNOTS_REACH, rng)
-        frame.append((axis + np.float32(3.2) * wide + np.float32(1.1) * near).astype(np.float32))
-    return frame
+    turned = (cos * x + sin * y, cos * y - sin * x, z)
+    return warp(turned, axes, (55, 3.2), (22, 1.1), _KNOTS_REACH, rng)

@@ -106,7 +106,9 @@ def _intensities(
     fine, coarse = (smooth_field(axes, scale, _REACH, rng) for scale in (5, 11))
     uneven = np.float32(0.75) * fine + np.float32(0.5) * coarse
     low, high = WINDOW
-    units = (_hounsfield(patient, scanner) - low) / (high - low)
+    units = np.array([t.hounsfield + scanner.enhancement * t.uptake for t in ABDOMEN_TISSUES.values()])
+    units[IDS["liver"]] -= 45 * patient.steatosis
+    units = (units - low) / (high - low)
     # Unevenness is a part of the signal in an MRI, and a part of the way to water and fat in a CT.
     ct = units.astype(np.float32)[tissue] + (0.3 * strength)[tissue] * uneven
     signal = _relaxed(patient, scanner)
@@ -114,12 +116,6 @@ def _intensities(
     mr = signal[tissue] * np.clip(1 + strength[tissue] * uneven, 0.1, 2.5)
     mr = mr * (1 - fatty * _suppressed(scanner, axes, rng))
     return np.asarray((1 - part) * ct + part * mr, dtype=np.float32)
-
-
-def _hounsfield(patient: AbdomenPatient, scanner: BodyScanner) -> npt.NDArray[np.float64]:
-    values = np.array([t.hounsfield + scanner.enhancement * t.uptake for t in ABDOMEN_TISSUES.values()])
-    values[IDS["liver"]] -= 45 * patient.steatosis
-    return values
 
 
 def _relaxed(patient: AbdomenPatient, scanner: BodyScanner) -> Field:

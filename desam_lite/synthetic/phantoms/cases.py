@@ -114,8 +114,6 @@ def _grids(
 
 def _grid_axes(shape: Sequence[int], spacing: Sequence[float], middle: npt.NDArray[np.float64]) -> Axes:
     """Return x, y, z in mm of a ``(Z, H, W)`` grid around ``middle`` (x, y, z in mm), each broadcastable to it."""
-    z, y, x = (
-        ((np.arange(n) - (n - 1) / 2) * s + m).astype(np.float32)
-        for n, s, m in zip(shape, spacing, middle[::-1], strict=True)
-    )
+    rows = zip(shape, spacing, middle[::-1], strict=True)
+    z, y, x = (((np.arange(n) - (n - 1) / 2) * s + m).astype(np.float32) for n, s, m in rows)
     return x[None, None, :], y[None, :, None], z[:, None, None]

@@ -48,6 +48,23 @@ _UNIT_SPREAD = (
 ) ** 0.5  # a sum of cubic B-splines with random weights spreads this much less, per axis
 
 
+def warp(
+    coordinates: Sequence[Field],
+    axes: Sequence[Field],
+    wide: tuple[float, float],
+    near: tuple[float, float],
+    reach: Sequence[float],
+    rng: np.random.Generator,
+) -> list[Field]:
+    """Shift every voxel by two smooth random fields, of a scale and a strength in mm: no structure is a geometric one."""
+    warped = []
+    for axis in coordinates:
+        first, second = (smooth_field(axes, scale, reach, rng) for scale, _ in (wide, near))
+        shifted = axis + np.float32(wide[1]) * first + np.float32(near[1]) * second
+        warped.append(shifted.astype(np.float32))
+    return warped
+
+
 def _random_spline(weights: Sequence[npt.NDArray[np.float64]], rng: np.random.Generator) -> Field:
     """Return a sum of cubic B-splines with random weights, from each axis's ``(places, knots)``."""
     field = rng.standard_normal([w.shape[1] for w in weights])
@@ -65,12 +82,7 @@ def _spline_weights(places: npt.NDArray[np.floating], end: float) -> npt.NDArray
 
 
 def ellipsoid(
-    where: Sequence[Field],
-    centre: Point,
-    radii: Point,
-    *,
-    tilt: float = 0.0,
-    power: float = 2.0,
+    where: Sequence[Field], centre: Point, radii: Point, *, tilt: float = 0.0, power: float = 2.0
 ) -> Field:
     """Return the radius function of an ellipsoid: below 1 inside, 1 on its surface.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from desam_lite.synthetic.phantoms.fields import Field, ellipsoid, smooth_field
+from desam_lite.synthetic.phantoms.fields import Field, ellipsoid, warp
 from desam_lite.synthetic.phantoms.painting import Box, Canvas, TissueMap
 from desam_lite.synthetic.phantoms.tissues import TISSUES
 
@@ -77,7 +77,7 @@ def paint_pelvis(patient: Patient, axes: Sequence[Field]) -> tuple[TissueMap, Ti
         Tissue ids (positions in `TISSUES`) and the label, 1 in the prostate: both ``(Z, H, W)`` uint8.
     """
     rng = np.random.default_rng([patient.seed, 1])
-    painter = _Painter(patient, axes, _warped(axes, rng), rng)
+    painter = _Painter(patient, axes, warp(axes, axes, (30, 2.4), (9, 0.8), _WARP_KNOTS, rng), rng)
     painter.body()
     painter.skeleton()
     painter.muscles()
@@ -86,16 +86,6 @@ def paint_pelvis(patient: Patient, axes: Sequence[Field]) -> tuple[TissueMap, Ti
     label = painter.prostate()
     label &= ~painter.rectum()
     return painter.tissue, label.astype(np.uint8)
-
-
-def _warped(axes: Sequence[Field], rng: np.random.Generator) -> list[Field]:
-    """Shift every voxel by a smooth random field, so that no structure is a geometric one."""
-    warped = []
-    for axis in axes:
-        wide = smooth_field(axes, 30, _WARP_KNOTS, rng)
-        near = smooth_field(axes, 9, _WARP_KNOTS, rng)
-        warped.append((axis + 2.4 * wide + 0.8 * near).astype(np.float32))
-    return warped
 
 
 class _Painter(Canvas):
@@ -182,9 +172,8 @@ class _Painter(Canvas):
         inside = (shape < 1) & (hollow > 1)  # the back is flat or a little hollow
         margin = 1.3 / gland[1]
         core = (shape < 1 - margin) & (hollow > 1 + margin)
-        within = ellipsoid(
-            local, (0, -gland[1] * (0.9 - zone) * 0.9, gland[2] * 0.12), [g * zone for g in gland]
-        )
+        middle = (0, -gland[1] * (0.9 - zone) * 0.9, gland[2] * 0.12)
+        within = ellipsoid(local, middle, [g * zone for g in gland])
         front = ellipsoid(local, (0, -gland[1] * 0.95, 0), (gland[0] * 0.42, gland[1] * 0.38, gland[2] * 0.9))
         tube = ellipsoid(local, (0, -gland[1] * 0.05, 0), (2.0, 2.2, np.inf))
         self.fill(inside, "capsule", box=box)

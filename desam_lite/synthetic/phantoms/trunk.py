@@ -55,9 +55,8 @@ class Trunk:
         build = patient.build
         self.half_width = 124 * build * patient.girth[0]
         self.half_depth = 74 * build * patient.girth[1]
-        self.cavity = ellipsoid(
-            canvas.where, (0, 0, 0), (self.half_width, self.half_depth, np.inf), power=2.5
-        )
+        radii = (self.half_width, self.half_depth, np.inf)
+        self.cavity = ellipsoid(canvas.where, (0, 0, 0), radii, power=2.5)
         """Below 1 inside the abdominal wall."""
         self.back = 45 * build  # middle of the vertebral bodies, y
 

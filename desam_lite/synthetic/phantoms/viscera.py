@@ -144,11 +144,8 @@ class Viscera:
         box = canvas.box((x, y, z), (max(around[:2]), max(around[:2]), around[2]))
         where = canvas.within(box)
         # The upper pole lies nearer to the spine and to the back.
-        lean = [
-            where[0] + np.float32(0.16 * side) * (where[2] - z),
-            where[1] + np.float32(0.12) * (where[2] - z),
-            where[2],
-        ]
+        above = where[2] - z
+        lean = [where[0] + np.float32(0.16 * side) * above, where[1] + np.float32(0.12) * above, where[2]]
         room = self.trunk.cavity[box] < 1.0
         whole = ellipsoid(lean, (x, y, z), radii, tilt=tilt, power=2.5)
         canvas.fill(room & (ellipsoid(lean, (x, y, z), around, tilt=tilt) < 1), "visceral fat", box=box)
@@ -161,8 +158,8 @@ class Viscera:
         canvas.fill(room & (whole < 1.05) & (sinus < 1), "visceral fat", box=box)
         pelvis = ellipsoid(lean, hilum, (13 * size, 3.4 * size, 9 * size), tilt=0.5 * side)
         canvas.fill(room & (pelvis < 1), "urine", box=box)
-        above = (x - side * 16, y - 12, z + radii[2] + 4)
-        canvas.tube([above, (above[0] + side * 16, y - 2, above[2] - 8)], [2.8, 2.2], [("adrenal", 0)])
+        top = (x - side * 16, y - 12, z + radii[2] + 4)
+        canvas.tube([top, (top[0] + side * 16, y - 2, top[2] - 8)], [2.8, 2.2], [("adrenal", 0)])
 
     def stomach(self) -> None:
         """From the dome on the left to before the pancreas; fluid below, gas above, as the patient lies on the back."""

@@ -23,10 +23,8 @@ def attend_with_positions(
     Relative positions are ``(2 N - 1, c)``, N at least the side of the map.
     """
     height, width, channels = q.shape[1:]
-    by_row, by_column = (
-        get_rel_pos(n, n, _nearest_distances(r, n)).to(q.dtype)
-        for n, r in ((height, rel_pos_h), (width, rel_pos_w))
-    )
+    sides = (height, rel_pos_h), (width, rel_pos_w)
+    by_row, by_column = (get_rel_pos(n, n, _nearest_distances(r, n)).to(q.dtype) for n, r in sides)
     down = torch.einsum("ghwc,hkc->ghwk", q, by_row)  # (G, h, w, h)
     across = torch.einsum("ghwc,wkc->ghwk", q, by_column)  # (G, h, w, w)
     rows, columns = (torch.eye(n, dtype=q.dtype, device=q.device) for n in (height, width))
@@ -58,15 +56,14 @@ def run_two_way(
         else:
             q = queries + tokens
             queries = layer.norm1(queries + _run_attention(layer.self_attn, q, q, queries))
-        to_image = layer.cross_attn_token_to_image
-        queries = layer.norm2(
-            queries + _run_attention(to_image, queries + tokens, source, source, key_place=place)
+        read = _run_attention(
+            layer.cross_attn_token_to_image, queries + tokens, source, source, key_place=place
         )
+        queries = layer.norm2(queries + read)
         queries = layer.norm3(queries + layer.mlp(queries))
         to_tokens = layer.cross_attn_image_to_token
-        source = layer.norm4(
-            source + _run_attention(to_tokens, source, queries + tokens, queries, query_place=place)
-        )
+        written = _run_attention(to_tokens, source, queries + tokens, queries, query_place=place)
+        source = layer.norm4(source + written)
     final = transformer.final_attn_token_to_image
     queries = queries + _run_attention(final, queries + tokens, source, source, key_place=place)
     return transformer.norm_final_attn(queries), source
@@ -87,9 +84,8 @@ def _run_attention(
         queries = queries + functional.linear(query_place, attention.q_proj.weight)
     if key_place is not None:
         keys = keys + functional.linear(key_place, attention.k_proj.weight)
-    queries, keys, values = (
-        x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for x in (queries, keys, values)
-    )
+    heads = (attention.num_heads, -1)
+    queries, keys, values = (x.unflatten(-1, heads).transpose(1, 2) for x in (queries, keys, values))
     scores = (queries * queries.shape[-1] ** -0.5) @ keys.mT  # (P, heads, N, N')
     projected: torch.Tensor = attention.out_proj((scores.softmax(-1) @ values).transpose(1, 2).flatten(2))
     return projected

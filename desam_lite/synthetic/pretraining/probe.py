@@ -37,9 +37,8 @@ def probe(
         generator = generator_at(HELD_OUT_SEED, number, device)
         drawn = draw_scenes(scenes, size, generator)
         masks = pick_objects(drawn, objects, MASK_STEP, generator)
-        first, second = (
-            model.encode_image(preprocess(draw_images(drawn.labels, generator), size)).neck for _ in range(2)
-        )
+        images = [preprocess(draw_images(drawn.labels, generator), size) for _ in range(2)]
+        first, second = (model.encode_image(pixels).neck for pixels in images)
         scores = score_prompts(model, first, masks, MASK_STEP, generator, clicks)
         scores["contrast"] = agreement(first, second, drawn.labels, model.spec.patch)
         for name, value in scores.items():
@@ -57,10 +56,8 @@ def score_prompts(
     clicks: int = 8,
 ) -> dict[str, torch.Tensor]:
     """Prompt for every object with a box, a point and further clicks; returns the IoU ``(B, M)`` of each kind of prompt."""
-    scores = {
-        "box": iou(predict_box(model, neck, masks, step) > 0, masks),
-        "filled_box": iou(_fill_boxes(masks), masks),
-    }
+    in_box = predict_box(model, neck, masks, step) > 0
+    scores = {"box": iou(in_box, masks), "filled_box": iou(_fill_boxes(masks), masks)}
     for number, clicked in enumerate(click_by_click(model, neck, masks, step, generator, clicks), start=1):
         reached = iou(clicked.chosen > 0, masks)
         if number == 1:
@@ -137,10 +134,10 @@ def agreement(first: torch.Tensor, second: torch.Tensor, labels: torch.Tensor, p
     side = first.shape[-1]
     place = torch.arange(side * side, device=labels.device)
     rows, columns = place // side, place % side
-    near = ((rows[:, None] - rows).abs() <= _NEAR_TOKENS) & (
-        (columns[:, None] - columns).abs() <= _NEAR_TOKENS
-    )
+    apart = torch.maximum((rows[:, None] - rows).abs(), (columns[:, None] - columns).abs())
     similar = normalise_features(first.float()) @ normalise_features(second.float()).mT
-    similar = similar.masked_fill(near | (regions < 0)[:, None], -2.0)  # below every cosine
+    similar = similar.masked_fill(
+        (apart <= _NEAR_TOKENS) | (regions < 0)[:, None], -2.0
+    )  # below every cosine
     nearest = regions.gather(1, similar.argmax(-1))
     return (nearest == regions)[regions >= 0].float()

@@ -51,11 +51,7 @@ class PromptableSAM(nn.Module):
         return ImageEmbeddings((first, second, third), encoder.neck(tokens.permute(0, 3, 1, 2)))
 
     def predict_masks(
-        self,
-        neck: torch.Tensor,
-        points: torch.Tensor,
-        kinds: torch.Tensor,
-        masks: torch.Tensor | None = None,
+        self, neck: torch.Tensor, points: torch.Tensor, kinds: torch.Tensor, masks: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Predict the masks of M prompts on each image.
 

@@ -78,6 +78,12 @@ def _draw_base(xy: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return base
 
 
+def _first_few(count: int, least: int, most: int, generator: torch.Generator) -> torch.Tensor:
+    """Return ``(count, most)`` bool, true in the first places of each row, as many as chance will have it."""
+    number = torch.randint(least, most + 1, (count, 1), generator=generator, device=generator.device)
+    return torch.arange(most, device=generator.device) < number
+
+
 def _uniform_base(xy: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return torch.zeros_like(xy[:, 0], dtype=torch.int64)
 
@@ -86,18 +92,14 @@ def _patches(xy: torch.Tensor, generator: torch.Generator, most: int = 8) -> tor
     """Where which of several noise fields is the largest."""
     cells = int(torch.randint(3, 9, (), generator=generator, device=generator.device))
     fields = interpolate_noise(generator, len(xy), most, xy.shape[-1], cells)
-    used = torch.arange(most, device=xy.device) < torch.randint(
-        2, most + 1, (len(xy), 1), generator=generator, device=xy.device
-    )
+    used = _first_few(len(xy), 2, most, generator)
     return fields.masked_fill(~used[..., None, None], -_FAR).argmax(1)
 
 
 def _cells(xy: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Which of several scattered seeds is nearest, in bent coordinates."""
     seeds = uniform(generator, len(xy), _CELLS, 2, low=-1.1, high=1.1)
-    used = torch.arange(_CELLS, device=xy.device) < torch.randint(
-        4, _CELLS + 1, (len(xy), 1), generator=generator, device=xy.device
-    )
+    used = _first_few(len(xy), 4, _CELLS, generator)
     seeds = torch.where(used[..., None], seeds, _FAR)
     # |x - s|^2 without |x|^2, which is the same for all seeds
     far = seeds.square().sum(-1)[..., None] - 2 * seeds @ xy.flatten(2)
@@ -142,9 +144,7 @@ def _draw_shapes(xy: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     inner = inner + uniform(generator, count, SHAPES, 1, 1, high=0.3) * wobble
     ring = chance(generator, 0.12, count, SHAPES) & ~tube
     hole = torch.where(ring, uniform(generator, count, SHAPES, low=0.2, high=0.7), -_FAR)
-    used = torch.arange(SHAPES, device=xy.device) < torch.randint(
-        2, SHAPES + 1, (count, 1), generator=generator, device=xy.device
-    )
+    used = _first_few(count, 2, SHAPES, generator)
     return (inner < 1) & (inner > hole[..., None, None]) & used[..., None, None]
 
 
@@ -174,9 +174,7 @@ def _crop_to_body(
     squared = (xy / half).square()
     radius = torch.lerp(squared.sum(1), squared.amax(1), uniform(generator, count, 1, 1, high=0.8))
     body = (radius < 1) | ~chance(generator, 0.6, count, 1, 1)
-    skin = (radius > uniform(generator, count, 1, 1, low=0.7, high=0.97)) & chance(
-        generator, 0.5, count, 1, 1
-    )
-    skin = skin & (radius < 1)
+    rim = uniform(generator, count, 1, 1, low=0.7, high=0.97)
+    skin = (radius > rim) & (radius < 1) & chance(generator, 0.5, count, 1, 1)
     labels = torch.where(body, torch.where(skin, SKIN, labels), AIR)
     return Scenes(labels, shapes & (body & ~skin)[:, None])
