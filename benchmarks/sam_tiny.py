@@ -37,7 +37,7 @@ from desam_lite.study.run import collect_metrics
 from desam_lite.synthetic.phantoms.making import make_task
 from desam_lite.synthetic.pretraining.probe import HELD_OUT_SEED, agreement, probe, score_prompts
 from desam_lite.synthetic.pretraining.promptable_sam import PromptableSAM, fill_promptable
-from desam_lite.synthetic.pretraining.rendering import MASK_STEP
+from desam_lite.synthetic.pretraining.prompts import MASK_STEP
 from desam_lite.synthetic.pretraining.scenes import draw_scenes, generator_at
 
 BACKBONE = "sam_tiny"

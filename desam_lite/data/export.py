@@ -29,16 +29,9 @@ def export_nnunet(
     """Write a raw data set of nnU-Net v2 to train on one domain and predict the tested cases of all.
 
     Scans keep their intensities and grids; labels have the organs 1..K in the order of the manifest. The data set appears under
-    its name when it is whole: ``imagesTr``, ``labelsTr``, ``imagesTs``, ``dataset.json`` and ``splits_final.json``.
-
-    Args:
-        task: What is exported.
-        out: The folder that nnU-Net calls ``nnUNet_raw``, in which it is ``DatasetNUMBER_TASK_SOURCE``.
-        source: Domain to train on.
-        split: Case of the source -> part; those to train on and to validate on are written with labels, as its fold 0.
-        tested: Domain -> cases that are written without.
-        number: Of the data set, by which nnU-Net's commands name it.
-        progress: Whether to show a bar.
+    its name, ``DatasetNUMBER_TASK_SOURCE`` in ``out``, when it is whole: ``imagesTr``, ``labelsTr``, ``imagesTs``,
+    ``dataset.json`` and ``splits_final.json``. Of the split of the source, what trains and what validates is written with
+    labels, as its fold 0; the tested cases, by domain, are written without.
 
     Raises:
         StudyError: The number is taken, nothing is left to validate on, or two cases would get one name.

@@ -244,10 +244,7 @@ def find_manifest(manifest: Path | str) -> Path:
 
 
 def load_manifest(manifest: Path | str) -> Manifest:
-    """Read a manifest.
-
-    Args:
-        manifest: Path of a YAML file, or the name of a file in ``data_manifests/`` here or in the repository.
+    """Read a manifest, a YAML file or the name of one in ``data_manifests/`` here or in the repository.
 
     Raises:
         StudyError: No such file, not YAML, or not a manifest; the sentence names every wrong key.

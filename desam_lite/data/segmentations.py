@@ -43,18 +43,11 @@ def write_segmentation(
     terms: Mapping[str, Term],
     algorithm: str,
 ) -> None:
-    """Write organ ids as a DICOM Segmentation (``.dcm``) of the series they were predicted of, atomically.
+    """Write organ ids ``(Z, H, W)`` as a DICOM Segmentation (``.dcm``) of the series they were predicted of, atomically.
 
-    Every slice is there, also where it holds no organ, so that readers that know no segments find the series' own grid.
-
-    Args:
-        path: The file.
-        mask: ``(Z, H, W)``, 0 background, 1..K the organs in the order of ``organs``.
-        geometry: The series' grid.
-        frames: The series' slices, in the order of its third axis.
-        organs: Name -> colour, ``#rrggbb``.
-        terms: Name -> what SNOMED CT calls it; an organ without gets a code of this package's own.
-        algorithm: What made the mask.
+    Every slice is there, also where it holds no organ, so that readers that know no segments find the series' own grid. Organs
+    are name -> colour (``#rrggbb``) in the order of their ids 1..K; one without a term of SNOMED CT gets a code of this
+    package's own. The frames are the series' slices, in the order of its third axis; ``algorithm`` is what made the mask.
     """
     hd = require_highdicom()
     planes = from_slices(mask, geometry).transpose(2, 1, 0)

@@ -193,7 +193,9 @@ def select_slices(labels: npt.NDArray[Any], rule: SliceRule) -> list[int]:
 def split_cases(
     cases: Sequence[str], rule: SplitRule, seed: int, *, patients: Mapping[str, str] | None = None
 ) -> dict[str, Part]:
-    """Divide the cases of a domain into parts; the cases of one patient stay together.
+    """Divide the cases of a domain into parts: case -> part, in the order given; the cases of one patient stay together.
+
+    There is always one to train on; with two patients, one to validate on. Without ``patients``, each case is its own.
 
     Args:
         cases: Case ids.
@@ -202,11 +204,7 @@ def split_cases(
             are three or more. ``half_tested``: the last half in the order given tests, whatever the seed, so that a domain is
             tested on the same patients as source and as target; of the first half a fifth, drawn with the seed, validates.
         seed: Of the draw; the order of ``cases`` does not matter to it.
-        patients: Case -> patient; each case is its own patient when left out.
-
-    Returns:
-        Case -> part, in the order of ``cases``. There is always one to train on; with two patients, one to
-        validate on.
+        patients: Case -> patient.
 
     >>> split_cases(["a", "b", "c"], "published_90_10", seed=0)
     {'a': 'train', 'b': 'train', 'c': 'val'}

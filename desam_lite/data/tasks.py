@@ -53,15 +53,10 @@ class Task:
 def open_task(
     manifest: Path | str, root: Path | str, workspace: Path | str, *, progress: bool = True
 ) -> Task:
-    """Read a manifest, check every case, prepare the slices; each step is skipped where its result is still right.
+    """Read a manifest, check every case below ``root``, prepare the slices; each step is skipped where its result is still right.
 
     Each file is opened once: a sound case is prepared as soon as it is checked, also where another turns out to be at fault.
-
-    Args:
-        manifest: Manifest file.
-        root: Folder that its patterns start from.
-        workspace: Where results and caches go.
-        progress: Whether to show progress bars.
+    Results and caches go below ``workspace``.
 
     Raises:
         StudyError: The manifest is wrong, or cases are; all faults of the task are in one message.

@@ -45,14 +45,8 @@ MARGINS = {"dice": 0.02, "hd95": 1.0, "hd": 2.0, "assd": 0.5}
 LEVEL = 0.95
 """Coverage of every interval."""
 
-Verdict = Literal[
-    "better",
-    "worse",
-    "equivalent",
-    "better by less than the margin",
-    "worse by less than the margin",
-    "cannot tell",
-]
+_Small = Literal["better by less than the margin", "worse by less than the margin"]
+Verdict = Literal["better", "worse", "equivalent", _Small, "cannot tell"]
 
 COLUMNS = ["label", "source", "target", "in_domain", "seed", "case", "metric", "value"]
 """The columns of the frame that `scores` returns and every other function here takes."""
@@ -64,13 +58,10 @@ _DIFFERENCES = ["first", "second", "in_domain", "mean", "low", "high", "verdict"
 def scores(
     metrics: pd.DataFrame, *, metric: str = "dice", protocol: str = "whole_volume", organ: str | None = None
 ) -> pd.DataFrame:
-    """Select one metric under one protocol, and average it over the organs of each case.
+    """Select one metric under one protocol, and average it over the organs of each case, or take one organ.
 
-    Args:
-        metrics: Rows of one or more runs, as `Run.metrics` returns them; may be empty.
-        metric: "dice" (0 to 1), or "hd95", "hd", "assd" (mm).
-        protocol: "whole_volume" or "published".
-        organ: One organ only; None for the mean over the organs for which the metric is a number.
+    The rows are those of one or more runs, as `Run.metrics` returns them, or none; a mean is over the organs for which the
+    metric is a number.
 
     Returns:
         One row per label, source, target, seed and case, with `COLUMNS`.
@@ -107,12 +98,7 @@ def _rows_with(frame: pd.DataFrame, column: str, value: str) -> pd.DataFrame:
 def summarise(
     scores: pd.DataFrame, by: Sequence[str] = ("label", "in_domain"), *, rule: Rule = "sources"
 ) -> pd.DataFrame:
-    """Average the scores of each group, with spread and a 95 % interval (`seed_aware_interval`).
-
-    Args:
-        scores: As `scores` returns them.
-        by: Columns that make the groups; ("label", "source", "target") gives one row per cell of the matrix.
-        rule: How sources and targets are averaged (`RULES`).
+    """Average the scores of each group that the columns ``by`` make, with spread and a 95 % interval (`seed_aware_interval`).
 
     Returns:
         One row per group, in order of appearance: ``mean``; ``low`` and ``high`` (NaN where a source has one seed or a target
@@ -165,7 +151,8 @@ def compare(
             estimate = _estimate(group, rule)
             verdict = _verdict(Interval(*(estimate[name] for name in Interval._fields)), scores, margin)
             pair = {"first": first, "second": second, "in_domain": in_domain, "verdict": verdict}
-            rows.append({**pair, **estimate, "won": _share_won(group)})
+            won = _per_case(group.dropna(subset="value")) > 0
+            rows.append({**pair, **estimate, "won": float(won.mean()) if len(won) else np.nan})
     return pd.DataFrame(rows, columns=_DIFFERENCES)
 
 
@@ -406,11 +393,6 @@ def _per_case(scores: pd.DataFrame) -> Floats:
 
 def _deviation(values: Floats) -> float:
     return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
-
-
-def _share_won(differences: pd.DataFrame) -> float:
-    per_case = _per_case(differences.dropna(subset="value"))
-    return float((per_case > 0).mean()) if len(per_case) else float("nan")
 
 
 def _check_rule(rule: str) -> None:

@@ -26,12 +26,9 @@ class TrainedModel(NamedTuple):
 
 
 def load_predictor(directory: Path | str, device: "torch.device | str" = "cpu") -> TrainedModel:
-    """Load what a run saved.
+    """Load what a run saved, from its directory or a copy of its ``model.json`` and ``model.safetensors``, onto a device.
 
-    Args:
-        directory: The run directory, or a copy of its ``model.json`` and ``model.safetensors``. The frozen weights of a model
-            on SAM must be where they were, or next to these.
-        device: Where the model goes.
+    The frozen weights of a model on SAM must be where they were, or next to these.
 
     Raises:
         StudyError: A file is missing or damaged, or does not fit the card.

@@ -66,15 +66,7 @@ class PromptedMethod(Method):
     target is 1), else in the background (0), its label always 1. A box: always the whole image, and no IoU loss. Whatever the
     prompt, the target mask is that of the organ. As an oracle ("box_oracle") the box is tight around one organ of the slice,
     drawn among those present, each edge up to 2 % of the square outside of it; prediction then takes the tight box of each
-    organ's reference.
-
-    Args:
-        model: The model; only its decoder is trained.
-        mode: Which prompt is used for training.
-        grid: The point grid and its thresholds at prediction.
-        iou_loss: The loss of the IoU head; the default is that of the public code.
-        mask_loss: The loss of the masks, by which the epoch is selected too; likewise.
-        test_mode: Which prompt is used for prediction; None for that of training.
+    organ's reference. The epoch is selected by the mask loss; ``test_mode`` is the prompt of predictions where it is another.
     """
 
     inputs = "embeddings"

@@ -42,19 +42,16 @@ class ScanJob:
 
 
 def plan_jobs(inputs: Sequence[Path], places: Mapping[str, Path]) -> list[ScanJob]:
-    """Decide which scans are predicted and which files are made of each.
+    """Decide which scans are predicted and which files are made of each: a job per scan, in the order given.
 
     Args:
         inputs: Files, and folders: of one, every NIfTI file is taken but those named as masks, labels or probabilities; one with
             DICOM files and no such file is one scan.
         places: "mask" and others of `ScanJob` -> a file for one scan; a folder for several, or where it is there already.
 
-    Returns:
-        A job per scan, in the order given.
-
     Raises:
-        StudyError: There is no scan, a name does not fit, two scans would get one file, a file would take the place of a scan, or
-            a mask cannot be DICOM.
+        StudyError: There is no scan, a name does not fit, two scans would get one file, a file would take the place of a scan,
+            or a mask cannot be DICOM.
     """
     _refuse_slices(inputs)
     scans = list({path.resolve(): path for given in inputs for path in _scans_of(given)}.values())
@@ -161,13 +158,8 @@ def predict_files(
 ) -> ScanPrediction:
     """Predict a scan and write its files, the mask last and each atomically.
 
-    Args:
-        model: What predicts.
-        job: The scan and its files.
-        series: UID or number of the DICOM series, where a folder holds several.
-        largest_part: As in `predict_scan`.
-        draw: Draws the preview: called with its file, the prediction, name -> colour of the organs, and a title.
-        progress: Whether to show a bar.
+    ``draw`` draws the preview: called with its file, the prediction, name -> colour of the organs, and a title. For the other
+    options see `predict_scan`.
     """
     options = {"probability": "probability" in job.outputs, "largest_part": largest_part}
     prediction = predict_scan(model, job.scan, series=series, progress=progress, **options)

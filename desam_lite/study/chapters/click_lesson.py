@@ -18,7 +18,7 @@ from desam_lite.study.report.style import DescribedFigure
 from desam_lite.study.report.tables import Table
 from desam_lite.synthetic.pretraining.probe import HELD_OUT_SEED, click_by_click, iou, predict_box
 from desam_lite.synthetic.pretraining.promptable_sam import INSIDE, PromptableSAM
-from desam_lite.synthetic.pretraining.rendering import MASK_STEP, pick_objects
+from desam_lite.synthetic.pretraining.prompts import MASK_STEP, pick_objects
 from desam_lite.synthetic.pretraining.scenes import draw_scenes, generator_at
 
 MEASURES = {

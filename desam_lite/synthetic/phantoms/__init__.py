@@ -18,5 +18,5 @@ __all__ = [
     "dialled",
     "make_case",
     "make_task",
-    "planned_hash",
 ]
+__all__ += ["planned_hash"]

@@ -55,7 +55,7 @@ def expose(
     coil: tuple[float, float, float],
     rng: np.random.Generator,
 ) -> Field:
-    """Acquire the image.
+    """Acquire the image: intensities ``(Z, H, W)``, arbitrary unit, not negative.
 
     Args:
         tissue: Tissue ids ``(Z, f H, f W)``, painted f times finer in the plane than the image.
@@ -64,9 +64,6 @@ def expose(
         spacing: z, y, x in mm of the image.
         coil: Where an endorectal coil lies, x, y, z in mm.
         rng: Names texture, bias field and noise.
-
-    Returns:
-        Intensities ``(Z, H, W)``, arbitrary unit, not negative.
     """
     factor = tissue.shape[1] // axes[1].size
     fine = (spacing[0], spacing[1] / factor, spacing[2] / factor)
@@ -76,7 +73,9 @@ def expose(
     sigma = [SLICE_PROFILE * scanner.thickness / fine[0], scanner.blur / fine[1], scanner.blur / fine[2]]
     signal = average_blocks(ndimage.gaussian_filter(signal, sigma), factor)
     muscle = float(signals[list(TISSUES).index("muscle")])
-    received = signal * _sensitivity(scanner, axes, coil) * _bias(scanner, signal.shape, spacing, rng)
+    field = smooth_noise(signal.shape, [120 / s for s in spacing], rng).astype(np.float64)
+    bias = np.exp(scanner.bias * field).astype(np.float32)
+    received = signal * _sensitivity(scanner, axes, coil) * bias
     if scanner.ghost > 0:
         received = received + scanner.ghost * np.roll(received, signal.shape[1] // 5, axis=1)
     received = ring(received, scanner.gibbs)
@@ -133,10 +132,3 @@ def _sensitivity(scanner: Scanner, axes: Sequence[Field], coil: tuple[float, flo
     near = 5.5 / (1 + (distance / 23.0).astype(np.float64) ** 2.6) + 0.12
     blend = (1 - scanner.endorectal) * surface + scanner.endorectal * near
     return np.asarray(blend, dtype=np.float32)
-
-
-def _bias(
-    scanner: Scanner, shape: tuple[int, ...], spacing: Sequence[float], rng: np.random.Generator
-) -> Field:
-    field = smooth_noise(shape, [120 / s for s in spacing], rng)
-    return np.asarray(np.exp(scanner.bias * field.astype(np.float64)), dtype=np.float32)

@@ -28,9 +28,8 @@ from desam_lite.synthetic.pretraining.losses import (
 )
 from desam_lite.synthetic.pretraining.probe import probe
 from desam_lite.synthetic.pretraining.promptable_sam import PromptableSAM, fill_promptable
-from desam_lite.synthetic.pretraining.prompts import first_prompts, further_clicks
+from desam_lite.synthetic.pretraining.prompts import MASK_STEP, first_prompts, further_clicks, pick_objects
 from desam_lite.synthetic.pretraining.recipe import Recipe
-from desam_lite.synthetic.pretraining.rendering import MASK_STEP, pick_objects
 from desam_lite.synthetic.pretraining.scenes import FIRST_SHAPE, draw_scenes, generator_at
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import atomic_path, sha256_file, write_json

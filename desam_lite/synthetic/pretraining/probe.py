@@ -9,8 +9,13 @@ from desam_lite.methods.appearance import draw_images
 from desam_lite.model.sam import preprocess
 from desam_lite.synthetic.pretraining.losses import normalise_features, token_regions
 from desam_lite.synthetic.pretraining.promptable_sam import BOTTOM_RIGHT, TOP_LEFT, PromptableSAM
-from desam_lite.synthetic.pretraining.prompts import boxes_around, first_prompts, further_clicks
-from desam_lite.synthetic.pretraining.rendering import MASK_STEP, pick_objects
+from desam_lite.synthetic.pretraining.prompts import (
+    MASK_STEP,
+    boxes_around,
+    first_prompts,
+    further_clicks,
+    pick_objects,
+)
 from desam_lite.synthetic.pretraining.scenes import draw_scenes, generator_at
 
 HELD_OUT_SEED = 1 << 40

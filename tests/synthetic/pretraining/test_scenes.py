@@ -9,7 +9,7 @@ import torch
 from conftest import ROOT
 
 from desam_lite.methods.appearance import draw_images
-from desam_lite.synthetic.pretraining.rendering import flood, pick_objects
+from desam_lite.synthetic.pretraining.prompts import flood, pick_objects
 from desam_lite.synthetic.pretraining.scenes import (
     AIR,
     FIRST_SHAPE,
