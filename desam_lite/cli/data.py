@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from desam_lite.cli.options import DataOption, ManifestArgument, WorkspaceOption, require_writable
+from desam_lite.cli.options import (
+    DataOption,
+    ManifestArgument,
+    WorkspaceOption,
+    locate_task,
+    parse_assignments,
+    require_writable,
+)
 from desam_lite.utils.errors import StudyError
 
 if TYPE_CHECKING:
@@ -46,22 +53,13 @@ def make(
 
     folder = out or Path("data") / (task if not dial else f"{task}_dialled")
     require_writable(folder, folder=True)
-    moved: dict[str, Any] = {"towards": towards, "dials": _read_dials(dial or [])} if dial or towards else {}
+    dials = parse_assignments(dial, "--dial")
+    if not all(isinstance(position, int | float) for position in dials.values()):
+        raise StudyError("--dial: a position is a number from 0 to 1, for instance noise=0.5.")
+    moved: dict[str, Any] = {"towards": towards, "dials": dials} if dial or towards else {}
     removed = make_task(task, folder, cases=cases, seed=seed, domains=domain or None, **moved)
     also = f"; {removed} more of an earlier call removed" if removed else ""
     typer.echo(f"{task}: {cases} cases per domain, seed {seed}, in {folder}{also}")
-
-
-def _read_dials(pairs: list[str]) -> dict[str, float]:
-    """Turn ``name=position`` texts into dials."""
-    dials: dict[str, float] = {}
-    for pair in pairs:
-        name, _, text = pair.partition("=")
-        try:
-            dials[name] = float(text)
-        except ValueError as error:
-            raise StudyError(f"--dial {pair}: write name=position, for instance noise=0.5.") from error
-    return dials
 
 
 @data_app.command("import")
@@ -123,7 +121,6 @@ def export(
     Example: desam-lite data export nnunet phantom_prostate --source A --out nnUNet_raw
     """
     from desam_lite.data.export import export_nnunet
-    from desam_lite.data.manifest import find_manifest
     from desam_lite.data.tasks import open_task
     from desam_lite.study.profiles import get_profile, plan_domain_splits
     from desam_lite.study.run import scored_cases, split_domain
@@ -131,12 +128,12 @@ def export(
     if layout != "nnunet":
         raise StudyError(f"there is no layout '{layout}' to export to: use nnunet.")
     require_writable(out, folder=True)
-    task, root = _open_manifest(manifest, data)
+    path, root = locate_task(manifest, data)
     (spec,) = plan_domain_splits(
-        get_profile(profile), find_manifest(manifest), root, sources=[source], methods=["prior"], seeds=[seed]
+        get_profile(profile), path, root, sources=[source], methods=["prior"], seeds=[seed]
     )
     opened = open_task(spec.manifest, root, workspace)
-    chosen = list(task.domains).index(source) + _FIRST_NUMBER if number is None else number
+    chosen = list(opened.manifest.domains).index(source) + _FIRST_NUMBER if number is None else number
     split, tested = split_domain(spec, opened, source), scored_cases(spec, opened)
     folder = export_nnunet(opened, out, source, split, tested, number=chosen)
     few = {part: sum(place == part for place in split.values()) for part in ("train", "val")}
@@ -214,5 +211,5 @@ def show(
 def _open_manifest(manifest: str, data: Path | None) -> "tuple[Manifest, Path]":
     from desam_lite.data.manifest import load_manifest
 
-    task = load_manifest(manifest)
-    return task, data if data is not None else Path("data") / task.name
+    path, root = locate_task(manifest, data)
+    return load_manifest(path), root

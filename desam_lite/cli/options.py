@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from desam_lite.data.manifest import PlainLoader
+from desam_lite.data.manifest import PlainLoader, find_manifest, load_manifest
 from desam_lite.utils.errors import StudyError
 
 ManifestArgument = Annotated[
@@ -21,6 +21,12 @@ DataOption = Annotated[
 WorkspaceOption = Annotated[Path, typer.Option(help="Folder for results and caches.")]
 NotebooksOption = Annotated[Path, typer.Option(help="Folder with the notebooks.")]
 AcceleratorOption = Annotated[str, typer.Option(help="auto, cpu or gpu.")]
+
+
+def locate_task(manifest: str, data: Path | None) -> tuple[Path, Path]:
+    """Return the path of a manifest and the folder of its data, by default ``data/NAME``."""
+    path = find_manifest(manifest)
+    return path, data if data is not None else Path("data") / load_manifest(path).name
 
 
 def parse_assignments(pairs: list[str] | None, option: str) -> dict[str, Any]:

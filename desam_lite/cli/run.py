@@ -12,6 +12,7 @@ from desam_lite.cli.options import (
     ManifestArgument,
     NotebooksOption,
     WorkspaceOption,
+    locate_task,
     parse_assignments,
     require_writable,
 )
@@ -65,7 +66,6 @@ def run(
     Example: desam-lite run phantom_prostate --source A --train-slices all
     """
     from desam_lite.data.datasets import Placement
-    from desam_lite.data.manifest import find_manifest, load_manifest
     from desam_lite.study.profiles import get_profile, plan_domain_splits
     from desam_lite.study.run import execute_run
 
@@ -74,8 +74,7 @@ def run(
     if placement not in get_args(Placement):
         raise StudyError(f"there is no placement '{placement}': use {', '.join(get_args(Placement))}.")
     require_writable(workspace, "--workspace", folder=True)
-    path = find_manifest(manifest)
-    root = data if data is not None else Path("data") / load_manifest(path).name
+    path, root = locate_task(manifest, data)
     chosen = parse_assignments(settings, "--set")
     _check_settings(chosen)
     chosen |= {"sources": [source], "methods": [method], "seeds": [seed], "train_slices": train_slices}
@@ -121,13 +120,11 @@ def score(
 
     Example: desam-lite score predictions --manifest phantom_prostate --source A --label "nnU-Net v2"
     """
-    from desam_lite.data.manifest import find_manifest, load_manifest
     from desam_lite.study.profiles import get_profile, plan_domain_splits
     from desam_lite.study.tool_masks import score_masks
 
     require_writable(workspace, "--workspace", folder=True)
-    path, method = find_manifest(manifest), f"{MASKS_OF}{label}"
-    root = data if data is not None else Path("data") / load_manifest(path).name
+    (path, root), method = locate_task(manifest, data), f"{MASKS_OF}{label}"
     (spec,) = plan_domain_splits(
         get_profile(profile), path, root, sources=[source], methods=[method], seeds=[seed]
     )

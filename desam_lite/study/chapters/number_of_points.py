@@ -134,15 +134,12 @@ def say_points(enough: pd.DataFrame, seconds: pd.DataFrame, *, label: str) -> st
         "equivalent" if row["points"] == row["best"] else decide(row["low"], row["high"], MARGINS["dice"])
         for row in rows.to_dict("records")
     ]
-    close = rows[[word not in ("cannot tell", "worse") for word in words]]
-    unsure = rows[[word == "cannot tell" for word in words]]
-    least, best = close.sort_values("points").iloc[0], rows[rows["points"] == rows["best"]].iloc[0]
-    fewer = unsure[unsure["points"] < least["points"]]["points"]
-    doubt = (
-        f" It cannot tell whether {list_words([f'{n:.0f}' for n in sorted(fewer)])} would be enough."
-        if len(fewer)
-        else ""
-    )
+    rows = rows.assign(word=words).sort_values("points")
+    least = rows[~rows["word"].isin(["cannot tell", "worse"])].iloc[0]
+    best = rows[rows["points"] == rows["best"]].iloc[0]
+    fewer = rows[(rows["word"] == "cannot tell") & (rows["points"] < least["points"])]["points"]
+    unsure = list_words([f"{n:.0f}" for n in fewer])
+    doubt = f" It cannot tell whether {unsure} would be enough." if unsure else ""
     cost = seconds[seconds["label"] == label].set_index("points")["seconds"]
     n, most = int(least["points"]), int(rows["points"].max())
     return (

@@ -236,7 +236,7 @@ def test_another_version_of_the_phantoms_is_made_anew(
             ["phantom_prostate", "--towards", "B", "--dial", "noise=2"],
             "dial 'noise' cannot be at 2: a dial goes from 0",
         ),
-        (["phantom_prostate", "--towards", "B", "--dial", "noise"], "--dial noise: write name=position"),
+        (["phantom_prostate", "--towards", "B", "--dial", "noise"], "--dial noise: write name=value"),
         (
             ["phantom_abdomen", "--towards", "MR", "--dial", "balloon=1"],
             "no dial 'balloon': choose from contrast",
