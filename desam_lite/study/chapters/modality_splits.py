@@ -1,7 +1,6 @@
 """Several organs: tables and figures of each, and whether one model for all of them is as good as one model each."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,7 +8,7 @@ import pandas as pd
 from desam_lite.evaluation import statistics
 from desam_lite.methods.run_spec import SINGLE_ORGAN
 from desam_lite.study.report.charts import draw_rows, in_unit
-from desam_lite.study.report.sentences import count, format_interval, out_of_domain, say_losses
+from desam_lite.study.report.sentences import count, format_interval, out_of_domain
 from desam_lite.study.report.style import UNITS, DescribedFigure
 
 _CELL = ["label", "source", "target", "in_domain"]
@@ -70,44 +69,14 @@ def draw_organs(cells: pd.DataFrame, *, metric: str = "dice") -> DescribedFigure
         pd.concat([rows, home[home["source"] == source]]).assign(direction=f"{source} to {target}")
         for (source, target), rows in out_of_domain(cells).groupby(["source", "target"], sort=False)
     ]
-    look: dict[str, Any] = {"row": "organ", "panel": "direction"}
-    look["limit"] = (0, 100 if metric == "dice" else None)
-    return draw_rows(in_unit(pd.concat(panels), metric), axis=UNITS[metric].title, **look)
+    rows = in_unit(pd.concat(panels) if panels else cells[:0], metric)
+    limit = (0, 100 if metric == "dice" else None)
+    return draw_rows(rows, axis=UNITS[metric].title, row="organ", panel="direction", limit=limit)
 
 
-def say_modalities(
-    summary: pd.DataFrame,
-    losses: pd.DataFrame,
-    single: pd.DataFrame,
-    *,
-    metric: str = "dice",
-    control: str = "Prior",
-) -> str:
-    """Say whether a model trained on one modality works on the other, and whether one model per organ helps."""
-    title, factor = UNITS[metric]
-    rows = {
-        (str(r["label"]), str(r["source"]), bool(r["in_domain"])): r["mean"]
-        for r in summary.to_dict("records")
-    }
-    both = {
-        (label, source): f"{rows[label, source, True] * factor:.0f} and {away * factor:.0f} from {source}"
-        for (label, source, inside), away in rows.items()
-        if not inside and (label, source, True) in rows
-    }
-    trained = {key: text for key, text in both.items() if key[0] != control}
-    if not trained:
-        return "There is no answer yet: no trained method has been scored on both modalities."
-    verdict = say_losses(losses[losses["label"].isin({label for label, _ in trained})]["verdict"])
-    moves = "; ".join(f"{label} {text}" for (label, _), text in trained.items())
-    priors = "; ".join(text for (label, _), text in both.items() if label == control)
-    average = f" {control}: {priors}." if priors else ""
-    return (
-        f"**{verdict}**. Mean {title} on the modality of the training and on the other: {moves}.{average} "
-        f"{_say_single(out_of_domain(single), metric)}"
-    ).strip()
-
-
-def _say_single(away: pd.DataFrame, metric: str) -> str:
+def say_single(single: pd.DataFrame, metric: str = "dice") -> str:
+    """Say whether one model per organ is better out of domain than one for all, of `per_organ_models`; "" where none is."""
+    away = out_of_domain(single)
     if away.empty:
         return ""
     words = list(away["verdict"])

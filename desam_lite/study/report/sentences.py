@@ -76,23 +76,28 @@ def say_pairs(rows: Iterable[Mapping[Any, Any]], factor: float = 100.0) -> str:
 def say_transfer(
     summary: pd.DataFrame, losses: pd.DataFrame, *, metric: str = "dice", control: str = "Prior"
 ) -> str:
-    """Answer whether what was trained at one hospital works at the next, of a summary by label and in_domain."""
+    """Answer whether what was trained at one hospital works at the next, of a summary by label (and source) and in_domain."""
     title, factor = UNITS[metric]
-    scored = summary.dropna(subset="mean").to_dict("records")
-    home, away = (
-        {str(r["label"]): f"{r['mean'] * factor:.0f}" for r in scored if bool(r["in_domain"]) == side}
-        for side in (True, False)
-    )
-    learners = [label for label in home if label in away and label != control and not is_oracle(label)]
-    if not learners:
+    home: dict[str, float] = {}
+    away: dict[str, dict[str, float]] = {}
+    for row in summary.dropna(subset="mean").to_dict("records"):
+        name = f"{row['label']} from {row['source']}" if "source" in row else str(row["label"])
+        if row["in_domain"]:
+            home[name] = row["mean"] * factor
+        else:
+            away.setdefault(str(row["label"]), {})[name] = row["mean"] * factor
+    learners = [label for label in away if label != control and not is_oracle(label)]
+    both = {name: mean for label in learners for name, mean in away[label].items() if name in home}
+    if not both:
         return "There is no answer yet: no trained method has been scored both in and out of domain."
     verdict = say_losses(losses[losses["label"].isin(learners)]["verdict"])
-    moves = "; ".join(f"{label} {home[label]} and {away[label]}" for label in learners)
+    moves = "; ".join(f"{name} {home[name]:.0f} and {mean:.0f}" for name, mean in both.items())
     sentence = f"**{verdict}**. Mean {title} in domain and out of domain: {moves}."
     if control in away:
-        sentence += (
-            f" {control}, an average mask that ignores the scan, scores {away[control]} out of domain."
+        means = list_words(
+            [f"{mean:.0f}{name.removeprefix(control)}" for name, mean in away[control].items()]
         )
+        sentence += f" {control}, an average mask that ignores the scan, scores {means} out of domain."
     return sentence
 
 

@@ -125,21 +125,13 @@ def test_tables_hold_every_organ_and_the_two_settings_are_paired(runs: list[Run]
     assert "A to B lower Prior: " in drawn.alt
 
 
-def test_the_answer_follows_the_numbers() -> None:
-    rows = [("U-Net", "CT", True, 0.8, 0.7, 0.9), ("U-Net", "CT", False, 0.3, 0.2, 0.4)]
-    summary = pd.DataFrame(rows, columns=["label", "source", "in_domain", "mean", "low", "high"])
-    single = pd.DataFrame(
-        {"in_domain": [False, False], "mean": [0.1, 0.2], "verdict": ["better", "cannot tell"]}
-    )
-    losses = pd.DataFrame({"label": ["U-Net", "Prior"], "source": "CT", "verdict": ["worse", "equivalent"]})
-    said = modality_splits.say_modalities(summary, losses, single)
-    assert said.startswith("**Not as well**") and ": U-Net 80 and 30 from CT." in said
+def test_one_model_for_each_organ_is_counted_by_its_verdicts() -> None:
+    columns = {"in_domain": [False, False], "mean": [0.1, 0.2], "verdict": ["better", "cannot tell"]}
+    single = pd.DataFrame(columns)
+    said = modality_splits.say_single(single)
     assert "by +15.0: better on 1 of 2 organs, worse on 0, equivalent on 0, cannot tell on 1." in said
-    alone = modality_splits.say_modalities(summary, losses, single.iloc[:1])
-    assert "better on 1 of 1 organ, worse on 0" in alone
-    kept = losses.assign(verdict="equivalent")
-    assert "No loss was shown" in modality_splits.say_modalities(summary, kept, single.iloc[:0])
-    assert "no answer yet" in modality_splits.say_modalities(summary.iloc[:1], losses, single)
+    assert "better on 1 of 1 organ, worse on 0" in modality_splits.say_single(single.iloc[:1])
+    assert modality_splits.say_single(single.iloc[:0]) == ""
 
 
 def test_an_abdomen_gets_a_model_for_each_organ_and_a_prostate_does_not() -> None:

@@ -86,6 +86,15 @@ def test_the_answer_on_transfer_is_that_of_the_rule(verdicts: tuple[str, str], v
     assert told.startswith(f"**{verdict}**")
 
 
+def test_each_source_is_told_where_the_summary_has_it() -> None:
+    rows = [(*row[:1], source, *row[1:]) for source in ("CT", "MR") for row in (*LOSER, *PRIOR)]
+    by_source = pd.DataFrame(rows, columns=["label", "source", "in_domain", "mean", "low", "high"])
+    said = sentences.say_transfer(by_source, losses("worse", "worse"))
+    assert "U-Net from CT 90 and 50; U-Net from MR 90 and 50." in said
+    assert "scores 45 from CT and 45 from MR out of domain." in said
+    assert "no answer yet" in sentences.say_transfer(by_source[by_source["in_domain"]], losses("worse"))
+
+
 def test_an_oracle_is_no_method_that_loses() -> None:
     oracle = [("SAM box (oracle)", inside, mean, mean, mean) for inside, mean in ((True, 0.9), (False, 0.5))]
     assert "no answer yet" in sentences.say_transfer(summary(*oracle), losses("worse"))
