@@ -53,10 +53,8 @@ def check_pair(
     """Return the organ ids on the label's stored grid, and a sentence for each fault that forbids to take the two as one case."""
     organs, unknown = to_organ_ids(label.data, manifest, domain)
     if image.geometry.shape != label.geometry.shape:
-        return organs, [
-            f"label {label_path} has shape {label.geometry.shape} but its image {image.geometry.shape}: "
-            "export the label on the image's grid."
-        ]
+        shapes = f"shape {label.geometry.shape} but its image {image.geometry.shape}"
+        return organs, [f"label {label_path} has {shapes}: export the label on the image's grid."]
     faults = []
     if not same_grid(image.geometry, label.geometry):
         faults.append(

@@ -64,8 +64,7 @@ class EmbeddingStore:
     def load(self, domain: str, case: str, rows: Sequence[int] | None = None) -> ImageEmbeddings:
         """Read the embeddings of some slices of a case, all when ``rows`` is None; only the bytes of those slices are read.
 
-        Returns:
-            Embeddings of batch ``len(rows)``, in the format of the store; bfloat16 where that is float8.
+        They are in the format of the store, bfloat16 where that is float8.
 
         Raises:
             StudyError: The file is missing or damaged. A damaged one is removed, so that the next run makes it again.

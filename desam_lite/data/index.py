@@ -127,8 +127,7 @@ def natural(text: str) -> list[tuple[int, int, str]]:
 
 def find_cases(manifest: Manifest, root: Path, domain: str) -> dict[str, Files]:
     """Find the files of a domain below a folder: case -> paths of image and label, relative to it; one each where all is well."""
-    labels = _match(manifest.pattern(domain, "label"), root)
-    images = _match(manifest.pattern(domain, "image"), root)
+    images, labels = (_match(manifest.pattern(domain, kind), root) for kind in ("image", "label"))
     taken = {path for paths in labels.values() for path in paths}  # "{case}.nii.gz" fits the label files too
     cases: dict[str, Files] = defaultdict(lambda: {"image": [], "label": []})
     for case, paths in images.items():

@@ -40,18 +40,15 @@ class Term(NamedTuple):
 
 
 class Organ(_Strict):
-    """One structure that is segmented.
+    """One structure that is segmented."""
 
-    Attributes:
-        name: What tables and figures call it.
-        label: Its id in the label files, after ``label_map``; at least 1.
-        color: ``#rrggbb``; one of a colour-blind safe palette when left out.
-        snomed: Code of its concept in SNOMED CT, for DICOM Segmentations; ``left`` or ``right`` after that of a pair.
-    """
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _-]*$", max_length=60)
-    label: int = Field(ge=1, strict=True)
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9 _-]*$", max_length=60
+    )  #: what tables and figures call it
+    label: int = Field(ge=1, strict=True)  #: its id in the label files, after ``label_map``; at least 1
+    #: ``#rrggbb``; one of a colour-blind safe palette when left out
     color: str = Field(default=PALETTE[0], pattern=r"^#[0-9a-fA-F]{6}$")
+    #: code of its concept in SNOMED CT, for DICOM Segmentations; ``left`` or ``right`` after that of a pair
     snomed: str = Field(
         default="", pattern=r"^([1-9][0-9]{5,17}( left| right)?)?$", coerce_numbers_to_str=True
     )

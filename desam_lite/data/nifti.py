@@ -239,13 +239,10 @@ def _oddities(image: Any, header: Any, geometry: Geometry) -> list[str]:
 
 
 def write_volume(path: Path | str, data: Array, affine: npt.NDArray[np.float64], header: Any = None) -> None:
-    """Write stored voxels as NIfTI, atomically; equal content gives equal bytes.
+    """Write stored voxels, three axes and perhaps one of organs, as NIfTI, atomically; equal content gives equal bytes.
 
-    Args:
-        path: Ends in ``.nii`` or ``.nii.gz``.
-        data: Three axes, as stored; a fourth may hold one volume per organ.
-        affine: ``(4, 4)``, voxel indices -> mm, RAS+.
-        header: Of the scan that the voxels belong to: what it says of their place is copied, and counts in place of the affine.
+    The affine is from voxel indices to mm, RAS+. Of the header of the scan that the voxels belong to, what it says of their
+    place is copied, and counts in place of the affine.
     """
     if header is None:
         image = _nifti.Nifti1Image(data, affine)

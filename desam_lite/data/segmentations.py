@@ -142,10 +142,8 @@ def segment_names(header: Any) -> dict[int, str]:
 def read_segmentation(path: Path, series: Series) -> Array:
     """Read the segments of a Segmentation, of any maker, onto the grid of a series: their numbers, 0 where none is.
 
-    The array is as ``series.data``; the slices of the file may be some of the series', in any order.
-
-    Raises:
-        StudyError: highdicom is missing, segments overlap, or the file does not lie on the grid of the series.
+    The array is as ``series.data``; the slices of the file may be some of the series', in any order. A StudyError says that
+    segments overlap, or that the file does not lie on the grid of the series.
     """
     hd = require_highdicom()
     try:

@@ -292,8 +292,7 @@ def _weighted_mean(values: Floats, weights: Floats | float, axis: int) -> Floats
     used = np.where(np.isfinite(values), weights, 0.0)
     weight = used.sum(axis=axis)
     total = (np.nan_to_num(values) * used).sum(axis=axis)
-    mean: Floats = np.divide(total, weight, out=np.full_like(weight, np.nan), where=weight > 0)
-    return mean
+    return np.divide(total, weight, out=np.full_like(weight, np.nan), where=weight > 0)
 
 
 class Interval(NamedTuple):
@@ -340,8 +339,7 @@ def _cell_weights(cube: Cube, rule: Rule) -> Floats:
     if rule != "cases":
         cells = (counts > 0).astype(float)
         weights = cells / np.maximum(cells.sum(axis=1 if rule == "sources" else 0, keepdims=True), 1)
-    shares: Floats = weights / weights.sum()
-    return shares
+    return np.asarray(weights / weights.sum())
 
 
 def _pooled_variance(groups: Sequence[Floats]) -> tuple[float, float] | None:
@@ -387,8 +385,7 @@ def _estimate(group: pd.DataFrame, rule: Rule) -> dict[str, float]:
 
 def _per_case(scores: pd.DataFrame) -> Floats:
     """Return one number per patient: the mean of a case over the sources and seeds that scored it."""
-    means: Floats = scores.groupby(["target", "case"])["value"].mean().to_numpy(float)
-    return means
+    return np.asarray(scores.groupby(["target", "case"])["value"].mean(), float)
 
 
 def _deviation(values: Floats) -> float:

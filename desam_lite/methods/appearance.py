@@ -38,13 +38,9 @@ def recolour(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 def synthesise(image: torch.Tensor, masks: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """Draw an image of a training slice's labels, as SynthSeg does (Billot et al., Medical Image Analysis 2023).
 
-    Organs are regions, in half of the images of two parts, and so are classes of background, found by clustering the intensities
-    of the slice itself. Every region gets a random mean and texture (`draw_images`): what is left of the slice are borders.
-
-    Args:
-        image: ``(1, S, S)`` float, where the classes come from; so is the result, of its mean and standard deviation.
-        masks: ``(K, S, S)`` float, 0 or 1: the organs.
-        rng: The slice's random stream.
+    Organs, masks ``(K, S, S)``, are regions, in half of the images of two parts, and so are classes of background, found by
+    clustering the intensities of the slice ``(1, S, S)`` itself, whose mean and standard deviation the result has. Every region
+    gets a random mean and texture (`draw_images`): what is left of the slice are borders.
     """
     generator = _torch_generator(rng)
     labels = torch.bucketize(image, _class_edges(image))  # (1, S, S): 0 is the darkest
@@ -103,14 +99,10 @@ def region_borders(labels: torch.Tensor) -> torch.Tensor:
 
 
 def draw_images(labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Draw each label map once, in a contrast and polarity of its own.
+    """Draw each label map ``(B, S, S)`` int64, ids below `LABELS`, once, in a contrast and polarity of its own.
 
-    Args:
-        labels: ``(B, S, S)`` int64, ids below `LABELS`.
-        generator: Draws all that is random; the images come to its device.
-
-    Returns:
-        ``(B, S, S)`` float, whole numbers from 0 to 255, as of a slice that is ready for the model.
+    The images ``(B, S, S)`` are whole numbers from 0 to 255, as of a slice that is ready for the model, on the generator's
+    device.
     """
     return (_acquire(_paint(labels, generator), generator) * 255).round()
 

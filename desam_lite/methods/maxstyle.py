@@ -24,13 +24,11 @@ Styles = dict[str, torch.Tensor]
 
 
 def apply_style(maps: torch.Tensor, styles: Styles, layer: int) -> torch.Tensor:
-    """Change mean and spread of each channel: mixed with a partner's, plus noise scaled by their spread over the batch.
+    """Change mean and spread of each channel of ``(B, C, h, w)``: mixed with a partner's, plus noise in spreads over the batch.
 
-    Args:
-        maps: ``(B, C, h, w)``; returned as they are where share and noise are 0.
-        styles: With L = `STYLE_LAYERS`: ``mix`` ``(B, L)``, the partner's share (0 to 1); ``scale`` and ``shift``
-            ``(B, L, >= C)``, noise in standard deviations over the batch; ``keys`` ``(B, L)``, for `draw_partners`.
-        layer: Which of the layers this is.
+    With L = `STYLE_LAYERS`, styles are ``mix`` ``(B, L)``, the partner's share (0 to 1); ``scale`` and ``shift`` ``(B, L, >=
+    C)``, noise in standard deviations over the batch; ``keys`` ``(B, L)``, for `draw_partners`. Without share and noise the maps
+    stay as they are.
     """
     mean, deviation = style(maps)
     partner = draw_partners(styles["keys"][:, layer])

@@ -14,14 +14,10 @@ from desam_lite.model.prompts import Prompts
 def oracle_prompts(
     labels: npt.NDArray[np.uint8], n_organs: int, side: int, mode: str, margin: float = 0.0
 ) -> list[Prompts | None]:
-    """Make one prompt for each of K organs of a slice, None for one that is not in it.
+    """Make one prompt for each of K organs of a slice of ids ``(H, W)``, None for one that is not in it.
 
-    Args:
-        labels: Organ ids ``(H, W)``: 0 background, 1..K the organs.
-        n_organs: K.
-        side: Of the model's square, in pixels.
-        mode: "point_oracle" for the innermost point, "box_oracle" for the tight box.
-        margin: How far the box reaches beyond, where the square does, in pixels of the square.
+    The mode is "point_oracle", the innermost point, or "box_oracle", the tight box, which may reach beyond by a margin, where
+    the model's square does; that and the side of the square are in its pixels.
     """
     scale = side / max(labels.shape)
     return [_prompt(labels == organ, scale, mode, side, margin) for organ in range(1, n_organs + 1)]

@@ -187,15 +187,10 @@ def draw_point(masks: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.
 def draw_box(
     masks: npt.NDArray[np.float32], step: float, shift: float, rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
-    """Draw the training box ``(4,)`` of one slice: around one of its organs, each edge moved outwards at random.
+    """Draw the training box ``(4,)`` of one slice: around one of its organs, each edge moved out at random by up to ``shift``.
 
-    Left, top, right, bottom are in pixels of the model's square, which they may leave: all of it where there is no organ.
-
-    Args:
-        masks: ``(K, h, w)``, 0 or 1.
-        step: Pixels of the square for one of the masks'.
-        shift: The farthest an edge is moved, in pixels of the square.
-        rng: The slice's random stream.
+    Left, top, right, bottom are in pixels of the model's square, which they may leave: all of it where there is no organ. A
+    pixel of the masks ``(K, h, w)`` is ``step`` of the square's.
     """
     present = np.flatnonzero(masks.any(axis=(1, 2)))
     if not len(present):

@@ -53,14 +53,10 @@ def change_intensities(values: Values, rng: np.random.Generator, p_inverted: flo
 
 
 def restyle(image: Values, masks: npt.NDArray[np.bool_], rng: np.random.Generator) -> tuple[Values, Values]:
-    """Return a slice with all its intensities changed alike, and one with those of each class changed on their own.
+    """Return a slice ``(S, S)``, 0 to 1, with all its intensities changed alike, and one with those of each class on their own.
 
-    In the second the background, what is in no mask, is always inverted, an organ with a probability of 1/2; black stays black.
-
-    Args:
-        image: ``(S, S)``, 0 to 1; so are both results.
-        masks: ``(K, S, S)``.
-        rng: The slice's random stream.
+    In the second the background, what is in none of the masks ``(K, S, S)``, is always inverted, an organ with a probability of
+    1/2; black stays black.
     """
     alike = change_intensities(image.ravel(), rng, 0.0).reshape(image.shape)
     by_class = image.copy()

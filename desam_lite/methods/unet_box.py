@@ -26,9 +26,6 @@ class UNetBox(UNetMethod):
     The U-Net is trained as `UNetMethod` is, to the same weights. In a new slice the box of the largest part of each organ it
     predicts, with a margin, is the prompt of SAM, which is not trained here; SAM's single mask is the prediction. Where the
     U-Net predicts nothing, so does this.
-
-    Attributes:
-        sam: SAM; not a part of `module`.
     """
 
     paper: ClassVar[str] = "sam_parallel"
@@ -44,7 +41,7 @@ class UNetBox(UNetMethod):
         "on the targets",
     )
 
-    sam: SAM
+    sam: SAM  # SAM; not a part of `module`
 
     @classmethod
     def build(cls, spec: RunSpec, n_organs: int, cases: Sequence[CaseSlices]) -> Self:

@@ -73,9 +73,6 @@ def predict_scan(
         largest_part: Whether `keep_largest_part` cleans the organs.
         progress: Whether to show a bar (one step per slice).
 
-    Returns:
-        The organs; `desam_lite.data.nifti.write_mask` brings them to the scan's grid, with the scan's header.
-
     Raises:
         StudyError: There is not one 3-D scan, or the model is an oracle.
     """

@@ -55,22 +55,17 @@ def combine_organs(probability: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8
 
 
 class Predictor(ABC):
-    """Anything that segments the organs of a scan, trained or not.
+    """Anything that segments the organs of a scan, trained or not."""
 
-    Attributes:
-        paper: Key in ``book/references.bib`` of what it implements; empty for what is of this study, "unknown" if nobody can say.
-        defaults_from: Where the values of its settings come from.
-        differs: What is not as in the paper or its public code, a sentence each.
-        oracle: Whether its prompts are made from the reference it is scored against: no competitor. It then predicts by
-            `predict_oracle` and cannot segment a new scan.
-        encoder: The model that computes the embeddings it needs; None for a method on the slices themselves.
-    """
-
+    # key in ``book/references.bib`` of what it implements; empty for what is of this study, "unknown" if nobody can say
     paper: ClassVar[str] = ""
-    defaults_from: ClassVar[str] = ""
-    differs: ClassVar[tuple[str, ...]] = ()
+    defaults_from: ClassVar[str] = ""  # where the values of its settings come from
+    differs: ClassVar[tuple[str, ...]] = ()  # what is not as in the paper or its public code, a sentence each
 
+    # whether its prompts are made from the reference it is scored against: no competitor. It then predicts by
+    # `predict_oracle` and cannot segment a new scan
     oracle: bool = False
+    # the model that computes the embeddings it needs; None for a method on the slices themselves
     encoder: PromptedSAM | None = None
 
     @classmethod
@@ -123,19 +118,15 @@ class Predictor(ABC):
 
 
 class Method(Predictor):
-    """What is trained and compared: a network with its loss and its way to predict.
+    """What is trained and compared: a network with its loss and its way to predict."""
 
-    Attributes:
-        inputs: Whether `Batch.images` is filled, with standardised "slices" or SAM's "pixels", or `Batch.embeddings` is.
-        input_size: Side of the square a slice is fitted to, in pixels.
-        mask_size: Side of the maps the loss compares, in pixels.
-        module: The network; its ``forward`` is what the training loop wraps for devices and precision.
-    """
-
+    # whether `Batch.images` is filled, with standardised "slices" or SAM's "pixels", or `Batch.embeddings` is
     inputs: ClassVar[Literal["slices", "pixels", "embeddings"]]
-    input_size: int
-    mask_size: int
-    module: nn.Module
+    input_size: int  # side of the square a slice is fitted to, in pixels
+    mask_size: int  # side of the maps the loss compares, in pixels
+    module: (
+        nn.Module
+    )  # the network; its ``forward`` is what the training loop wraps for devices and precision
 
     @property
     def device(self) -> torch.device:

@@ -19,15 +19,7 @@ _PARTIAL = 206  # HTTP: the answer begins where the request said
 
 
 def download(url: str, part: Path, name: str, expected: int, *, progress: bool = True) -> None:
-    """Add to a partial file what it lacks, or begin anew where the server cannot begin elsewhere.
-
-    Args:
-        url: Of the whole file.
-        part: The partial file; it may not exist yet.
-        name: Of the file, for the progress bar.
-        expected: Its published size, in bytes.
-        progress: Whether to show a bar (one step per MiB).
-    """
+    """Add to a partial file, if there is one, what it lacks of its published size, or begin anew where that is impossible."""
     size = part.stat().st_size if part.exists() else 0
     if size == expected:  # stopped before it was checked
         return

@@ -56,12 +56,9 @@ def draw_abdomen(rng: np.random.Generator) -> AbdomenPatient:
 
 
 def paint_abdomen(patient: AbdomenPatient, axes: Sequence[Field]) -> tuple[TissueMap, TissueMap]:
-    """Paint a patient on a grid; another grid shows the same anatomy.
+    """Paint a patient on a grid, of axes as in `Canvas`; another grid shows the same anatomy.
 
-    The axes are x, y, z in mm of every voxel of a ``(Z, H, W)`` grid, each broadcastable to it.
-
-    Returns:
-        Tissue ids (positions in `ABDOMEN_TISSUES`) and labels (`ORGANS`, else 0): both ``(Z, H, W)`` uint8.
+    Returned are tissue ids (positions in `ABDOMEN_TISSUES`) and labels (`ORGANS`, else 0): both ``(Z, H, W)`` uint8.
     """
     rng = np.random.default_rng([patient.seed, 2])
     trunk = Trunk(patient, Canvas(IDS, axes, _patient_frame(patient, axes, rng), "fat", turn=patient.turn))

@@ -67,18 +67,11 @@ def expose_body(
     finer: Sequence[Field],
     rng: np.random.Generator,
 ) -> Field:
-    """Acquire the image.
+    """Acquire the image: intensities ``(Z, H, W)``, 0 to 1 being the window of a CT, or none to the brightest organ of an MRI.
 
-    Args:
-        tissue: Tissue ids ``(Z, f H, f W)``, painted f times finer in the plane than the image.
-        patient: Whose they are: iron and fat in the liver change its intensity.
-        scanner: The settings.
-        axes: x, y, z in mm of the image's grid ``(Z, H, W)``, broadcastable to it.
-        finer: The same of the tissue's grid.
-        rng: Names texture, bias field, artefacts and noise.
-
-    Returns:
-        Intensities ``(Z, H, W)``: 0 to 1 is the window of a CT, which goes beyond, or nothing to the brightest organ of an MRI.
+    Tissue ids ``(Z, f H, f W)`` are painted f times finer in the plane than the image; ``axes`` are x, y, z in mm of the image's
+    grid, broadcastable, ``finer`` those of the tissue's. Iron and fat in the patient's liver change its intensity. The stream
+    names texture, bias field, artefacts and noise.
     """
     texture_rng, bias_rng, noise_rng = rng.spawn(3)
     factor = tissue.shape[1] // axes[1].size

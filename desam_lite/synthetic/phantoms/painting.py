@@ -14,15 +14,11 @@ RealArray = npt.NDArray[np.floating]
 
 
 class Canvas:
-    """A tissue map and an organ map that structures are painted into, the later over the earlier.
+    """A tissue map and an organ map that structures are painted into, the later over the earlier, on the tissue ``ground``.
 
-    Args:
-        ids: Name of a tissue to its number.
-        axes: x, y, z in mm of every voxel of a ``(Z, H, W)`` grid, each broadcastable to it.
-        where: The same, full arrays, in the patient's own frame: turned and warped.
-        ground: The tissue everything starts as.
-        turn: Rotation about z of the patient's frame against the grid's, radians, from x towards y.
-        reach: How far, in mm, the warp carries a structure at most.
+    The axes are x, y, z in mm of every voxel of a ``(Z, H, W)`` grid, each broadcastable to it; ``where`` are the same, full
+    arrays, in the patient's own frame: turned about z (radians, from x towards y) and warped, which carries a structure
+    ``reach`` mm at most.
     """
 
     boxed = True

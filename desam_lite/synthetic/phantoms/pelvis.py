@@ -69,12 +69,9 @@ def draw_patient(rng: np.random.Generator, *, balloon: float) -> Patient:
 
 
 def paint_pelvis(patient: Patient, axes: Sequence[Field]) -> tuple[TissueMap, TissueMap]:
-    """Paint a patient on a grid; another grid shows the same anatomy.
+    """Paint a patient on a grid, of axes as in `Canvas`; another grid shows the same anatomy.
 
-    The axes are x, y, z in mm of every voxel of a ``(Z, H, W)`` grid, each broadcastable to it.
-
-    Returns:
-        Tissue ids (positions in `TISSUES`) and the label, 1 in the prostate: both ``(Z, H, W)`` uint8.
+    Returned are tissue ids (positions in `TISSUES`) and the label (1 in the prostate): both ``(Z, H, W)`` uint8.
     """
     rng = np.random.default_rng([patient.seed, 1])
     painter = _Painter(patient, axes, warp(axes, axes, (30, 2.4), (9, 0.8), _WARP_KNOTS, rng), rng)

@@ -57,13 +57,9 @@ def expose(
 ) -> Field:
     """Acquire the image: intensities ``(Z, H, W)``, arbitrary unit, not negative.
 
-    Args:
-        tissue: Tissue ids ``(Z, f H, f W)``, painted f times finer in the plane than the image.
-        scanner: Its settings.
-        axes: x, y, z in mm of the image's grid ``(Z, H, W)``, broadcastable to it.
-        spacing: z, y, x in mm of the image.
-        coil: Where an endorectal coil lies, x, y, z in mm.
-        rng: Names texture, bias field and noise.
+    Tissue ids ``(Z, f H, f W)`` are painted f times finer in the plane than the image, whose grid has the axes x, y, z in mm,
+    broadcastable, and the spacing z, y, x in mm. An endorectal coil lies at x, y, z in mm. The stream names texture, bias field,
+    noise.
     """
     factor = tissue.shape[1] // axes[1].size
     fine = (spacing[0], spacing[1] / factor, spacing[2] / factor)

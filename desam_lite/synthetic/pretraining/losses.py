@@ -56,13 +56,9 @@ def contrast_loss(
 ) -> torch.Tensor:
     """Return how far the tokens of one region are from agreeing under two contrasts, against those of other regions.
 
-    InfoNCE (van den Oord et al., 2018) with every token of the same region as positive: minus the logarithm of their share.
-
-    Args:
-        first: ``(B, C, h, w)``, features of a scene.
-        second: The same of the scene under another contrast.
-        regions: ``(B, h, w)`` int64, the region of a token; negative where it has none.
-        temperature: Of the cosine similarities.
+    InfoNCE (van den Oord et al., 2018) with every token of the same region as positive: minus the logarithm of their share. Both
+    features are ``(B, C, h, w)``, the regions of tokens ``(B, h, w)`` int64, negative where there is none; the temperature is
+    that of the cosine similarities.
     """
     a, b = (normalise_features(features) for features in (first, second))
     region = regions.flatten(1)

@@ -44,7 +44,7 @@ def test_training_knows_no_phantom_and_reads_no_scan(path: Path) -> None:
     assert not [module for module in imported if any(part in PRIVATE for part in module.split("."))]
 
 
-@pytest.mark.parametrize("name", ["scenes", "rendering", "prompts"])
+@pytest.mark.parametrize("name", ["scenes", "prompts"])
 def test_the_stream_opens_no_file(name: str) -> None:
     source = ast.parse((FOLDER / f"{name}.py").read_text())
     called = {
