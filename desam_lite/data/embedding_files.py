@@ -90,8 +90,7 @@ def write_file(path: Path, batches: Iterable[ImageEmbeddings], count: int, fmt: 
 def open_file(path: Path, fmt: Format, key: str) -> Maps:
     """Return the maps of a file, mapped into memory; one that is open and unchanged since is not opened again.
 
-    Raises:
-        OSError, SafetensorError, ValueError: It is not there, cut, of another format, or made from something else.
+    OSError, SafetensorError or ValueError: it is not there, cut, of another format, or made from something else.
     """
     state = path.stat()
     return open_unchanged(path, fmt, key, (state.st_ino, state.st_mtime_ns, state.st_size))

@@ -139,21 +139,11 @@ def score_case(
     organ: int,
     protocol: Protocol,
 ) -> VolumeScore:
-    """Score one organ of one case under a protocol.
+    """Score one organ of one case, ids ``(Z, H, W)`` with spacing ``(z, y, x)`` in mm, under a protocol.
 
     ``whole_volume`` scores every slice as it is. ``published`` repeats what the public code of DeSAM does: only slices
     that contain the organ, without the last of them (an exclusive range), on a 256 x 256 square per slice, with
-    predictions in a 50-pixel border set to zero.
-
-    Args:
-        prediction: Organ ids ``(Z, H, W)``.
-        labels: Reference organ ids ``(Z, H, W)``.
-        spacing: ``(z, y, x)`` in mm.
-        organ: The id to score.
-        protocol: Which slices and pixels count.
-
-    Returns:
-        The scores; all NaN under ``published`` where that protocol leaves no slice of this case.
+    predictions in a 50-pixel border set to zero; where that leaves no slice of this case, the scores are NaN.
     """
     scored = as_scored(prediction == organ, labels == organ, spacing, QUIRKS[protocol])
     if len(scored.true) == 0:

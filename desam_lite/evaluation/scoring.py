@@ -42,15 +42,9 @@ def score_domains(
     *,
     progress: bool,
 ) -> pd.DataFrame:
-    """Predict and score cases; a prediction that is already on disk is not made again.
+    """Predict and score cases, by domain; a prediction that is already in ``predictions`` of the run directory is not made again.
 
-    Args:
-        label: What is scored: from a case, and its embeddings for methods on these, to its organ ids.
-        task: Where the cases come from.
-        cases: Case ids to test, by domain.
-        embeddings: The stored embeddings, for methods on them.
-        directory: The run directory; predictions go to its ``predictions`` folder.
-        progress: Whether to show a bar (one step per case).
+    What is scored is a function from a case, and its embeddings for methods on these, to its organ ids.
 
     Returns:
         One row per case, organ and protocol: ``target``, ``case``, ``organ``, ``protocol``, ``dice``, ``hd95``, ``hd``,

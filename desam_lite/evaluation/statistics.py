@@ -292,7 +292,7 @@ def _weighted_mean(values: Floats, weights: Floats | float, axis: int) -> Floats
     used = np.where(np.isfinite(values), weights, 0.0)
     weight = used.sum(axis=axis)
     total = (np.nan_to_num(values) * used).sum(axis=axis)
-    return np.divide(total, weight, out=np.full_like(weight, np.nan), where=weight > 0)
+    return np.asarray(np.divide(total, weight, out=np.full_like(weight, np.nan), where=weight > 0))
 
 
 class Interval(NamedTuple):

@@ -25,12 +25,8 @@ CSDG_WEIGHT = 10.0 / 2  # the public code's weight 10 is on a mean over both out
 def random_appearances(images: torch.Tensor, draws: dict[str, torch.Tensor]) -> torch.Tensor:
     """Change intensities by a random network of four convolutions, the paper's GIN, mix the result with the slice, keep its norm.
 
-    Args:
-        images: ``(B, 1, S, S)``.
-        draws: ``kernelsN`` ``(B, V, out, in, 3, 3)`` and ``shiftsN`` ``(B, V, out)``, N from 0 to 3; ``mix`` ``(B, V)``.
-
-    Returns:
-        ``(B, V, 3, S, S)``: V appearances of each slice, in three channels.
+    Of slices ``(B, 1, S, S)`` it gives V appearances in three channels, ``(B, V, 3, S, S)``, by ``kernelsN`` ``(B, V, out, in,
+    3, 3)`` and ``shiftsN`` ``(B, V, out)``, N from 0 to 3, and the share ``mix`` ``(B, V)``.
     """
     count, views = draws["mix"].shape
     size = images.shape[-1]

@@ -79,15 +79,11 @@ def find_plateau(losses: Sequence[float], settings: TrainSettings) -> int | None
 
 
 def learning_rate_after(losses: Sequence[float], settings: TrainSettings) -> float:
-    """Return the learning rate of the next epoch; 0 when training is over.
+    """Return the learning rate of the next epoch, from the validation losses of those finished; 0 when training is over.
 
     It falls as ``(1 - t) ** 0.9``: without ``patience`` over all epochs, as published; else it stays as it is up to the plateau
     of the validation loss and falls over half as many epochs again. A function of the finished epochs alone: a training that
     was interrupted goes on as if it had not been.
-
-    Args:
-        losses: Validation loss of each finished epoch.
-        settings: Rate, length and patience.
     """
     start, length = 0, settings.epochs
     if settings.patience is not None:
@@ -108,16 +104,9 @@ def train(
 ) -> Iterator[dict[str, float]]:
     """Train ``method`` and leave the weights of its best epoch in it.
 
-    The best epoch is that of the lowest validation loss in the source domain (as published; no target is used).
-    After every epoch a checkpoint is written to ``folder``; a later call continues from it.
-
-    Args:
-        method: What is trained; its module is moved to the device of ``fabric``.
-        training: Slices to train on.
-        validation: Slices to select the epoch with, of other cases of the same domain.
-        settings: Length, batch, learning rate, seed.
-        folder: Where the checkpoint is kept.
-        fabric: Device, precision and number of processes, from `desam_lite.training.devices.make_fabric`.
+    The best epoch is that of the lowest validation loss in the source domain (as published; no target is used). The slices to
+    select it with are of other cases of the same domain. After every epoch a checkpoint is written to ``folder``; a later call
+    continues from it. The module of the method is moved to the device of ``fabric`` (`desam_lite.training.devices.make_fabric`).
 
     Yields:
         One row per finished epoch: ``epoch`` (from 1), ``train_loss``, ``val_loss``, ``learning_rate``, ``plateau`` (1 once the

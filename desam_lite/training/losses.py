@@ -20,10 +20,7 @@ def mask_loss(logits: torch.Tensor, masks: torch.Tensor, kind: MaskLoss = "dice_
     Args:
         logits: ``(B, K, h, w)``.
         masks: ``(B, K, h, w)`` float, 0 to 1.
-        kind: "dice" (published), or "dice_ce", as nnU-Net's.
-
-    Returns:
-        A scalar: the mean over slices and organs.
+        kind: "dice" (published), or "dice_ce", as nnU-Net's; either is the mean over slices and organs.
     """
     probability = logits.sigmoid()
     overlap = (probability * masks).sum((2, 3))  # (B, K)

@@ -47,14 +47,8 @@ def import_data(
 ) -> ImportSummary:
     """Import all cases of a data set; what is there already and unchanged is kept, what it has no longer is removed.
 
-    A case at fault is left out and told in the summary; it never stops the others.
-
-    Args:
-        layout: ``saml``, ``nnunet``, ``chaos``, ``btcv``, ``dicom`` or ``folders``.
-        source: A folder, or a zip archive of one.
-        out: Folder to write to; made when missing.
-        copy: Whether to copy files that need no change instead of linking them.
-        progress: Whether to show progress bars.
+    A case at fault is left out and told in the summary; it never stops the others. The source is a folder, or a zip archive of
+    one, in a layout of `LAYOUTS`; files that need no change are linked unless ``copy`` says otherwise.
 
     Raises:
         StudyError: Unknown layout, no such source, nothing in it, or ``out`` lies in ``source``.
