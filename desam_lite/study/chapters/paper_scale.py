@@ -21,7 +21,7 @@ from desam_lite.study.report.sentences import count
 from desam_lite.study.report.style import WIDTH, DescribedFigure, describe, styled
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8": 1}  # of a number, by format
-STEPS = {
+MEASURED = {
     "encoder": ("encode", "batch {batch}, {format}"),
     "training": ("train, per epoch", "batch {batch_size}, {precision}, {fmt} from {placement}"),
     "inference": ("predict", "{points} points"),
@@ -54,7 +54,7 @@ def plan_study(profile: Profile, weights: str) -> dict[str, list[RunSpec]]:
 def measured(folder: Path | str, points: int = 81) -> pd.DataFrame:
     """Return seconds per slice and MB of each recorded step, backbone, setting and device, with a grid of so many points."""
     rows: list[dict[str, Any]] = []
-    for benchmark, (step, setting) in STEPS.items():
+    for benchmark, (step, setting) in MEASURED.items():
         for record in read_benchmarks(folder, benchmark).to_dict("records"):
             row = {str(name): value for name, value in record.items()}
             if row.get("points", points) == points:
@@ -66,10 +66,10 @@ def measured(folder: Path | str, points: int = 81) -> pd.DataFrame:
 
 
 def read_rates(folder: Path | str, backbone: str) -> pd.DataFrame:
-    """Return the best slices per second of the three `STEPS` on every ``device`` where all were measured with a backbone."""
+    """Return the best slices per second of the three `MEASURED` on every ``device`` where all were measured with a backbone."""
     rows = measured(folder)
     best = 1 / rows[rows["backbone"] == backbone].groupby(["device", "step"], sort=False)["seconds"].min()
-    wide = best.unstack().reindex(columns=[step for step, _ in STEPS.values()]).dropna()
+    wide = best.unstack().reindex(columns=[step for step, _ in MEASURED.values()]).dropna()
     wide = wide.set_axis(["encode", "train", "predict"], axis=1).rename_axis("device").reset_index()
     return wide.assign(device=wide["device"] + f", {backbone}")
 

@@ -174,11 +174,11 @@ def draw_case(example: Example, pixels: OrganPixels, colors: Sequence[str]) -> D
         figure.legend(handles=handles, loc="outside upper center", ncols=3, handlelength=1.8)
     outside = np.ones(len(pixels.true), bool)
     outside[list(pixels.counted)] = False
-    said = (
+    told = (
         f"the published protocol scores {len(pixels.counted)} of {len(outside)} slices; in the others the prediction has "
         f"{pixels.predicted[outside].sum()} pixels and the reference {pixels.true[outside].sum()}"
     )
-    parts = {f"{example.title}, {example.note}": said}
+    parts = {f"{example.title}, {example.note}": told}
     return DescribedFigure(figure, describe("One slice, and the pixels of organ in each", parts))
 
 

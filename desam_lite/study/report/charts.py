@@ -24,7 +24,7 @@ from desam_lite.study.report.style import DescribedFigure
 _COLUMNS = 3  # panels side by side
 _FEW = 20  # points of a curve that are marked
 _APART = 0.28  # of a row: between the marks of a row
-_MANY = 50  # dots of a row are spread up and down at random
+_CROWD = 50  # dots of a row are spread up and down at random
 _NAME = 16  # characters of a row's name on one line, so that the axis keeps its room
 _RC = (
     "axes",
@@ -215,7 +215,7 @@ def _in_rows(frame: pd.DataFrame, row: str, names: list[str]) -> pd.DataFrame:
     keys = list(dict.fromkeys(apart)) if row != "label" else [False, True][: frame["inside"].nunique()]
     middle = (len(keys) - 1) / 2
     offset = (apart.map(keys.index) - middle).to_numpy(float) * min(_APART, 0.6 / len(keys))
-    if frame.groupby(row).size().max() > _MANY:
+    if frame.groupby(row).size().max() > _CROWD:
         offset = np.random.default_rng(0).uniform(-_APART, _APART, len(frame))
     return frame.assign(place=frame[row].map(names.index) + offset)
 
