@@ -33,7 +33,7 @@ Declared = Mapping[str, tuple[str, Any]]
 """What a notebook can be given: parameter -> (type, default)."""
 FALLBACK = "teach"
 """The profile of the notebooks that stay synthetic where the one asked for is meant for real data."""
-IN_PAGE = {"click_lesson", "own_hospital", "own_method", "prim_and_pdmm", "unet_from_scratch"}
+IN_PAGE = {"click_lesson", "five_minutes", "own_hospital", "own_method", "prim_and_pdmm", "unet_from_scratch"}
 """Notebooks that train while they run, so that nothing of them can be kept: in the book of the study they are in `FALLBACK`."""
 PRIORITIES = {"data": 30, "embeddings": 20, "early": 15, "page": 12, "run": 10, "book": 0}
 """Kind of job to priority; early are runs through the encoder, which take longest, and pages without runs, which may train."""
