@@ -324,16 +324,17 @@ def _kept_readme(infos: Mapping[str, Mapping[str, Any]], weights: pd.DataFrame) 
     """Return the README of a kept study."""
     commits = sorted({str((info["code"].get("commit") or "no commit")[:10]) for info in infos.values()})
     days = sorted(info["finished"][:10] for info in infos.values())
+    days = list(dict.fromkeys((days[0], days[-1])))
     licences = sorted({load_manifest(info["files"]["manifest"]).licence for info in infos.values()})
     rows = "\n".join(f"| `{row.part}` | {row.files} | {row.bytes:,} |" for row in weights.itertuples())
     return f"""# The kept study
 
-{len(infos)} runs, finished from {days[0]} to {days[-1]} by the code of commit {", ".join(commits)}. Written by `desam-lite keep`;
+{len(infos)} runs, finished {" to ".join(days)}, of commit {", ".join(commits)}; written by `desam-lite keep`.
 `desam_lite/study/kept.py` says what each file is, `sha256sum -c {_SUMS}` checks all. Runs on others' scans are scores alone.
 
 | part | files | bytes |
 |---|---|---|
 {rows}
 
-Licence of the scans: {"; ".join(licences)}.
+Licence of the scans: {"; ".join(licences)}
 """
