@@ -69,7 +69,7 @@ def draw_slices(
             wrapped = "\n".join(textwrap.fill(line, letters) for line in example.title.splitlines())
             draw_slice(ax, example._replace(title=wrapped), list(organs.values()), crop=crop)
         figure.suptitle(title, fontsize=11, wrap=True)
-        add_legend(figure, _contour_handles(organs, contours))
+        add_legend(figure, _contour_handles(organs, contours), below=bool(title))
     listed = "; ".join(" ".join(f"{ex.title}, {ex.note}".split()).strip(", ") for ex in shown)
     drawn = f" with contours of {' and '.join(contours)} of {', '.join(organs)}" if contours else ""
     return DescribedFigure(figure, f"{count(len(shown), 'image')}{drawn}: {listed}.")

@@ -7,7 +7,7 @@ import base64
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.colors import to_hex, to_rgb
@@ -132,14 +132,16 @@ def label_handles(
     ]
 
 
-def add_legend(figure: Figure, handles: Sequence[Line2D]) -> None:
-    """Put one legend over the whole figure, in as many lines as it needs."""
+def add_legend(figure: Figure, handles: Sequence[Line2D], *, below: bool = False) -> None:
+    """Put one legend over the whole figure, or below it, in as many lines as it needs."""
     if not handles:
         return
     room = 12 * figure.get_figwidth()  # characters of its font on one line
     longest = max(len(str(handle.get_label())) + 6 for handle in handles)
     columns = max(1, min(len(handles), int(room / longest)))
-    figure.legend(handles=list(handles), loc="outside upper center", ncols=columns, handlelength=2.2)
+    place: Literal["outside lower center", "outside upper center"]
+    place = "outside lower center" if below else "outside upper center"
+    figure.legend(handles=list(handles), loc=place, ncols=columns, handlelength=2.2)
 
 
 class DescribedFigure:

@@ -90,6 +90,9 @@ def test_a_scan_is_shown_from_below_its_organs_to_above_them() -> None:
     expected = [len(np.unique(labels[z])) - 1 for z in shown]
     assert contours == expected
     assert figure.get_suptitle() == "Case07"
+    figure.draw_without_rendering()
+    title, legend = figure._suptitle.get_window_extent(), figure.legends[0].get_window_extent()
+    assert not title.overlaps(legend)
     assert [text.get_text() for text in figure.legends[0].texts] == [
         "gland (prediction)",
         "zone (prediction)",
