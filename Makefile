@@ -67,8 +67,8 @@ status: $(READY) ## say what is done, running and failed
 serve: $(READY)  ## show the built book at http://localhost:8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(HTML) 8000
 
-verify: $(READY) ## compare the results of this machine with those kept in results/reference (PROFILE=smoke|teach|study|paper)
-	$(BIN)/desam-lite verify-results --profile $(PROFILE) $(if $(MANIFEST),--manifest $(MANIFEST)) $(if $(DATA),--data $(DATA)) $(if $(WEIGHTS),--weights $(WEIGHTS))
+verify: $(READY) ## say whether runs repeated in results/anew agree with the kept ones (QUICK=1 repeats a few first: ten minutes)
+	$(BIN)/desam-lite verify-results $(if $(QUICK),--quick)
 
 student: $(READY) ## copies of the notebooks without solutions, for a class, in student/
 	$(BIN)/desam-lite student --out student

@@ -1,84 +1,54 @@
-"""``desam-lite verify-results`` and ``student``: whether a run of the study agrees with the kept one, and copies for a class."""
+"""``desam-lite verify-results`` and ``student``: whether a repetition agrees with the kept study, and copies for a class."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from desam_lite.cli.options import NotebooksOption, WorkspaceOption
 from desam_lite.utils.errors import StudyError
 
-if TYPE_CHECKING:
-    from desam_lite.study.run import Run
-    from desam_lite.study.workflow.records import Plan
-
 
 def verify_results(
-    profile: Annotated[str, typer.Option(help="Whose runs: smoke, teach, study or paper.")] = "teach",
-    workspace: WorkspaceOption = Path("results"),
-    reference: Annotated[Path, typer.Option(help="Folder with the kept tables.")] = Path("results/reference"),
-    notebooks: NotebooksOption = Path("notebooks"),
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Folder with the data.  [default: the usual one]")
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Repeat a few runs first, for some ten minutes.")
+    ] = False,
+    workspace: WorkspaceOption = Path("results/anew"),
+    kept: Annotated[Path, typer.Option(help="Folder of the kept study.")] = Path("results/published"),
+    profile: Annotated[str, typer.Option(help="That the kept study was made with.")] = "study",
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs side by side.  [default: one per core]")
     ] = None,
-    manifest: Annotated[str, typer.Option(help="The task; by default that of each notebook.")] = "",
-    weights: Annotated[str, typer.Option(help="The encoder's weights; by default the profile's.")] = "",
-    write: Annotated[bool, typer.Option("--write", help="Keep these results as the reference.")] = False,
 ) -> None:
-    """Compare the finished runs of all experiments with the kept tables, method by method, and give a verdict.
+    """Say whether runs that were repeated on this machine agree with the kept ones: averages, order and verdicts.
 
-    Any mean that differs by more than its metric's tolerance, or is missing, makes the status 1.
+    The status is 0 only if they agree. 'make reproduce' repeats all of them.
 
-    Example: desam-lite verify-results --profile teach
+    Example: desam-lite verify-results --quick
     """
-    from desam_lite.study.run import collect_metrics
-    from desam_lite.study.verification import (
-        compare_with_reference,
-        read_reference,
-        say_verdict,
-        tidy,
-        write_reference,
-    )
-    from desam_lite.study.workflow.plan import StudyOptions, make_plan
+    from desam_lite.data.manifest import load_manifest
+    from desam_lite.study.kept import read_kept
+    from desam_lite.study.parallel import execute_runs
+    from desam_lite.study.profiles import get_profile
+    from desam_lite.study.verification import choose_quick, find_repetitions, verify_runs
+    from desam_lite.synthetic.phantoms import make_task
 
-    options = StudyOptions(
-        profile=profile,
-        manifests=(manifest,) if manifest else (),
-        data=(str(data),) if data else (),
-        weights=weights,
-        workspace=workspace,
-        notebooks=notebooks,
-        book=False,
-    )
-    runs = find_planned_runs(make_plan(options))
-    if write:
-        typer.echo(f"wrote {write_reference(runs, reference, profile)}: {len(runs)} runs")
-        return
-    kept = read_reference(reference, profile)
-    agrees, lines = say_verdict(compare_with_reference(tidy(collect_metrics(runs)), kept))
-    typer.echo(lines)
-    if not agrees:
+    if not (kept / "runs.csv.gz").is_file():
+        raise StudyError(
+            f"no run is kept in {kept} yet: compute the study with 'make reproduce', then keep it with 'make keep'."
+        )
+    study = read_kept(kept)
+    if quick:
+        names = choose_quick(study)
+        chosen = [spec for name, spec in zip(study.names, study.specs, strict=True) if name in names]
+        for root, manifest in {spec.data_root: spec.manifest for spec in chosen}.items():
+            if not root.is_dir():
+                make_task(load_manifest(manifest).name, root, cases=get_profile(profile).cases)
+        execute_runs(chosen, workspace, jobs=jobs)
+    outcome, text = verify_runs(study, find_repetitions(study, workspace))
+    typer.echo(text)
+    if outcome != "agrees":
         raise typer.Exit(1)
-
-
-def find_planned_runs(plan: "Plan") -> "list[Run]":
-    """Return the runs of a plan, each once, finished or not."""
-    from desam_lite.data.tasks import Task, open_task
-    from desam_lite.methods.run_spec import make_spec
-    from desam_lite.study.run import find_run
-
-    tasks: dict[tuple[Path, Path], Task] = {}
-    runs = []
-    for spec in [make_spec(**entry["spec"]) for entry in plan["jobs"].values() if entry["kind"] == "run"]:
-        location = spec.manifest, spec.data_root
-        if not spec.data_root.is_dir():
-            raise StudyError(
-                f"there are no data at {spec.data_root}: run 'make book' with this profile first."
-            )
-        if location not in tasks:
-            tasks[location] = open_task(*location, plan["workspace"], progress=False)
-        runs.append(find_run(spec, tasks[location], plan["workspace"]))
-    return list({run.name: run for run in runs}.values())
 
 
 def student(

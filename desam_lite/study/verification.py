@@ -1,164 +1,270 @@
-"""Does a new run of the study agree with the kept one? Tidy tables of finished runs, and their comparison.
+"""Does a repetition of the study agree with the kept one? Which runs to repeat, how they are paired, and the verdict in words.
 
-Two runs of the same study differ by the machine's arithmetic, which training amplifies until it acts like another seed. What is
-compared is therefore the mean over the cells (source, target, seed) of a method, in domain and out of domain: what pages read.
+The statistics are those of `desam_lite.evaluation.equivalence`. On the whole the two agree if no average of a method differs, no
+verdict between two methods is reversed, and of each task the average over all methods agrees, or most of the single ones do.
 """
 
-from collections.abc import Sequence
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from desam_lite.evaluation.statistics import METRICS
+from desam_lite.data.manifest import load_manifest
+from desam_lite.evaluation.equivalence import (
+    EVERY,
+    Outcome,
+    check_averages,
+    check_verdicts,
+    pair_cases,
+    run_averages,
+)
+from desam_lite.evaluation.statistics import MARGINS
+from desam_lite.methods.registry import METHODS
+from desam_lite.study.kept import KeptStudy
+from desam_lite.study.run import Run, open_run
 from desam_lite.utils.errors import StudyError
-from desam_lite.utils.files import write_json, write_text
 
-if TYPE_CHECKING:
-    from desam_lite.study.run import Run
-
-TABLE_COLUMNS = ["task", "label", "source", "target", "seed", "organ", "protocol", "metric", "mean", "cases"]
-"""The columns of a reference table, in order."""
-
-KEYS = ["task", "label", "where", "organ", "protocol", "metric"]
-"""What names a number that is compared; "where" is in domain or out of domain."""
-
-TOLERANCE = {"dice": 0.1, "assd": 5.0, "hd95": 10.0, "hd": 12.0}
-"""How far a number may be from the kept one; distances in mm.
-
-About three times the standard deviation between two sound runs: the mean standard deviation between the seeds of such a number
-in the kept results of the profile teach (0.023 of Dice, 1.0, 2.0 and 2.6 mm) times the square root of two.
-"""
-
-_DECIMALS = 4
-_SHOWN = 10
+QUICK_MINUTES = 12.0
+"""Of one core, that the runs of a quick verification took when they were kept: six on two; data and embeddings take the rest."""
+MOST = 0.75
+"""Share of a task's averages that must agree where one cannot tell that over all methods, as a few runs ended elsewhere."""
+_SHOWN, _MOST_RUNS = 10, 1000  # averages of an outcome that are listed; runs that nobody would repeat
 
 
-def tidy(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Average the scores of runs over cases, one row per number that is kept.
+def choose_quick(kept: KeptStudy, minutes: float = QUICK_MINUTES) -> list[str]:
+    """Choose few runs to repeat: of each task and method the cheapest, as long as all together take no more than so many minutes.
+
+    Methods with the most runs, on which verdicts turn, come first, then the cheapest. Only runs on synthetic scans are chosen,
+    which anyone can make.
+    """
+    specs = dict(zip(kept.names, kept.specs, strict=True))
+    costs = {name: sum(kept.info(name).get("minutes", {}).values()) for name in specs}
+    synthetic = {path: load_manifest(path).synthetic for path in {spec.manifest for spec in specs.values()}}
+    counts = Counter((spec.manifest, spec.label) for spec in specs.values())
+
+    def order(name: str) -> tuple[int, float, str]:
+        return -counts[specs[name].manifest, specs[name].label], costs[name], name
+
+    chosen: dict[tuple[Path, str], str] = {}
+    for name in sorted((name for name, spec in specs.items() if synthetic[spec.manifest]), key=order):
+        family = specs[name].manifest, specs[name].method
+        if family not in chosen and costs[name] + sum(costs[other] for other in chosen.values()) <= minutes:
+            chosen[family] = name
+    return list(chosen.values())
+
+
+def find_repetitions(kept: KeptStudy, workspace: Path) -> dict[str, Run]:
+    """Return kept name -> the run in a workspace that repeats it, if there is one.
+
+    It has the same task, settings and encoder, and was not made of the kept one; its data are compared by `say_origin`.
+    """
+    names = {_identity(kept.info(name)): name for name in kept.names}
+    repetitions: dict[str, Run] = {}
+    for done in sorted(workspace.glob("runs/*/done")):
+        run = open_run(done.parent)
+        name = names.get(_identity(run.info))
+        if name and not run.is_kept and (name not in repetitions or run.name == name):
+            repetitions[name] = run
+    return repetitions
+
+
+def _identity(info: Mapping[str, Any]) -> str:
+    return json.dumps(
+        [info["task"], info["identity"]["settings"], info["identity"]["weights"]], sort_keys=True
+    )
+
+
+def label_settings(infos: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return run -> its label, with the settings by which runs of one label and task differ besides source and seed.
 
     Args:
-        metrics: Of `study.run.collect_metrics`: rows of finished runs.
+        infos: Run -> content of its ``run.json``.
+    """
+    labels = {}
+    for name, info in infos.items():
+        like = [
+            o["identity"]["settings"]
+            for o in infos.values()
+            if all(o[key] == info[key] for key in ("task", "label"))
+        ]
+        own = {
+            key: value for key, value in info["identity"]["settings"].items() if key not in ("source", "seed")
+        }
+        words = [
+            f"{key} {value}" for key, value in own.items() if any(other.get(key) != value for other in like)
+        ]
+        labels[name] = f"{info['label']} ({', '.join(words)})" if words else str(info["label"])
+    return labels
 
-    Returns:
-        `TABLE_COLUMNS`: the mean over the cases of one target of one run, rounded, and how many cases there were.
+
+def verify_runs(kept: KeptStudy, repetitions: Mapping[str, Run]) -> tuple[Outcome, str]:
+    """Return whether repeated runs agree with the kept ones, and lines for people that say so.
+
+    Args:
+        kept: The kept study.
+        repetitions: Of `find_repetitions`.
 
     Raises:
-        StudyError: Two different runs would have the same name.
+        StudyError: No run was repeated.
     """
-    if metrics.empty:
-        return pd.DataFrame(columns=TABLE_COLUMNS)
-    names = TABLE_COLUMNS[: TABLE_COLUMNS.index("metric")]
-    repeated = metrics.groupby(names)["run"].nunique()
-    if (repeated > 1).any():
-        raise StudyError(f"two different runs are called {repeated.idxmax()}: keep one of them.")
-    measured = [name for name in METRICS if name in metrics]
-    long = metrics.melt([*names, "case"], measured, "metric", "value").dropna(subset="value")
-    means = long.groupby([*names, "metric"])["value"].agg(["mean", "count"]).reset_index()
-    means = means.rename(columns={"count": "cases"}).round({"mean": _DECIMALS})
-    return means[TABLE_COLUMNS].sort_values(TABLE_COLUMNS[:8], ignore_index=True)
-
-
-def reference_path(folder: Path | str, profile: str) -> Path:
-    """Return where the table of a profile is kept."""
-    return Path(folder) / f"{profile}.csv"
-
-
-def write_reference(runs: "Sequence[Run]", folder: Path | str, profile: str) -> Path:
-    """Keep the results of a study: a table, and beside it what made them.
-
-    Raises:
-        StudyError: A run is not finished, or there is none.
-    """
-    from desam_lite.study.run import collect_metrics
-
-    missing = [run for run in runs if not run.finished]
-    if missing or not runs:
-        named = "; ".join(f"{r.spec.label} from {r.spec.source}, seed {r.spec.seed}" for r in missing[:5])
+    if not repetitions:
         raise StudyError(
-            f"{len(missing)} of {len(runs)} runs are not finished ({named}): run 'make book PROFILE={profile}' first."
+            f"none of the {len(kept.names)} kept runs was repeated: 'make verify QUICK=1' repeats a few, 'make reproduce' all."
         )
-    path = reference_path(folder, profile)
-    write_text(path, tidy(collect_metrics(runs)).to_csv(index=False))
-    infos = [run.info for run in runs]
-    minutes = sum(sum(info["minutes"].values()) for info in infos)
-    origin: dict[str, Any] = {"profile": profile, "runs": len(runs), "minutes": round(minutes, 1)}
-    for name in ("code", "device", "libraries"):
-        values = [info[name] for info in infos]
-        origin[name] = [value for number, value in enumerate(values) if value not in values[:number]]
-    write_json(path.with_suffix(".json"), origin)
-    return path
+    infos = {name: kept.info(name) for name in kept.names}
+    labels = label_settings(infos)
+    old = kept.metrics().assign(label=lambda frame: frame["run"].map(labels))
+    frames = [run.metrics().assign(run=name, label=labels[name]) for name, run in repetitions.items()]
+    new = pd.concat(frames, ignore_index=True)
+    averages, verdicts = check_averages(new, old), check_verdicts(new, old)
+    trained = {
+        labels[name]: "epochs" in METHODS[spec.method].uses
+        for name, spec in zip(kept.names, kept.specs, strict=True)
+    }
+    outcome = decide_outcome(averages, verdicts)
+    lines = [
+        _say_scope(len(repetitions), len(kept.names), run_averages(pair_cases(new, old))),
+        *say_origin(infos, {name: run.info for name, run in repetitions.items()}),
+        *say_averages(averages),
+        *say_verdicts(verdicts),
+        *say_faults(averages, trained),
+        say_agreement(outcome, averages, verdicts),
+    ]
+    return outcome, "\n".join(lines)
 
 
-def read_reference(folder: Path | str, profile: str) -> pd.DataFrame:
-    """Read a kept table.
+def decide_outcome(averages: pd.DataFrame, verdicts: pd.DataFrame) -> Outcome:
+    """Decide on the whole, from `check_averages` and `check_verdicts`."""
+    if (averages["outcome"] == "differs").any() or verdicts["reversed"].any():
+        return "differs"
+    agrees = averages["outcome"] == "agrees"
+    most = agrees.groupby(averages["task"]).mean() >= MOST
+    common = agrees[averages["label"] == EVERY].groupby(averages["task"]).all()
+    return "agrees" if (most | common.reindex(most.index, fill_value=False)).all() else "cannot tell"
 
-    Raises:
-        StudyError: There is none, or it is not such a table.
-    """
-    path = reference_path(folder, profile)
-    if not path.exists():
-        raise StudyError(
-            f"there is no reference {path}: name its folder, or keep this study's results with --write."
+
+def _say_scope(repeated: int, kept: int, differences: pd.DataFrame) -> str:
+    apart = 100 * differences["value"].abs()
+    return (
+        f"{repeated} of {kept} kept runs {'was' if repeated == 1 else 'were'} repeated: {apart.median():.2f} points of Dice from "
+        f"the kept ones in the median, {apart.max():.1f} at most."
+    )
+
+
+def say_origin(infos: Mapping[str, Mapping[str, Any]], anew: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say where what made the repeated runs is not what made the kept ones: their data, the method's code, this code."""
+    changed = [
+        str(new["task"])
+        for name, new in anew.items()
+        if new["identity"]["data"] != infos[name]["identity"]["data"]
+    ]
+    tasks = ", ".join(dict.fromkeys(changed))
+    lines = [f"The scans or labels of {tasks} here are not those of the kept runs."] if changed else []
+    origins = [_say_machine(group) for group in ([infos[name] for name in anew], anew.values())]
+    return [*lines, f"The kept runs are of {origins[0]}; the repeated ones of {origins[1]}."]
+
+
+def _say_machine(infos: Iterable[Mapping[str, Any]]) -> str:
+    pairs = [
+        (f"commit {str(info['code']['commit'] or 'unknown')[:7]}", str(info["device"])) for info in infos
+    ]
+    return " on ".join(" and ".join(dict.fromkeys(values)) for values in zip(*pairs, strict=True))
+
+
+def say_averages(averages: pd.DataFrame) -> list[str]:
+    """Say task by task how many averages agree, then which do not, and of which one cannot tell."""
+    lines = []
+    for task, rows in averages.groupby("task"):
+        agree = (rows["outcome"] == "agrees").sum()
+        lines.append(
+            f"{task}: {agree} of {len(rows)} averages agree within {100 * MARGINS['dice']:g} points of Dice."
         )
-    texts: dict[str, Any] = dict.fromkeys([name for name in TABLE_COLUMNS[:8] if name != "seed"], str)
-    frame = pd.read_csv(path, dtype=texts)
-    if list(frame.columns) != TABLE_COLUMNS:
-        raise StudyError(f"{path} is no table of results: its columns must be {', '.join(TABLE_COLUMNS)}.")
-    return frame
+    for outcome in ("differs", "cannot tell"):
+        rows = averages[averages["outcome"] == outcome].sort_values("difference", key=abs, ascending=False)
+        lines += [f"  {outcome}: {_say_average(row)}" for row in rows.head(_SHOWN).to_dict("records")]
+        lines += [f"  {outcome}: {len(rows) - _SHOWN} more"] if len(rows) > _SHOWN else []
+    return lines
 
 
-def compare_with_reference(new: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
-    """Hold each mean of the reference against the same mean of a new study.
+def _say_average(row: Mapping[Any, Any]) -> str:
+    difference, half = 100 * row["difference"], 100 * row["half"]
+    interval = f" ({difference - half:+.1f} to {difference + half:+.1f})" if half < 100 else ""
+    runs = f"{row['runs']} {'method' if row['label'] == EVERY else 'run'}{'s' if row['runs'] != 1 else ''}"
+    text = f"{row['task']}, {row['label']} {_say_place(row)}: {difference:+.1f}{interval} points of Dice in {runs}"
+    return text + (f"; about {row['more']} more would tell" if 0 < row["more"] < _MOST_RUNS else "")
+
+
+def _say_place(row: Mapping[Any, Any]) -> str:
+    return f"{'in' if row['in_domain'] else 'out of'} domain, protocol {row['protocol']}"
+
+
+def say_verdicts(verdicts: pd.DataFrame) -> list[str]:
+    """Say how many verdicts between methods stay, which are reversed, and what changes in the order out of domain."""
+    if verdicts.empty:
+        return []
+    stay = int((verdicts["before"] == verdicts["after"]).sum())
+    away = verdicts[~verdicts["in_domain"].astype(bool)]
+    swapped = away[away["kept"] * away["repeated"] < 0]
+    order = "stays"
+    if len(swapped):
+        apart = 100 * swapped["kept"].abs().max()
+        order = f"changes in {len(swapped)} of {len(away)} pairs, which were at most {apart:.1f} points apart"
+    lines = [f"{stay} of {len(verdicts)} verdicts between two methods stay; the order out of domain {order}."]
+    for row in verdicts[verdicts["reversed"]].to_dict("records"):
+        lines.append(
+            f"  reversed: {row['task']}, {row['first']} and {row['second']} {_say_place(row)}: "
+            f"'{row['before']}' by {100 * row['kept']:+.1f} points is now '{row['after']}' by {100 * row['repeated']:+.1f}"
+        )
+    return lines
+
+
+def say_faults(averages: pd.DataFrame, trained: Mapping[str, bool]) -> list[str]:
+    """Say task by task which kind of fault the averages that differ look like.
 
     Args:
-        new: Of `tidy`.
-        reference: Of `read_reference`.
-
-    Returns:
-        One row per number of the reference: `KEYS`, the means ``expected`` and ``computed``, and the ``verdict``: "agrees",
-        "differs" (by more than `TOLERANCE`), or "missing" (a cell of it is not in the new study).
-    """
-    cell = TABLE_COLUMNS[: TABLE_COLUMNS.index("mean")]
-    both = reference.merge(new, "left", cell, suffixes=("_expected", "_computed"))
-    where = np.where(both["source"] == both["target"], "in domain", "out of domain")
-    means = both.assign(where=where).groupby(KEYS)[["mean_expected", "mean_computed"]]
-    compared = means.agg(_mean_of_all).reset_index()
-    compared = compared.rename(columns={"mean_expected": "expected", "mean_computed": "computed"})
-    apart = (compared["computed"] - compared["expected"]).abs()
-    verdicts = np.where(apart > compared["metric"].map(TOLERANCE), "differs", "agrees")
-    return compared.assign(apart=apart, verdict=np.where(apart.isna(), "missing", verdicts))
-
-
-def _mean_of_all(values: pd.Series) -> float:
-    """Return the mean, or NaN where one is missing."""
-    return float(values.mean(skipna=False))
-
-
-def say_verdict(compared: pd.DataFrame) -> tuple[bool, str]:
-    """Return whether a study agrees with the reference, and lines for people that say so metric by metric.
-
-    Args:
-        compared: Of `compare_with_reference`.
+        averages: Of `check_averages`.
+        trained: Label -> whether the method is trained.
     """
     lines = []
-    for (task, metric), rows in compared.groupby(["task", "metric"]):
-        counts = ", ".join(f"{count} {name}" for name, count in rows["verdict"].value_counts().items())
-        apart = f"apart {rows['apart'].median():.4f} in the median and {rows['apart'].max():.4f} at most"
-        lines.append(f"{task} {metric}: {counts}; {apart}, with a tolerance of {TOLERANCE[str(metric)]}")
-    wrong = compared[compared["verdict"] != "agrees"]
-    wrong = wrong.assign(ratio=wrong["apart"] / wrong["metric"].map(TOLERANCE)).sort_values(
-        "ratio", ascending=False
+    for task, rows in averages.groupby("task"):
+        single, wrong = rows[rows["label"] != EVERY], rows[rows["outcome"] == "differs"]
+        labels, moved = set(single["label"]), list(dict.fromkeys(wrong[wrong["label"] != EVERY]["label"]))
+        if EVERY in set(wrong["label"]) or (len(labels) > 2 and 2 * len(moved) > len(labels)):
+            size = single.groupby("label")["difference"].agg(lambda values: values.abs().max())
+            still = [label for label in labels if not trained[label] and size[label] <= MARGINS["dice"]]
+            fault = "other scans or labels, or another way of scoring"
+            if still:
+                fault = f"training of all, as labels in its batches: {' and '.join(sorted(still))} are not trained and stay"
+            lines.append(f"{task}: methods moved together, which looks like {fault}.")
+            continue
+        for label in moved:
+            if wrong[wrong["label"] == label]["even"].all():
+                kind = (
+                    "nearly the same in every case, which looks like something added to its scores or masks"
+                )
+            elif trained[label]:
+                kind = "case by case, which looks like its training, for instance its learning rate"
+            else:
+                kind = "without being trained, which looks like its code or its encoder's weights"
+            lines.append(f"{task}: {label} moved alone, {kind}.")
+    return lines
+
+
+def say_agreement(outcome: Outcome, averages: pd.DataFrame, verdicts: pd.DataFrame) -> str:
+    """Say the outcome in a sentence."""
+    untold = averages[averages["outcome"] == "cannot tell"]
+    if outcome == "differs":
+        wrong = averages[averages["outcome"] == "differs"]
+        pairs = verdicts[verdicts["reversed"]]
+        names = [*wrong["label"], *(pairs["first"] + " against " + pairs["second"])]
+        return f"The results do NOT agree with the kept study: {', '.join(dict.fromkeys(names))}."
+    if outcome == "cannot tell":
+        more = min(untold["more"].median(), _MOST_RUNS)
+        return f"Whether the results agree with the kept study cannot be told: repeat about {more:.0f} more runs."
+    labels = ", ".join(dict.fromkeys(untold["label"]))
+    return "The results agree with the kept study" + (
+        f"; of {labels} alone one cannot tell." if labels else "."
     )
-    for row in wrong.head(_SHOWN).to_dict("records"):
-        name = (
-            f"{row['task']} {row['label']} {row['where']}, {row['organ']}, {row['protocol']}, {row['metric']}"
-        )
-        numbers = f"{row['expected']:.4f} expected, {row['computed']:.4f} computed"
-        lines.append(f"  {row['verdict']}: {name}: {numbers}")
-    if len(wrong) > _SHOWN:
-        lines.append(f"  ... and {len(wrong) - _SHOWN} more")
-    agrees = not compared.empty and wrong.empty
-    lines.append(f"The results {'agree' if agrees else 'do NOT agree'} with the reference.")
-    return agrees, "\n".join(lines)
