@@ -130,7 +130,7 @@ def draw_spreads(summary: pd.DataFrame) -> style.DescribedFigure:
         f"{label}\nprompt: {_KINDS[kind]}" for label, kind in summary[["label", "kind"]].to_numpy()
     ]
     axis = f"Dice (%): median, 10th percentile to best\n{_BOX_NOTE}"
-    return draw_rows(in_unit(rows), axis=axis, row="prompt", limit=(-3, 100))
+    return draw_rows(in_unit(rows), axis=axis, row="prompt")
 
 
 _WIDER = {

@@ -70,7 +70,7 @@ def draw_organs(cells: pd.DataFrame, *, metric: str = "dice") -> DescribedFigure
         for (source, target), rows in out_of_domain(cells).groupby(["source", "target"], sort=False)
     ]
     rows = in_unit(pd.concat(panels) if panels else cells[:0], metric)
-    limit = (0, 100 if metric == "dice" else None)
+    limit = (-2, 100 if metric == "dice" else None)
     return draw_rows(rows, axis=UNITS[metric].title, row="organ", panel="direction", limit=limit)
 
 

@@ -157,7 +157,7 @@ def draw_rows(
     panel: str = "",
     faces: tuple[str, str] = FACES,
     colors: Mapping[str, str] | None = None,
-    limit: tuple[float | None, float | None] = (0, 100),
+    limit: tuple[float | None, float | None] = (-2, 100),
 ) -> DescribedFigure:
     """Draw a mark for each ``mean`` of a summary, with a line from its ``low`` to its ``high``, in rows.
 
@@ -258,7 +258,7 @@ def draw_averages(summary: pd.DataFrame, cells: pd.DataFrame, *, metric: str = "
     """Draw averages by label and in_domain with 95 % intervals; small dots are cells, averages by source and target too."""
     title = style.UNITS[metric].title
     note = f"small dots: one source on one target{style.oracle_note(summary['label'])}"
-    limit = (0, 100 if metric == "dice" else None)
+    limit = (-2, 100 if metric == "dice" else None)
     axis = f"{title}: mean and 95 % interval\n{note}"
     return draw_rows(in_unit(summary, metric), in_unit(cells, metric), axis=axis, limit=limit)
 
