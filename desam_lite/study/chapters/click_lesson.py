@@ -104,18 +104,21 @@ def predict_with_prompts(
 
 
 def learning_curve(card: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the scores during the training of a card's weights, a row per probe.
+    """Return the scores during the trainings that a card's weights went through, first to last, a row per probe.
 
     ``pictures`` counts the images from the very first one; ``decaying`` says whether the learning rate was falling by then.
     """
-    before = _total(card, "pictures") - int(card["pictures"])
-    side, begins = card["probe"]["side"], card["recipe"]["steps"] - card["recipe"]["decay"]
-    names = [name for name in MEASURES if f"{name}_{side}" in card["curve"][0]]
-    rows = [
-        {"pictures": before + row["pictures"], "decaying": row["step"] > begins}
-        | {n: row[f"{n}_{side}"] for n in names}
-        for row in card["curve"]
-    ]
+    rows: list[dict[str, Any]] = []
+    before, side = 0, card["probe"]["side"]
+    for training in reversed(list(_chain(card))):
+        begins = training["recipe"]["steps"] - training["recipe"]["decay"]
+        names = [name for name in MEASURES if f"{name}_{side}" in training["curve"][0]]
+        rows += [
+            {"pictures": before + row["pictures"], "decaying": row["step"] > begins}
+            | {n: row[f"{n}_{side}"] for n in names}
+            for row in training["curve"]
+        ]
+        before += training["pictures"]
     return pd.DataFrame(rows)
 
 

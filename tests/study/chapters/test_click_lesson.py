@@ -53,7 +53,8 @@ def test_the_slice_with_most_of_the_organ_is_asked_about() -> None:
 
 
 def card(curve: list[dict[str, float]], before: int | None) -> dict[str, object]:
-    begun = None if before is None else {"pictures": before, "minutes": 2.0, "began with": None}
+    first = {"pictures": before, "curve": curve, "recipe": {"steps": 8, "decay": 8}}
+    begun = None if before is None else {**first, "minutes": 2.0, "began with": None}
     more = {
         "name": "sam_tiny",
         "sha256": "ab" * 32,
@@ -75,15 +76,15 @@ def card(curve: list[dict[str, float]], before: int | None) -> dict[str, object]
     }
 
 
-def test_pictures_are_counted_from_the_very_first() -> None:
+def test_the_curve_goes_through_all_trainings() -> None:
     rows = [
         {"pictures": 10, "step": 4, "box_256": 0.2, "point_256": 0.1},
         {"pictures": 100, "step": 7, "box_256": 0.4, "point_256": 0.2},
     ]
     made = card(rows, 900)
     seen = click_lesson.learning_curve(made)
-    assert list(seen["pictures"]) == [910, 1000]
-    assert list(seen["decaying"]) == [False, True]
+    assert list(seen["pictures"]) == [10, 100, 910, 1000]
+    assert list(seen["decaying"]) == [True, True, False, True]
     assert list(seen.columns) == ["pictures", "decaying", "box", "point"]
     assert "1,000 images, 5 minutes" in repr(
         click_lesson.provenance_of_weights(made, profile="smoke", steps=2)
