@@ -100,7 +100,7 @@ def predict(
         if scores is not None:
             require_iou_head(trained.card)
         if doubt := doubt_of_slices(trained.card):
-            typer.echo(f"warning: {doubt}", err=True)
+            typer.echo(f"note: {doubt}", err=True)
         _do(trained, left, series, largest_part)
 
 

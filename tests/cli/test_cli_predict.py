@@ -83,7 +83,7 @@ def test_a_model_of_slices_with_organs_says_so_once_and_in_every_preview(
     words = ["predict", folder, "--model", model, "--largest-part", "--preview", tmp_path / "pages"]
     code, _, err = run(*words, "--out", tmp_path / "masks")
     doubt = "this model was trained on slices with an organ only"
-    assert code == 0 and err.count(f"warning: {doubt}") == told
+    assert code == 0 and err.count(f"note: {doubt}") == told
     assert [page.read_text().count(doubt) for page in (tmp_path / "pages").iterdir()] == [told, told]
     assert err.count("train with --train-slices all, or try --largest-part") == told
 
