@@ -56,8 +56,10 @@ def test_no_later_cell_of_the_book_needs_a_solution(tmp_path: Path) -> None:
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
         }
         left = [ast.parse(c.source) for c in nbformat.read(copy, as_version=4).cells if c.cell_type == "code"]
-        names = [node for tree in left for node in ast.walk(tree) if isinstance(node, ast.Name)]
+        nodes = [node for tree in left for node in ast.walk(tree)]
+        names = [node for node in nodes if isinstance(node, ast.Name)]
         stored = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+        stored |= {node.arg for node in nodes if isinstance(node, ast.arg)}
         assert not {node.id for node in names if isinstance(node.ctx, ast.Load)} & (made - stored), copy.name
 
 
