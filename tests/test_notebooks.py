@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,32 @@ def test_exercises_have_three_grades_and_solutions_that_run(path: Path) -> None:
     solutions = [cell for cell in cells(path, "code") if cell.id.startswith("solution-")]
     assert len(solutions) >= 3
     assert all("hide-cell" in cell.metadata["tags"] for cell in solutions)
+
+
+def test_every_exercise_has_an_answer_in_prose(path: Path) -> None:
+    text = "\n".join(cell.source for cell in cells(path, "markdown"))
+    exercises = re.findall(r"^\*\*(\d+)\.\*\*", text, re.MULTILINE)
+    answers = [c.source for c in cells(path, "markdown") if c.id.startswith("solution-")]
+    solutions = [c.id for c in cells(path, "code") if c.id.startswith("solution-")]
+    assert len(exercises) == len(answers) == len(solutions)
+    for answer in answers:
+        assert answer.startswith(":::{dropdown} Answer\n") and len(answer.split()) > 20
+
+
+def test_every_check_is_given_to_the_reader_and_passed_by_the_solution(path: Path) -> None:
+    code = cells(path, "code")
+    checks = {
+        node.targets[0].id
+        for cell in code
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.Assign) and getattr(getattr(node.value, "func", None), "id", "") == "Check"
+    }
+    assert checks
+    for check in checks:
+        assert any(
+            c.id.startswith("check-") and "= ..." in c.source and f"{check}(" in c.source for c in code
+        )
+        assert any(c.id.startswith("solution-") and f"{check}(" in c.source for c in code), check
 
 
 def test_the_last_cell_says_where_the_numbers_come_from(path: Path) -> None:
