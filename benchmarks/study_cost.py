@@ -1,4 +1,4 @@
-"""What a run of each method of the profile `study` costs on one thread, and so how many core hours the kept study takes.
+"""What a run of each method of the study costs on one thread, and so how many core hours the kept study takes.
 
     python benchmarks/study_cost.py                  # some minutes of one core, in the workspace of tuning.py
     python benchmarks/study_cost.py --epochs 80      # hours for another length of training; --quick: a minute
@@ -12,14 +12,14 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from common import RESULTS, Options, read_options, write_result
-from tuning import ROOT, SOURCE, open_source, plan
+from tuning import ROOT, SOURCE, open_source, plan, sources_of_choices
 
 from desam_lite.data.datasets import list_slices
 from desam_lite.data.tasks import Task
@@ -32,10 +32,10 @@ from desam_lite.training.devices import make_fabric
 from desam_lite.training.loop import TrainSettings, train_epoch, validate
 from desam_lite.training.method import Method
 
-SOURCES = 6
+DOMAINS = 6
 NOTE = (
     "seconds of the processor per slice on one thread: a pass of training, of validation, and a prediction with its scores. "
-    "minutes: of a run of the study; hours: of all sources and seeds. assumed: epochs are given, not recorded by tuning.py."
+    "minutes: of a run of the study; hours: of all its sources and seeds. assumed: epochs are given, not recorded by tuning.py."
 )
 
 
@@ -48,28 +48,31 @@ def main() -> None:
     options = read_options(__doc__ or "")
     if options.quick:
         common = {**get_profile("smoke").common, "unet_size": 32}
-        small = {"cases": 3, "methods": ("prior", "unet"), "common": common}
+        smoke = get_profile("smoke").model_copy(update={"cases": 3, "common": common})
         with tempfile.TemporaryDirectory() as folder:
-            measure(get_profile("smoke").model_copy(update=small), Path(folder), 1, options)
+            measure({"prior": 1, "unet": 1}, smoke, Path(folder), 1, options)
     else:
         chosen.workspace.mkdir(parents=True, exist_ok=True)
-        measure(get_profile("study"), chosen.workspace, chosen.epochs, options)
+        study = get_profile("study")
+        measure(sources_of_choices(study), study, chosen.workspace, chosen.epochs, options)
 
 
-def measure(profile: Profile, workspace: Path, usual: int, options: Options) -> None:
-    """Time every choice of a profile and write what a run and the whole study take."""
+def measure(
+    choices: Mapping[str, int], profile: Profile, workspace: Path, usual: int, options: Options
+) -> None:
+    """Time each choice, trained at so many sources, and write what a run and the whole study take."""
     task = open_source(profile, workspace)
     epochs = _recorded_epochs()
     rows: list[dict[str, Any]] = []
-    for choice in profile.methods:
+    for choice, sources in choices.items():
         spec = plan(choice, profile, workspace)
         seconds, slices = time_method(spec, task), count_slices(spec, task)
         length = epochs.get(choice, usual) if spec.epochs else 0
         passes = length * (slices["train"] * seconds["train"] + slices["val"] * seconds["val"])
-        minutes = (passes + SOURCES * slices["test"] * seconds["predict"]) / 60
+        minutes = (passes + DOMAINS * slices["test"] * seconds["predict"]) / 60
         row = {"choice": choice, "label": spec.label, **{f"{k}_seconds": v for k, v in seconds.items()}}
         row |= {"epochs": length, "assumed": bool(length) and choice not in epochs, "minutes": minutes}
-        rows.append(row | {"hours": minutes / 60 * SOURCES * len(profile.seeds)})
+        rows.append(row | {"hours": minutes / 60 * sources * len(profile.seeds), "sources": sources})
         total = sum(each["hours"] for each in rows)
         write_result("study_cost", options, rows, note=NOTE, hours=round(total, 1), slices=slices)
 

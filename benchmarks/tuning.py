@@ -1,4 +1,4 @@
-"""Which learning rate of three every method of the profile `study` trains best with, by the validation loss of source A alone.
+"""Which learning rate of three each method of the study trains best with, by the validation loss of source A alone.
 
     python benchmarks/tuning.py                          # a day of one core; goes on where it was stopped
     python benchmarks/tuning.py --choice unet_aug        # one method; what is recorded of the others is kept
@@ -18,8 +18,10 @@ from typing import Any
 import yaml
 from common import Options, read_options, recorded, write_result
 
+from desam_lite.data.manifest import load_manifest
 from desam_lite.data.tasks import Task, open_task
 from desam_lite.methods.run_spec import RunSpec
+from desam_lite.study.plans import EXPERIMENTS
 from desam_lite.study.profiles import METHOD_CHOICES, Profile, get_profile, plan_domain_splits
 from desam_lite.study.run import ExecutionOptions, find_run, fit, open_store, split_domain
 from desam_lite.synthetic.phantoms.making import make_task
@@ -54,12 +56,19 @@ def main() -> None:
 
 def trained_choices(profile: Profile) -> list[str]:
     """Return the choices of a profile that are trained, each training once: another prompt of predictions changes none."""
-    specs = {name: plan(name, profile, Path()) for name in profile.methods}
+    specs = {name: plan(name, profile, Path()) for name in sources_of_choices(profile)}
     return [
         name
         for name, spec in specs.items()
         if spec.epochs is not None and "test_prompt" not in METHOD_CHOICES[name]
     ]
+
+
+def sources_of_choices(profile: Profile) -> dict[str, int]:
+    """Return every choice that the study compares, and at how many sources: at all of them, or at the profile's few."""
+    count = len(load_manifest(TASK).domains)
+    compared = dict.fromkeys(EXPERIMENTS["method_comparison"].methods, min(profile.few, count))
+    return compared | dict.fromkeys(profile.methods, profile.sources or count)
 
 
 def rates_of(choice: str) -> tuple[float, ...]:

@@ -51,7 +51,7 @@ FIELDS = {
     "tuning": {"choice", "label", "learning_rate", "loss", "epochs", "stopped", "cpu_minutes", "chosen"},
     "study_cost": {
         *("choice", "label", "train_seconds", "val_seconds", "predict_seconds"),
-        *("epochs", "assumed", "minutes", "hours"),
+        *("epochs", "assumed", "sources", "minutes", "hours"),
     },
     "all_slices": {"protocol", "label", "in_domain", "sources", "seeds", "cases", "dice", "low", "high"},
     "methods": {"task", "label", "source", "target", "seeds", "dice", "low", "high"},

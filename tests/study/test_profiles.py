@@ -7,6 +7,7 @@ import pytest
 
 from desam_lite.data.manifest import load_manifest
 from desam_lite.study.parallel import execute_runs
+from desam_lite.study.plans import EXPERIMENTS
 from desam_lite.study.profiles import METHOD_CHOICES, PROFILES, get_profile, plan_domain_splits
 from desam_lite.utils.errors import StudyError
 
@@ -137,7 +138,9 @@ def test_the_paper_profile_runs_every_competitor_and_control_and_nothing_else_un
 
 def test_in_the_study_everyone_trains_to_the_plateau_and_a_domain_is_tested_on_the_same_patients() -> None:
     study = get_profile("study")
-    specs = plan("study", seeds=[0], sources=["A"], methods=[*study.methods, "desam_p_no_fusion"])
+    assert len(study.methods) >= 14
+    compared = EXPERIMENTS["method_comparison"].methods
+    specs = plan("study", seeds=[0], sources=["A"], methods=[*study.methods, *compared, "desam_p_no_fusion"])
     trained = [spec for spec in specs if spec.epochs is not None]
     assert {(spec.epochs, spec.patience) for spec in trained} == {(150, 10)}
     assert {spec.unet_size for spec in trained} == {128, None}
