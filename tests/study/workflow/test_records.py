@@ -43,7 +43,7 @@ def plan(tmp_path: Path) -> dict[str, Any]:
     """A plan of one run, and everything of it done."""
     (tmp_path / "scans").mkdir()
     (tmp_path / "scans" / "a.nii.gz").write_text("scan")
-    page = {"page": str(tmp_path / "p.ipynb"), "key": "k", "parameters": {"profile": "smoke"}}
+    page = {"page": str(tmp_path / "p.ipynb"), "key": "k", "kept": 0, "parameters": {"profile": "smoke"}}
     jobs = {
         DATA: {"kind": "data", "needs": [], "title": "data of x", "root": str(tmp_path / "scans")},
         STORE: {"kind": "embeddings", "needs": [DATA], "title": "embeddings of x"},
