@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from desam_lite.data.embeddings import EmbeddingStore, fill_store
 from desam_lite.data.geometry import Geometry, from_slices
 from desam_lite.data.nifti import write_mask, write_volume
 from desam_lite.data.tasks import Task, open_task
+from desam_lite.methods import METHODS
+from desam_lite.methods.registry import CHOICES, METHOD_CHOICES
 from desam_lite.model.build import build_desam
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,6 +39,17 @@ def browser() -> Iterator["Browser"]:  # noqa: F821
 def one_thread() -> None:
     """Single-threaded torch: small tensors are faster so, and results do not depend on the machine's cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def methods_as_before() -> Iterator[None]:
+    """Take what a test registers out of the tables of methods again."""
+    tables: list[dict[str, Any]] = [METHODS, CHOICES, METHOD_CHOICES]
+    before = [dict(table) for table in tables]
+    yield
+    for table, kept in zip(tables, before, strict=True):
+        table.clear()
+        table.update(kept)
 
 
 @pytest.fixture

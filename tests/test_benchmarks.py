@@ -90,6 +90,7 @@ FIELDS = {
     },
 }
 
+pytestmark = pytest.mark.usefixtures("methods_as_before")
 GPU_STEPS = ("encoder", "training", "inference", "embeddings", "attention", "pretrain")
 """The benchmarks that `gpu.sh` runs, in its order."""
 

@@ -165,7 +165,8 @@ def test_no_page_shows_a_failure(soups: dict[Path, BeautifulSoup]) -> None:
         assert "Traceback (most recent call last)" not in text, path
         assert "{glue" not in text and "{doc}" not in text, path
         assert "nan to" not in text, path
-        assert "Not yet: " not in text, path  # a solution that its own check calls wrong
+        wrong = "executed" in path.parts and "Not yet: " in text  # a solution that its own check calls wrong
+        assert not wrong, path
 
 
 def test_the_book_is_small_enough_to_send(html: Path) -> None:

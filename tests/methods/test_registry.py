@@ -4,7 +4,6 @@ import json
 import linecache
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +14,7 @@ from small_run import spec_for
 
 from desam_lite.methods import METHODS, Choice, load_predictor, register, registry
 from desam_lite.methods.model_card import read_card
-from desam_lite.methods.registry import CHOICES, ON_UNET, SETTINGS
+from desam_lite.methods.registry import ON_UNET, SETTINGS
 from desam_lite.methods.run_spec import RunSpec, make_spec
 from desam_lite.methods.unet import UNetMethod
 from desam_lite.study.parallel import execute_runs
@@ -24,6 +23,7 @@ from desam_lite.study.report import style
 from desam_lite.utils.errors import StudyError
 from desam_lite.utils.files import digest
 
+pytestmark = pytest.mark.usefixtures("methods_as_before")
 Place = tuple[Path, Path]
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = """
@@ -46,16 +46,6 @@ class Plain(UNetMethod):
     def draw(self, generator: Any) -> dict[str, Any]:
         """Draw nothing."""
         return {}
-
-
-@pytest.fixture(autouse=True)
-def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    tables: list[dict[str, Any]] = [METHODS, CHOICES, METHOD_CHOICES]
-    before = [dict(table) for table in tables]
-    yield
-    for table, kept in zip(tables, before, strict=True):
-        table.clear()
-        table.update(kept)
 
 
 def add(name: str, kind: Any, **changes: Any) -> None:
