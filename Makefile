@@ -67,7 +67,7 @@ status: $(READY) ## say what is done, running and failed
 serve: $(READY)  ## show the built book at http://localhost:8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(HTML) 8000
 
-verify: $(READY) ## say whether runs repeated in results/anew agree with the kept ones (QUICK=1 repeats a few first: ten minutes)
+verify: $(READY) ## say whether runs repeated in results/anew agree with the kept ones (QUICK=1 repeats a few first)
 	$(BIN)/desam-lite verify-results $(if $(QUICK),--quick)
 
 student: $(READY) ## copies of the notebooks without solutions, for a class, in student/

@@ -11,7 +11,7 @@ from desam_lite.utils.errors import StudyError
 
 def verify_results(
     quick: Annotated[
-        bool, typer.Option("--quick", help="Repeat a few runs first, for some ten minutes.")
+        bool, typer.Option("--quick", help="Repeat a few of the cheapest runs first.")
     ] = False,
     workspace: WorkspaceOption = Path("results/anew"),
     kept: Annotated[Path, typer.Option(help="Folder of the kept study.")] = Path("results/published"),

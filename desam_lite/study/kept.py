@@ -245,7 +245,8 @@ def write_kept(directories: Iterable[Path], folder: Path, models: Collection[str
                 f"{weights.to_string(index=False)}"
             )
         write_text(new / "README.md", _kept_readme(infos, weights))
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            folder.rename(Path(temporary) / "old")
         new.rename(folder)
     return weights
 

@@ -176,14 +176,13 @@ PROFILES = {
             "points_per_side": 5,
             "learning_rate": 1e-3,
         },
-        # At all six sources what verdicts turn on and what is cheap; the other methods cost 4 of 5 hours, and are trained at two
-        # (benchmarks/study_cost.py; experiment method_comparison).
+        # What verdicts turn on and what is cheap; the rest is trained at two sources (method_comparison, benchmarks/study_cost.py).
         methods=(
             *("prior", "unet", "unet_aug", "unet_random", "sam_grid", "sam_box"),
             *("sam_finetuned_b", "sam_finetuned_p", "sam_finetuned_b_points", "sam_finetuned_p_box"),
             *("pdmm_only", "desam_b_random", "desam_b", "desam_p"),
         ),
-        # Training through the encoder takes 0.40 of the time in bfloat16 (processor seconds a slice, EPYC with AVX512-BF16).
+        # What trains through the encoder costs most a slice, so that is in bfloat16.
         per_method={
             **_TUNED,
             **_GENERALIZING,
