@@ -176,7 +176,7 @@ PROFILES = {
             "points_per_side": 5,
             "learning_rate": 1e-3,
         },
-        # What verdicts turn on and what is cheap; the rest is trained at two sources (method_comparison, benchmarks/study_cost.py).
+        # What verdicts turn on and what is cheap; the rest is trained at two sources (method_comparison; study_cost.py says why).
         methods=(
             *("prior", "unet", "unet_aug", "unet_random", "sam_grid", "sam_box"),
             *("sam_finetuned_b", "sam_finetuned_p", "sam_finetuned_b_points", "sam_finetuned_p_box"),
