@@ -10,9 +10,7 @@ from desam_lite.utils.errors import StudyError
 
 
 def verify_results(
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Repeat a few of the cheapest runs first.")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Repeat a few of the cheapest runs first.")] = False,
     workspace: WorkspaceOption = Path("results/anew"),
     kept: Annotated[Path, typer.Option(help="Folder of the kept study.")] = Path("results/published"),
     profile: Annotated[str, typer.Option(help="That the kept study was made with.")] = "study",
