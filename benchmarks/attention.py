@@ -74,7 +74,7 @@ def _draw(groups: int, side: int, channels: int, dtype: torch.dtype, options: Op
 def _ways(options: Options) -> dict[str, Callable[..., torch.Tensor]]:
     ways = {
         "written out": _attend_written_out,
-        "bias": fast_encoder.attend_fused,
+        "bias": _attend_by_bias,
         "channels": _attend_by_channels,
     }
     if options.on_gpu:
@@ -126,6 +126,13 @@ def _attend_written_out(
     scores = (queries * channels**-0.5) @ keys.mT
     scores = add_decomposed_rel_pos(scores, queries, rel_pos_h, rel_pos_w, (height, width), (height, width))
     return (scores.softmax(-1) @ values).view(q.shape)
+
+
+def _attend_by_bias(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *positions: torch.Tensor
+) -> torch.Tensor:
+    """As desam_lite does it, on maps of one head."""
+    return fast_encoder.attend_fused(q[:, None], k[:, None], v[:, None], *positions)[:, 0]
 
 
 def _attend_by_channels(

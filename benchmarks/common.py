@@ -63,10 +63,10 @@ class Options(NamedTuple):
         return clock() - start
 
     def cost(self, call: Callable[[], object], repeats: int = 3) -> "Cost":
-        """Measure a call: once for its memory (and to warm up), then ``repeats`` times for its seconds."""
-        peak = self._peak(call)
-        times = [self.seconds(call) for _ in range(repeats)]
-        return Cost(statistics.median(times) if times else 0.0, peak)
+        """Measure a call: once for its memory (and to warm up), then ``repeats`` times for its seconds; 0: of that one."""
+        times: list[float] = []
+        peak = self._peak(lambda: times.append(self.seconds(call)))
+        return Cost(statistics.median([self.seconds(call) for _ in range(repeats)] or times), peak)
 
     def fastest_batch(self, call: Callable[[int], object], batches: Sequence[int]) -> int:
         """Return the batch of the most items per second; larger ones are left once one does not fit into memory."""
@@ -133,8 +133,9 @@ def shares_by_operation(call: Callable[[], object], options: Options, largest: i
     with profile(activities=activities) as trace:
         call()
     field = "self_device_time_total" if options.on_gpu else "self_cpu_time_total"
-    # Kernels are listed beside the operations that launch them: each counts once.
-    operations = [event for event in trace.key_averages() if event.device_type == DeviceType.CPU]
+    # Kernels are listed beside the operations that launch them: each counts once. Operations have a library's name before "::".
+    rows = trace.key_averages()
+    operations = [row for row in rows if row.device_type == DeviceType.CPU and "::" in row.key]
     times = {event.key: getattr(event, field) for event in operations}
     total = sum(times.values()) or 1
     return {name: round(times[name] / total, 3) for name in sorted(times, key=lambda n: -times[n])[:largest]}

@@ -64,7 +64,7 @@ def main() -> None:
     if options.quick:
         sizes, encoded, formats = {"sam_tiny": 16}, {"sam_tiny": 8}, get_args(Format)  # slices
     elif options.on_gpu:
-        sizes, encoded, formats = {"vit_h": 16}, {"vit_h": 96, "vit_b": 96}, ("float16", "float8")
+        sizes, encoded, formats = {"vit_h": 16}, {"vit_h": 32, "vit_b": 64}, ("float16", "float8")
     else:
         sizes, encoded, formats = (
             {"sam_tiny": 512, "vit_b": 16},

@@ -6,6 +6,7 @@ Random weights and random pixels: neither changes the work. On a GPU also ViT-L 
 batch that suits it best.
 """
 
+import statistics
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -70,13 +71,12 @@ def _cases(options: Options) -> list[Case]:
         return [Case("sam_tiny", torch.float32, False, (1,)), Case("sam_tiny", torch.bfloat16, True, (1, 2))]
     if not options.on_gpu:
         return [Case("sam_tiny", torch.float32, False, (8,)), Case("vit_b", torch.float32, False, (1,))]
-    formats = (
-        (torch.float32, False, (2, 8)),
-        (torch.bfloat16, False, (4, 16, 32)),
-        (torch.bfloat16, True, (4, 16, 32)),
-    )
-    cases = [Case(name, *rest) for name in ("vit_h", "vit_b", "vit_l") for rest in formats]
-    return [*cases, *(Case("sam_tiny", dtype, cast, (64, 256)) for dtype, cast, _ in formats)]
+    large = {torch.float32: (8,), torch.bfloat16: (16, 32)}
+    batches = {"vit_h": large, "sam_tiny": dict.fromkeys(large, (64, 256)), "vit_b": large, "vit_l": large}
+    formats = ((torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True))
+    return [
+        Case(name, dtype, cast, sizes[dtype]) for name, sizes in batches.items() for dtype, cast in formats
+    ]
 
 
 def _measure(case: Case, rate: float, options: Options) -> tuple[dict[str, Any], dict[str, float]]:
@@ -102,10 +102,9 @@ def _measure(case: Case, rate: float, options: Options) -> tuple[dict[str, Any],
     difference = (ours(probe).neck.float() - exact).norm() / exact.norm()
     del exact
     sides = [_side(encode, model, case, options) for encode in (ours, reference)]
-    costs = [
-        [options.cost(call, repeats=1) for _, call in sides] for _ in range(1 if options.quick else ROUNDS)
-    ]
-    own, their = (_middle([turn[side] for turn in costs]) for side in (0, 1))
+    costs = [options.cost(call, repeats=0) for _, call in sides]
+    turns = [[options.seconds(call) for _, call in sides] for _ in range(1 if options.quick else ROUNDS)]
+    own, their = (Cost(statistics.median(t[side] for t in turns), costs[side].peak_mb) for side in (0, 1))
     (batch, call), (batch_reference, _) = sides
     row = {
         "backbone": case.backbone,
@@ -135,10 +134,6 @@ def _side(
 
 def _pixels(model: DeSAM, batch: int, options: Options) -> torch.Tensor:
     return torch.randn(batch, 3, model.image_size, model.image_size, device=options.device)
-
-
-def _middle(costs: list[Cost]) -> Cost:
-    return sorted(costs)[len(costs) // 2]
 
 
 def _compare_with_float32(rows: list[dict[str, Any]]) -> None:

@@ -43,7 +43,7 @@ MODULES = (
 """What the steps import."""
 MAKE_WHEELS = f"'make wheels WHEELS_FOR={sys.version_info.major}.{sys.version_info.minor}'"
 MINUTES = 8.6
-LIMITS = {"encoder": 140, "training": 80, "inference": 60, "embeddings": 50, "attention": 75}  # seconds
+LIMITS = {"encoder": 95, "training": 65, "inference": 45, "embeddings": 45, "attention": 75}  # seconds
 PRETRAIN_LEAST = 45  # seconds that are kept for the last step
 PRETRAIN_END = 35  # seconds of it that are not for training: imports, the probe of the card, writing
 PRETRAIN_QUICK = 3

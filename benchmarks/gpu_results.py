@@ -1,6 +1,7 @@
 """Makes the recorded results of what `gpu.sh` brought back, and writes the README of the benchmarks anew.
 
     python benchmarks/gpu_results.py benchmarks/out/gpu.json
+    python benchmarks/gpu_results.py first/gpu.json second/gpu.json   # what the second measured replaces the first's
 
 A run on a card becomes `results/NAME-cuda.json`, one for each benchmark that gave rows, and `results/gpu-cuda.json` for steps and
 tests. A rehearsal's numbers say nothing: `rehearsal.json` keeps which steps passed, and where.
@@ -20,13 +21,28 @@ HERE = Path(__file__).resolve().parent
 
 
 def main() -> None:
-    if len(sys.argv) != 2:
+    if len(sys.argv) < 2:
         raise SystemExit(
             "give the gpu.json that gpu.sh wrote: python benchmarks/gpu_results.py benchmarks/out/gpu.json"
         )
-    for path in keep(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), HERE):
+    sessions = [json.loads(Path(path).read_text(encoding="utf-8")) for path in sys.argv[1:]]
+    for path in keep(join(sessions), HERE):
         print(f"written: {path}")
     readme.main()
+
+
+def join(sessions: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return one ``gpu.json`` of several: all steps in their order, the last record of each name, the last tests."""
+    measured = [record for session in sessions for record in session["records"].items() if record[1]["rows"]]
+    return {
+        **sessions[-1],
+        "seconds": sum(session["seconds"] for session in sessions),
+        "steps": [
+            step for session in sessions for step in session["steps"] if step["outcome"] != "not begun"
+        ],
+        "tests": next((session["tests"] for session in reversed(sessions) if session["tests"]), []),
+        "records": dict(measured),
+    }
 
 
 def keep(content: dict[str, Any], folder: Path) -> list[Path]:
@@ -35,7 +51,7 @@ def keep(content: dict[str, Any], folder: Path) -> list[Path]:
     Raises:
         SystemExit: No benchmark has a row.
     """
-    records = {name: record for name, record in content["records"].items() if record["rows"]}
+    records = content["records"]
     if not records:
         raise SystemExit("no step measured anything: read gpu.log, mend what it names, and run gpu.sh again.")
     for record in records.values():

@@ -227,7 +227,7 @@ def test_results_of_a_card_are_kept_each_in_its_file_and_a_rehearsal_as_such(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(FOLDER)
-    keep = importlib.import_module("gpu_results").keep
+    results = importlib.import_module("gpu_results")
     (tmp_path / "results").mkdir()
     record = {
         "device": "a card",
@@ -239,12 +239,34 @@ def test_results_of_a_card_are_kept_each_in_its_file_and_a_rehearsal_as_such(
     steps = [{"name": "encoder", "outcome": "passed", "seconds": 1.0, "limit": 2, "tail": []}]
     content = {"quick": False, "device": "cuda", "machine": {}, "seconds": 1, "steps": steps, "tests": []}
     content["records"] = {"encoder-cuda": record, "training-cuda": {**record, "rows": []}}
-    assert [path.name for path in keep(content, tmp_path)] == ["encoder-cuda.json", "gpu-cuda.json"]
+    joined = results.join([content])
+    assert [path.name for path in results.keep(joined, tmp_path)] == ["encoder-cuda.json", "gpu-cuda.json"]
     written = json.loads((tmp_path / "results" / "encoder-cuda.json").read_text())
     assert written["code"]["commit"] is not None
-    assert [path.name for path in keep({**content, "quick": True}, tmp_path)] == ["rehearsal.json"]
+    assert [path.name for path in results.keep({**joined, "quick": True}, tmp_path)] == ["rehearsal.json"]
     with pytest.raises(SystemExit, match="no step measured anything"):
-        keep({**content, "records": {}}, tmp_path)
+        results.keep(results.join([{**content, "records": {}}]), tmp_path)
+
+
+def test_what_a_second_run_on_a_card_measured_replaces_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    first = {
+        "seconds": 2,
+        "steps": [{"name": "tests", "outcome": "passed"}, {"name": "training", "outcome": "not begun"}],
+        "tests": [{"outcome": "passed"}],
+        "records": {"encoder-cuda": {"rows": [1]}, "attention-cuda": {"rows": [2]}},
+    }
+    second = {
+        "seconds": 3,
+        "steps": [{"name": "training", "outcome": "passed"}],
+        "tests": [],
+        "records": {"encoder-cuda": {"rows": [3]}, "attention-cuda": {"rows": []}},
+    }
+    joined = importlib.import_module("gpu_results").join([first, second])
+    assert joined["seconds"] == 5
+    assert [step["name"] for step in joined["steps"]] == ["tests", "training"]
+    assert joined["tests"] == first["tests"]
+    assert joined["records"] == {"encoder-cuda": {"rows": [3]}, "attention-cuda": {"rows": [2]}}
 
 
 def test_a_task_that_is_not_run_again_keeps_what_is_recorded_of_it(
