@@ -94,8 +94,10 @@ def run_encoder(
 def _attend_written_out(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rel_pos_h: torch.Tensor, rel_pos_w: torch.Tensor
 ) -> torch.Tensor:
-    """Attend over G maps ``(G, h, w, c)``: as `fast_encoder` does, but torch's fused attention has no gradient for its bias."""
-    height, width, channels = q.shape[1:]
+    """Attend as `fast_encoder` does, but torch's fused attention has no gradient for its bias."""
+    shape = q.shape
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))  # (G, h, w, c)
+    height, width, channels = shape[2:]
     sides = (height, rel_pos_h), (width, rel_pos_w)
     by_row, by_column = (get_rel_pos(n, n, r).to(q.dtype) for n, r in sides)
     down = torch.einsum("ghwc,hkc->ghwk", q, by_row).flatten(1, 2)  # (G, h w, h)
@@ -103,5 +105,5 @@ def _attend_written_out(
     keys, values = k.flatten(1, 2), v.flatten(1, 2)
     scores = (q.flatten(1, 2) * channels**-0.5) @ keys.mT  # (G, h w, h w)
     scores = scores.unflatten(2, (height, width)) + down[..., None] + across[..., None, :]
-    attended: torch.Tensor = (scores.flatten(2).softmax(-1) @ values).view(q.shape)
+    attended: torch.Tensor = (scores.flatten(2).softmax(-1) @ values).view(shape)
     return attended

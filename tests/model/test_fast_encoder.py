@@ -92,6 +92,15 @@ def test_portions_change_nothing(limit: int, monkeypatch: pytest.MonkeyPatch) ->
         assert distance(ours, theirs) < 1e-5
 
 
+@pytest.mark.parametrize("limit", [1, 10_000, 1 << 28])
+def test_the_way_of_a_gpu_is_that_of_a_processor(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder, "_attend_in_lines", encoder._attend_by_products)
+    monkeypatch.setattr(encoder, "_BIAS_AT_ONCE", {"cuda": limit})
+    for spec in SPECS.values():
+        for ours, theirs in both(spec):
+            assert distance(ours, theirs) < 1e-5
+
+
 def test_slices_of_a_batch_do_not_see_each_other() -> None:
     spec = SPECS["windows_padded"]
     built, both_slices = drawn(spec), pixels(spec)

@@ -72,20 +72,16 @@ def _whole_shapes(
 def flood(seeds: torch.Tensor, within: torch.Tensor, rounds: int = 4) -> torch.Tensor:
     """Return what can be reached from the seeds inside a mask, along rows and columns: ``(..., s, s)`` bool.
 
-    In each round a pixel is reached if, looking along its line, a reached one comes before any pixel outside.
+    In each round all of a line's run of inside pixels is reached if any pixel of it was.
     """
-    reached = seeds & within
-    place = torch.arange(seeds.shape[-1], device=seeds.device, dtype=torch.int16)
+    # Each run of a line has a number of its own, at most the length of the line.
+    lines = [(inside, (~inside).cumsum(-1)) for inside in (within, within.mT)]
+    reached, nowhere = seeds & within, seeds.shape[-1] + 1
     for _ in range(rounds):
-        for turned in (False, True):
-            lines, inside = (reached.mT, within.mT) if turned else (reached, within)
-            for back in (False, True):
-                line, room = (lines.flip(-1), inside.flip(-1)) if back else (lines, inside)
-                last = torch.where(line, place, -1).cummax(-1).values
-                wall = torch.where(room, -1, place).cummax(-1).values
-                swept = line | ((last > wall) & (last >= 0))
-                lines = swept.flip(-1) if back else swept
-            reached = lines.mT if turned else lines
+        for inside, run in lines:
+            marked = torch.zeros(*seeds.shape[:-1], nowhere + 1, dtype=torch.bool, device=seeds.device)
+            marked.scatter_(-1, torch.where(reached, run, nowhere), True)
+            reached = (marked.gather(-1, run) & inside).mT
     return reached
 
 
