@@ -14,7 +14,9 @@ import yaml
 from bs4 import BeautifulSoup
 from built_book import ROOT, built_html, pages
 
-MOST_BYTES = 40_000_000
+MOST_BYTES = 60_000_000
+MOST_TABLES = 4  # that a page shows at once; others open at their captions
+HASHED = re.compile(r"/_images/[0-9a-f]{64}\.(png|svg)$")  # figures that a notebook drew
 OUTSIDE = re.compile(r"^(https?:)?//")
 
 
@@ -82,16 +84,28 @@ def test_figures_of_notebooks_carry_the_text_computed_for_them(
     for path in (html / "book" / "executed").glob("*.html"):
         executed = ROOT / "book" / "executed" / f"{path.stem}.ipynb"
         made = {
-            " ".join(output["metadata"]["image/png"]["alt"].split())
+            " ".join(look["alt"].split())
             for cell in json.loads(executed.read_text())["cells"]
             for output in cell.get("outputs", [])
-            if "image/png" in output.get("data", {})
+            for look in output.get("metadata", {}).values()
+            if "alt" in look
         }
-        drawn = [image for image in soups[path].select('img[src$=".png"]') if "/_images/" in image["src"]]
+        drawn = [image for image in soups[path].select("article img") if HASHED.search(image["src"])]
         shown = {" ".join(image["alt"].split()) for image in drawn}
         assert shown == made
         described += bool(made)
     assert described >= 10  # a page may draw nothing, as that with the drawings of the decoder
+
+
+def test_no_page_of_a_notebook_shows_a_wall_of_tables(soups: dict[Path, BeautifulSoup]) -> None:
+    crowded = {
+        path.name: len(shown)
+        for path, soup in soups.items()
+        if path.parent.name == "executed"
+        and len(shown := [t for t in soup.select("article table") if not t.find_parent("details")])
+        > MOST_TABLES
+    }
+    assert crowded == {}
 
 
 def test_every_figure_is_numbered_and_has_a_caption(soups: dict[Path, BeautifulSoup]) -> None:
@@ -186,9 +200,14 @@ def test_alternative_texts_are_found_by_the_pictures_bytes(tmp_path: Path, alt_t
     png = base64.b64encode(b"picture").decode()
     output = {"data": {"image/png": png}, "metadata": {"image/png": {"alt": "two dots"}}}
     silent = {"data": {"image/png": png}, "metadata": {}}
+    chart = {
+        "data": {"image/svg+xml": ["<svg>\n", "</svg>\n"]},
+        "metadata": {"image/svg+xml": {"alt": "a line"}},
+    }
     path = tmp_path / "page.ipynb"
-    path.write_text(json.dumps({"cells": [{"outputs": [output, silent]}, {"source": ""}]}))
-    assert alt_text.texts_of(path) == {hashlib.sha256(b"picture").hexdigest(): "two dots"}
+    path.write_text(json.dumps({"cells": [{"outputs": [output, silent, chart]}, {"source": ""}]}))
+    drawn = {b"picture": "two dots", b"<svg>\n</svg>": "a line"}
+    assert alt_text.texts_of(path) == {hashlib.sha256(data).hexdigest(): alt for data, alt in drawn.items()}
 
 
 def test_logo_and_icon_are_ours_and_load_nothing() -> None:

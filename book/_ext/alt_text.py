@@ -8,6 +8,7 @@ file's path.
 import base64
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,19 @@ from sphinx.application import Sphinx
 
 def texts_of(notebook: Path) -> dict[str, str]:
     """Return SHA-256 of the image -> alternative text, for all figures of an executed notebook."""
-    found = {}
+    texts = {}
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         for output in cell.get("outputs", []):
-            png = output.get("data", {}).get("image/png")
-            alt = output.get("metadata", {}).get("image/png", {}).get("alt")
-            if png and alt:
-                found[hashlib.sha256(base64.b64decode("".join(png))).hexdigest()] = alt
-    return found
+            for kind, look in output.get("metadata", {}).items():
+                if kind in ("image/png", "image/svg+xml") and look.get("alt"):
+                    drawn = "".join(output["data"][kind])
+                    data = base64.b64decode(drawn) if kind == "image/png" else _as_written(drawn)
+                    texts[hashlib.sha256(data).hexdigest()] = look["alt"]
+    return texts
+
+
+def _as_written(svg: str) -> bytes:
+    return os.linesep.join(svg.splitlines()).encode()  # as myst-nb writes it
 
 
 def fill_in(app: Sphinx, document: nodes.document) -> None:

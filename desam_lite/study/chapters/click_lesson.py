@@ -145,7 +145,8 @@ def provenance_of_weights(card: Mapping[str, Any], *, profile: str, steps: int) 
         "libraries": ", ".join(f"{k} {v}" for k, v in card["libraries"].items()),
         "licence": card["licence"],
     }
-    return Table(pd.DataFrame(list(rows.items())), kind="provenance", headings=False)
+    frame = pd.DataFrame(list(rows.items()))
+    return Table(frame, "Weights, data and code", kind="provenance", headings=False, folded=True)
 
 
 def say_clicks(probes: Mapping[str, Mapping[str, float]], shipped: str, aims: Mapping[str, float]) -> str:

@@ -251,7 +251,7 @@ def slider_picture(
     turned = {name: part for name, part in positions.items() if part}
     title = ", ".join(f"{name.replace('_', ' ')} {part:g}" for name, part in turned.items())
     examples = [show_patient(shift, patient, turned, title or f"as {shift.source}")]
-    return draw_slices(examples, organs)
+    return draw_slices(examples, organs, windows=False)
 
 
 def say_dials(lost: pd.DataFrame, source: str, target: str, *, control: str = "Prior") -> str:

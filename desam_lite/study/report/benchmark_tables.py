@@ -159,4 +159,4 @@ def format_table(folder: Path | str) -> Table:
         rows.append(facts | {"between seeds": f"{100 * row['seed_spread']:.1f}"})
     devices = ", ".join(records["device"].unique())
     caption = "DeSAM-B trained and scored (Dice, %, every slice) on embeddings of each format; the last column: standard"
-    return Table(pd.DataFrame(rows), f"{caption} deviation over seeds, float32 ({devices})")
+    return Table(pd.DataFrame(rows), f"{caption} deviation over seeds, float32 ({devices})", folded=True)

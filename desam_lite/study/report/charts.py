@@ -275,7 +275,7 @@ def draw_training(history: pd.DataFrame) -> DescribedFigure:
 
 
 def draw_calibration(table: pd.DataFrame) -> DescribedFigure:
-    """Draw the observed share of ``inside`` and ``iou`` over the predicted ``score``; the larger a mark, the more ``prompts``."""
+    """Draw the observed share of ``inside`` and ``iou`` over the predicted ``score``, and over it the number of ``prompts``."""
     if table.empty:
         return style.empty_figure()
     shares = table.melt(["label", "score", "prompts"], ["inside", "iou"], "in_domain", "share")
@@ -286,11 +286,14 @@ def draw_calibration(table: pd.DataFrame) -> DescribedFigure:
         plot = plot.add(so.Line(linewidth=1.2), legend=False)
         dots = so.Dots(marker="o", stroke=1.6, fillalpha=1)
         plot = plot.add(dots, pointsize="prompts", fillcolor="face", legend=False).scale(pointsize=(4, 10))
-        plot = plot.label(x="predicted IoU", y="observed").limit(x=(-0.03, 1.03), y=(-0.03, 1.03))
+        plot = plot.label(x="predicted IoU", y="observed").limit(x=(-0.03, 1.03), y=(-0.03, 1.2))
         plot.on(figure).plot()
         for ax in figure.axes:
             ax.plot([0, 1], [0, 1], color="#999999", lw=1, ls="--", zorder=0)
             ax.set_aspect("equal")
+            ax.set_yticks(np.linspace(0, 1, 6))
+            for row in table[table["label"] == ax.get_title()].to_dict("records"):
+                ax.text(row["score"], 1.06, f"{row['prompts']:.0f}", rotation=90, ha="center", fontsize=7)
             ax.set_title(ax.get_title(), color=style.method_color(ax.get_title()), fontweight="bold")
         style.add_legend(figure, style.domain_handles("share of prompts in the organ", "IoU of their masks"))
     rows = table.astype({"label": str}).to_dict("records")

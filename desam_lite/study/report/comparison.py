@@ -183,7 +183,7 @@ def cost_table(runs: "Sequence[Run]", summary: pd.DataFrame, *, metric: str = "d
             mean = scores.get((label, inside))
             row[f"{title} {name} domain"] = "" if mean is None or pd.isna(mean) else f"{mean * factor:.1f}"
         rows.append(row)
-    return Table(pd.DataFrame(rows))
+    return Table(pd.DataFrame(rows), "What each method costs, and how far it was trained", folded=True)
 
 
 def _say_stopped(stopped: "pd.Series[str]") -> str:
@@ -201,7 +201,7 @@ def departure_table(specs: "Sequence[RunSpec]") -> Table:
         row = {"method": ", ".join(dict.fromkeys(spec.label for spec in specs if spec.method == name))}
         row |= {"paper": kind.paper or "this study", "defaults from": kind.defaults_from}
         rows.append(row | {"what differs": f"{departures}." if departures else ""})
-    return Table(pd.DataFrame(rows))
+    return Table(pd.DataFrame(rows), "What each method does otherwise than its paper or code", folded=True)
 
 
 def say_behind(margins: pd.DataFrame, *, control: str = "Prior") -> str:

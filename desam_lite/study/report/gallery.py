@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from desam_lite.study.run import Run
 
 _KEYS = ["source", "target", "seed", "case"]
-_PAGE_DPI = 80  # four images a row, of some 110 pixels each
-_PAGE_IMAGES = 28  # if there are more in a gallery, they are drawn smaller: a page must stay under 1 MB
+_PAGE_DPI = 200  # twice the pixels of its place on the page
+_PAGE_IMAGES = 28  # if there are more in a gallery, they are drawn smaller: a page must stay under its limit
 
 CASE_RULES = {
     "median": "the case with the median score, averaged over the methods",
@@ -145,7 +145,7 @@ class Gallery:
         data, width = base64.b64encode(drawn.encode_png()).decode(), round(drawn.figure.get_figwidth() * 100)
         heading = f"<strong>{html.escape(entry.title)}</strong> ({html.escape(entry.summary)})"
         image = f'<img src="data:image/png;base64,{data}" alt="{html.escape(drawn.alt)}" width="{width}">'
-        return f"<details class='gallery'><summary>{heading}</summary>{image}</details>"
+        return f"<details class='folded'><summary>{heading}</summary>{image}</details>"
 
 
 def say_comparison(scores: pd.DataFrame, labels: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """Slices with contours: data in, `Figure` out.
 
-Intensities stay as they are and so does the radiological view (anterior up, the patient's right on the left); pixels keep their
-shape in millimetres; contours never hide what is under them; an organ has the manifest's colour throughout.
+Intensities stay as they are (a dark slice has a display window, which its note states) and so does the radiological view
+(anterior up, the patient's right on the left); pixels keep their shape in millimetres; contours never hide what is under them;
+an organ has the manifest's colour throughout.
 """
 
 import math
@@ -26,11 +27,11 @@ from desam_lite.study.report.style import WIDTH, DescribedFigure, add_legend, em
 Crop = bool | Literal["reference"]
 """Whether to show only the surroundings of the organs; "reference": of the reference's, so that one slice has one frame."""
 
-_DPI = 110  # enough for slices of some 200 pixels, and a page stays under 1 MB
+_MANY = 36  # more images than this in one figure are drawn smaller: a page must stay under its limit
 _LETTERS = 11  # of a title, on an inch: longer ones would run into their neighbours
-_MANY = 18  # more images than this in one figure are drawn smaller, for the same reason
 _REFERENCE: dict[str, Any] = {"color": "white", "ls": (0, (2, 1.5))}
 _INSIDE, _OUTSIDE = "#56b4e9", "#d55e00"  # clicks
+_DARK = 40  # median of a slice, of 255: near an endorectal coil tissue is bright, and all the rest of the slice dark
 _LEAST_CROP = 0.45  # of the longer side of the image is shown at least
 
 
@@ -42,11 +43,13 @@ def draw_slices(
     crop: Crop = False,
     width: float = WIDTH,
     title: str = "",
+    windows: bool = True,
 ) -> DescribedFigure:
     """Draw slices in rows with the contours of organs (name -> colour, in the order of the ids); None leaves a place empty.
 
     Without predictions, the reference is a solid line in the organ's colour. With them, the prediction is that line and the
-    reference is a dashed white one. ``width`` is in inches.
+    reference is a dashed white one. ``width`` is in inches. Without ``windows`` all slices are shown from 0 to 255, so that their
+    brightness can be compared.
     """
     shown = [example for example in examples if example is not None]
     if not shown:
@@ -58,8 +61,8 @@ def draw_slices(
     contours = [kind for kind, drawn in kinds.items() if drawn]
     with styled():
         size = (width, 0.35 + rows * (width / columns + 0.42))
-        dpi = _DPI * min(1.0, math.sqrt(_MANY / len(examples)))
-        figure = Figure(size, dpi=dpi, layout=ConstrainedLayoutEngine(h_pad=0.09))
+        figure = Figure(size, layout=ConstrainedLayoutEngine(h_pad=0.09))
+        figure.set_dpi(figure.dpi * min(1.0, math.sqrt(_MANY / len(examples))))
         letters = int(_LETTERS * width / columns)
         axes = figure.subplots(rows, columns, squeeze=False)
         for ax, example in zip_longest(axes.flat, examples):
@@ -67,7 +70,8 @@ def draw_slices(
                 ax.set_axis_off()
                 continue
             wrapped = "\n".join(textwrap.fill(line, letters) for line in example.title.splitlines())
-            draw_slice(ax, example._replace(title=wrapped), list(organs.values()), crop=crop)
+            shown_slice = example._replace(title=wrapped)
+            draw_slice(ax, shown_slice, list(organs.values()), crop=crop, windows=windows)
         figure.suptitle(title, fontsize=11, wrap=True)
         add_legend(figure, _contour_handles(organs, contours), below=bool(title))
     listed = "; ".join(" ".join(f"{ex.title}, {ex.note}".split()).strip(", ") for ex in shown)
@@ -75,10 +79,18 @@ def draw_slices(
     return DescribedFigure(figure, f"{count(len(shown), 'image')}{drawn}: {listed}.")
 
 
-def draw_slice(ax: Axes, example: Example, colors: Sequence[str], *, crop: Crop = False) -> None:
+def display_white(image: npt.NDArray[np.uint8]) -> float:
+    """Return the intensity of ``(H, W)`` that is shown as white: 255, in a dark slice with tissue in it the 97th percentile."""
+    median, high = np.percentile(image, [50, 97])
+    return float(high) if median < _DARK <= high else 255.0
+
+
+def draw_slice(
+    ax: Axes, example: Example, colors: Sequence[str], *, crop: Crop = False, windows: bool = True
+) -> None:
     """Draw one slice with the contours of organs 1..K into a part of a figure."""
-    where = place_in_mm(example)
-    ax.imshow(example.image, cmap="gray", vmin=0, vmax=255, interpolation="nearest", **where)
+    where, white = place_in_mm(example), display_white(example.image) if windows else 255.0
+    ax.imshow(example.image, cmap="gray", vmin=0, vmax=white, interpolation="nearest", **where)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     for organ, color in enumerate(colors, start=1):
@@ -97,7 +109,8 @@ def draw_slice(ax: Axes, example: Example, colors: Sequence[str], *, crop: Crop 
         y, x = example.spacing
         _draw_prompt(ax, example.prompt * ((x, y, x, y) if example.prompt.ndim == 1 else (x, y, 1)))
     ax.set_title(example.title, pad=4)
-    ax.set_xlabel(example.note, fontsize=8.5, color="#444444")
+    window = f"window 0 to {white:.0f} of 255" if white < 255 else ""
+    ax.set_xlabel("\n".join(filter(None, (example.note, window))), fontsize=8.5, color="#444444")
 
 
 def place_in_mm(example: Example) -> dict[str, Any]:

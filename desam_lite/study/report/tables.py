@@ -35,24 +35,34 @@ _BROKEN = {"long": re.compile(r"<td>([^<]{31,})</td>"), "name": re.compile(r"<td
 class Table:
     """A frame of finished texts, as the page shows it; pandas' Styler needs five times the bytes, and a page has a limit.
 
-    The kind is the class of the HTML table besides ``dataframe``, which the book's theme draws for light and dark.
+    The kind is the class of the HTML table besides ``dataframe``, which the book's theme draws for light and dark. A folded
+    table opens at its caption: a page shows no more than four at once.
     """
 
     def __init__(
-        self, frame: pd.DataFrame, caption: str = "", *, kind: str = "results", headings: bool = True
+        self,
+        frame: pd.DataFrame,
+        caption: str = "",
+        *,
+        kind: str = "results",
+        headings: bool = True,
+        folded: bool = False,
     ):
         self.frame = frame.rename_axis(columns=None)  # a name over the columns would be one more column
         self.caption = caption
         self.kind = kind
         self.headings = headings
+        self.folded = folded
 
     def _repr_html_(self) -> str:
         with pd.option_context("display.max_colwidth", None):
             body = self.frame.to_html(index=False, border=0, classes=[self.kind], header=self.headings)
         for name, pattern in _BROKEN.items():
             body = pattern.sub(rf'<td class="{name}">\1</td>', body)
-        caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
-        return body.replace(">", f">{caption}", 1)
+        caption = html.escape(self.caption)
+        if self.folded:
+            return f"<details class='folded'><summary>{caption}</summary>{body}</details>"
+        return body.replace(">", f"><caption>{caption}</caption>", 1) if caption else body
 
     def __repr__(self) -> str:
         return f"{self.caption}\n{self.frame.to_string(index=False, header=self.headings)}".lstrip()
@@ -71,7 +81,9 @@ class Code:
         return self.text
 
 
-def score_table(frame: pd.DataFrame, *, metric: str = "dice", caption: str = "") -> Table:
+def score_table(
+    frame: pd.DataFrame, *, metric: str = "dice", caption: str = "", folded: bool = False
+) -> Table:
     """Format a frame of `desam_lite.evaluation.statistics` for the page: Dice in percent, distances in mm, no row numbers."""
     _, factor = UNITS[metric]
     formats: dict[str, Callable[[Any], str]] = dict.fromkeys(_SCALED, lambda value: f"{value * factor:.1f}")
@@ -81,7 +93,7 @@ def score_table(frame: pd.DataFrame, *, metric: str = "dice", caption: str = "")
         _HEADINGS.get(name, name): ["" if pd.isna(v) else formats.get(name, str)(v) for v in column]
         for name, column in ((str(key), values) for key, values in frame.items())
     }
-    return Table(pd.DataFrame(texts), caption)
+    return Table(pd.DataFrame(texts), caption, folded=folded)
 
 
 def format_p(value: float) -> str:
@@ -108,11 +120,9 @@ def domain_table(task: "Task") -> Table:
 def settings_table(specs: "Sequence[RunSpec]") -> Table:
     """Return the settings in which DeSAM departs from the public code on a page."""
     frame = pd.DataFrame(list_departures(specs), columns=["setting", "here", "public code"])
+    caption = "Settings of DeSAM that differ from the public code"
     return Table(
-        frame,
-        "Settings of DeSAM that differ from the public code"
-        if len(frame)
-        else "DeSAM has the settings of the public code",
+        frame, caption if len(frame) else "DeSAM has the settings of the public code", folded=len(frame) > 0
     )
 
 
@@ -140,7 +150,8 @@ def provenance_table(
         ", ".join(f"{name} {version}" for name, version in record["libraries"].items()) for record in records
     )
     rows["page made on"] = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return Table(pd.DataFrame(list(rows.items())), kind="provenance", headings=False)
+    caption = "Runs, data, code and machine"
+    return Table(pd.DataFrame(list(rows.items())), caption, kind="provenance", headings=False, folded=True)
 
 
 def _say_origin(records: Sequence[Mapping[str, Any]]) -> str:

@@ -24,7 +24,7 @@ from desam_lite.utils.files import sha256_file, write_text
 if TYPE_CHECKING:
     from papermill.exceptions import PapermillExecutionError
 
-PAGE_LIMIT = 1_000_000
+PAGE_LIMIT = 2_000_000
 """Largest executed notebook that becomes a page, in bytes."""
 
 _TAG = "parameters"

@@ -86,11 +86,29 @@ def test_failures_a_reader_can_act_on_are_shown_as_a_sentence() -> None:
     assert shown == [(StudyError, error, ["no data: pass data_root."])]
 
 
-def test_a_picture_carries_its_words() -> None:
-    data, metadata = style.DescribedFigure(Figure((5.8, 2)), "two dots")._repr_mimebundle_()
-    assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
-    assert data["text/plain"] == "two dots"
-    assert metadata == {"image/png": {"alt": "two dots", "width": 580}}
+@pytest.mark.parametrize("kind", ["image/svg+xml", "image/png"])
+def test_a_chart_is_vectors_an_image_pixels_and_both_carry_their_words(kind: str) -> None:
+    figure = Figure((5.8, 2))
+    axes = figure.add_subplot()
+    if kind == "image/png":
+        axes.imshow(np.eye(3))
+    drawn = style.DescribedFigure(figure, "two dots")
+    data, metadata = drawn._repr_mimebundle_()
+    assert data.keys() == {kind, "text/plain"} and data["text/plain"] == "two dots"
+    assert metadata == {kind: {"alt": "two dots", "width": 580}}
+    if kind == "image/png":
+        assert base64.b64decode(data[kind]).startswith(b"\x89PNG")
+    else:
+        assert "<text" not in data[kind] and data[kind] == drawn.encode_svg()  # outlines; the same each time
+
+
+def test_images_have_twice_the_pixels_of_their_place() -> None:
+    with style.styled():
+        figure = Figure((5.8, 2))
+    figure.add_subplot().imshow(np.eye(3))
+    data, metadata = style.DescribedFigure(figure, "a square")._repr_mimebundle_()
+    with Image.open(io.BytesIO(base64.b64decode(data["image/png"]))) as image:
+        assert image.width == 2 * metadata["image/png"]["width"]
 
 
 @pytest.mark.parametrize(("cmap", "limit"), [("gray", 6), ("viridis", 14)])
@@ -103,7 +121,7 @@ def test_packing_a_picture_leaves_its_colours_alone(cmap: str, limit: int) -> No
     )  # few pixels between very many of other colours
     plain = io.BytesIO()
     figure.savefig(plain, format="png", dpi="figure")
-    packed = base64.b64decode(style.DescribedFigure(figure, "ramp")._repr_mimebundle_()[0]["image/png"])
+    packed = style.DescribedFigure(figure, "ramp").encode_png()
     before, after = (
         np.asarray(Image.open(f).convert("RGB")).astype(int) for f in (plain, io.BytesIO(packed))
     )

@@ -95,3 +95,16 @@ def test_a_place_may_stay_empty_and_an_image_without_organ_needs_no_legend() -> 
 def test_nothing_to_show_is_told() -> None:
     drawn = slice_figures.draw_slices([], ORGANS)
     assert [text.get_text() for text in drawn.figure.texts] == [style.NO_RUNS] and style.NO_RUNS in drawn.alt
+
+
+@pytest.mark.parametrize(("level", "white"), [(20, 90.0), (80, 255.0), (0, 90.0)])
+def test_a_dark_slice_has_a_window_that_its_note_states(level: int, white: float) -> None:
+    image = np.full((40, 40), level, np.uint8)
+    image[18:22] = 90  # a tenth, near the coil
+    blank = np.zeros_like(image)
+    shown = [slice_examples.Example("E", "endorectal", image, blank, None, (1.0, 1.0))]
+    (ax,) = slice_figures.draw_slices(shown, ORGANS).figure.axes
+    assert ax.images[0].get_clim() == (0, white)
+    assert ax.get_xlabel() == ("endorectal\nwindow 0 to 90 of 255" if white < 255 else "endorectal")
+    (ax,) = slice_figures.draw_slices(shown, ORGANS, windows=False).figure.axes
+    assert ax.images[0].get_clim() == (0, 255)

@@ -141,3 +141,9 @@ def test_only_words_are_broken_into_lines_never_numbers() -> None:
     assert '<td class="name">DeSAM-B, random encoder</td>' in page
     assert "<td>70.8 (66.1 to 74.9)</td>" in page
     assert '<td class="long">every slice' in page
+
+
+def test_a_folded_table_opens_at_its_caption() -> None:
+    page = tables.Table(pd.DataFrame({"a": ["1"]}), "Costs & times", folded=True)._repr_html_()
+    assert page.startswith("<details class='folded'><summary>Costs &amp; times</summary><table")
+    assert "<caption>" not in page and page.endswith("</details>")
