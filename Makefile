@@ -13,7 +13,7 @@ STUDY   = --profile $(PROFILE) $(addprefix --manifest ,$(MANIFEST)) $(addprefix 
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup test slurm smoke book reproduce keep plan status serve lint verify student pdf gpu wheels clean
+.PHONY: help setup test slurm smoke book reproduce keep plan status serve lint verify student slides pdf gpu wheels clean
 .DEFAULT_GOAL := help
 
 help:            ## list what can be done
@@ -72,6 +72,9 @@ verify: $(READY) ## say whether runs repeated in results/anew agree with the kep
 
 student: $(READY) ## copies of the notebooks without solutions, for a class, in student/
 	$(BIN)/desam-lite student --out student
+
+slides: $(READY) ## slides of each part of the built book, in _build/slides/
+	$(BIN)/python book/make_slides.py $(HTML) _build/slides
 
 pdf: $(READY)    ## the built book as one PDF, _build/desam-lite.pdf (needs chromium)
 	$(BIN)/python book/make_pdf.py $(HTML) _build/desam-lite.pdf
