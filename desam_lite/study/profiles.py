@@ -159,7 +159,7 @@ PROFILES = {
         on_unet={"learning_rate": 1.5e-3},
         per_method=_TUNED,
         timed=("U-Net", "Tuned SAM-B", "DeSAM-B"),  # a convolutional, a coupled and a decoupled one
-        size=StudySize((1, 2, 3, 5, 9, 16), 1, 1, 1, 9, 15, (0.0, 0.5, 1.0), 0, 2),
+        size=StudySize((1, 2, 3, 5, 9, 16), 1, 1, 1, 9, 24, (0.0, 0.5, 1.0), 0, 2),
     ),
     "study": Profile(
         name="study",

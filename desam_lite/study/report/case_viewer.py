@@ -104,7 +104,7 @@ class CaseViewer:
         """Return the page."""
         contours = ["".join(self._contours(z)) for z in range(len(self.images))]
         left = _MOST_BYTES - len(_PAGE.read_bytes()) - sum(map(len, contours)) - 500 * len(self.images)
-        urls, encoding = _encode_images(self.images, left)
+        urls, encoding = encode_images(self.images, left)
         inside = np.flatnonzero(sum(layer.areas for layer in self.layers))
         stretch = self.spacing[1] / self.spacing[2]  # how much higher than wide a pixel is
         height, width = self.images.shape[1] * stretch, self.images.shape[2]
@@ -201,10 +201,10 @@ class CaseViewer:
             for organ in self._organs_in(z):
                 mask = layer.labels[z] == organ
                 if mask.any():
-                    yield f'<path class="l{number} o{organ}" d="{"".join(_outlines(mask))}"/>'
+                    yield f'<path class="l{number} o{organ}" d="{"".join(outlines(mask))}"/>'
 
 
-def _outlines(mask: npt.NDArray[np.bool_]) -> Iterator[str]:
+def outlines(mask: npt.NDArray[np.bool_]) -> Iterator[str]:
     """Yield the outlines of a mask ``(H, W)`` as SVG, halfway between its pixels and their neighbours; the origin is a corner."""
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     corner = np.array([columns[0], rows[0]])
@@ -220,7 +220,7 @@ def _outlines(mask: npt.NDArray[np.bool_]) -> Iterator[str]:
         yield f"M{corners[0][0]} {corners[0][1]}{moves}z"
 
 
-def _encode_images(images: Volume, most: int) -> tuple[list[str], str]:
+def encode_images(images: Volume, most: int) -> tuple[list[str], str]:
     """Return slices as URLs that hold them, in the best encoding that fits into so many bytes, and how that is called."""
     urls: list[str] = []
     for kind, quality, step in _ENCODINGS:

@@ -15,7 +15,7 @@ from PIL import Image
 from small_run import spec_for
 
 from desam_lite.data.tasks import open_task
-from desam_lite.study.report.case_viewer import CaseViewer, _outlines, find_case, view_case
+from desam_lite.study.report.case_viewer import CaseViewer, find_case, outlines, view_case
 from desam_lite.study.run import Run, execute_run, open_run
 from desam_lite.utils.errors import StudyError
 
@@ -57,7 +57,7 @@ def outline_mask(path: str, shape: tuple[int, int]) -> np.ndarray:
 @settings(max_examples=60, deadline=None)
 def test_an_outline_encloses_the_pixels_of_its_mask(mask: np.ndarray) -> None:
     if mask.any():
-        assert np.array_equal(outline_mask("".join(_outlines(mask)), mask.shape), mask)
+        assert np.array_equal(outline_mask("".join(outlines(mask)), mask.shape), mask)
 
 
 def test_every_slice_is_there_with_its_image_and_what_it_shows() -> None:

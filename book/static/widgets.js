@@ -1,0 +1,173 @@
+// Figures that answer when touched: everything a reader can ask for is in the page already, as JSON beside a table.
+// One function per kind of widget; each gets its data and fills an empty element. Without this script the table stays.
+(() => {
+  const SVG = 'http://www.w3.org/2000/svg', DRAG = 6;  // pixels that a pointer moves before a click is a drag
+  const SVG_TAGS = new Set(['svg', 'g', 'path', 'image', 'circle', 'line', 'rect', 'text']);
+  let serial = 0;  // of groups of choices
+  const LEGEND = { mask: 'M3 8H31', reference: 'M3 8H31' };
+
+  const make = (tag, attributes = {}, ...children) => {
+    const made = SVG_TAGS.has(tag) ? document.createElementNS(SVG, tag) : document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes))
+      if (name.startsWith('on')) made.addEventListener(name.slice(2), value);
+      else if (value !== false) made.setAttribute(name, value === true ? '' : value);
+    made.append(...children);
+    return made;
+  };
+
+  // Bits of packed masks: for each pixel one bit of every mask (`pack_masks` in desam_lite/study/report/widgets.py).
+  const unpack = async text => {
+    const packed = Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
+    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream('deflate'));
+    return new Uint8Array(await new Response(stream).arrayBuffer());
+  };
+  const bit = (bits, place) => (bits[place >> 3] >> (7 - (place & 7))) & 1;
+
+  // The border of mask `which` of `count`, between its pixels, as an SVG path.
+  const outline = (bits, which, count, [width, height]) => {
+    const at = (x, y) => x < 0 || y < 0 || x >= width || y >= height ? 0 : bit(bits, (y * width + x) * count + which);
+    let path = '';
+    const walk = (outer, inner, differs, move, step) => {
+      for (let a = 0; a <= outer; a++)
+        for (let b = 0, from = -1; b <= inner; b++) {
+          const border = b < inner && differs(a, b);
+          if (border && from < 0) from = b;
+          if (!border && from >= 0) { path += move(a, from) + step + (b - from); from = -1; }
+        }
+    };
+    walk(height, width, (y, x) => at(x, y - 1) !== at(x, y), (y, x) => `M${x} ${y}`, 'h');
+    walk(width, height, (x, y) => at(x - 1, y) !== at(x, y), (x, y) => `M${x} ${y}`, 'v');
+    return path;
+  };
+
+  // A slice with reference and mask, its title above and a note below; `over` takes what is drawn on top, in mm.
+  const view = (data, title = '') => {
+    const [width, height] = data.size, scaled = pixels => `scale(${width / pixels[0]} ${height / pixels[1]})`;
+    const image = make('image', { width, height, preserveAspectRatio: 'none' });
+    const reference = make('path', { class: 'reference' });
+    const halo = make('path', { class: 'halo' }), mask = make('path', { class: 'mask', stroke: data.color });
+    const over = make('g'), note = make('p');
+    const name = make('b', {}, title);
+    const svg = make('svg', { viewBox: `0 0 ${width} ${height}`, 'aria-hidden': 'true' }, image,
+      make('g', { transform: scaled(data.pixels.map(n => 2 * n)) }, reference),
+      make('g', { transform: scaled(data.maskPixels) }, halo, mask), over);
+    const figure = make('div', { class: 'view' }, name, svg, note);
+    return {
+      figure, name, svg, over, note,
+      slice(number) { image.setAttribute('href', data.images[number]); reference.setAttribute('d', data.references[number]); },
+      draw(path) { halo.setAttribute('d', path); mask.setAttribute('d', path); },
+    };
+  };
+
+  const legend = (data, ...extra) => make('p', { class: 'legend' }, ...[
+    ['mask', `${data.organ}, as the model segments it`], ['reference', 'reference'], ...extra].map(([name, text]) =>
+    make('span', {}, make('svg', { viewBox: '0 0 34 16', 'aria-hidden': 'true' },
+      make('path', { d: LEGEND[name] || name, class: LEGEND[name] ? name : 'prompt', fill: 'none', stroke: data.color })), text)));
+
+  const clamp = (value, most) => Math.max(0, Math.min(most, value));
+
+  const widgets = {
+    // A click is a point, a drag a box of the organ's size; models side by side.
+    async pixel(data, live) {
+      const { side, size, panels } = data, count = side * side;
+      const bits = await Promise.all(panels.map(panel => unpack(panel.masks)));
+      const kinds = ['points', 'box'].filter(each => panels.some(panel => panel.kind === each));
+      const ofKind = each => panels.map((panel, n) => ({ ...panel, bits: bits[n] })).filter(panel => panel.kind === each);
+      const models = Object.fromEntries(kinds.map(each => [each, ofKind(each)]));
+      const views = Array.from({ length: Math.max(...kinds.map(each => models[each].length)) }, () => view(data));
+      const cell = size.map(length => length / side), half = data.box.map((n, i) => n * size[i] / data.pixels[i] / 2);
+      let place = data.start, kind = kinds[0];
+      const told = make('p', { class: 'told', role: 'status' });
+
+      const mark = () => {
+        const [x, y] = [(place % side + 0.5) * cell[0], (Math.floor(place / side) + 0.5) * cell[1]];
+        if (kind === 'points') return `M${x - 4} ${y}h8M${x} ${y - 4}v8`;
+        const [left, right] = [x - half[0], x + half[0]].map(v => clamp(v, size[0]));
+        const [top, bottom] = [y - half[1], y + half[1]].map(v => clamp(v, size[1]));
+        return `M${left} ${top}H${right}V${bottom}H${left}z`;
+      };
+      const show = () => {
+        views.forEach((each, n) => { each.figure.hidden = n >= models[kind].length; });
+        const texts = models[kind].map(({ name, bits, dice, scores }, n) => {
+          views[n].name.textContent = name;
+          views[n].draw(outline(bits, place, count, data.maskPixels));
+          views[n].over.replaceChildren(make('path', { class: 'prompt', d: mark() }));
+          const score = scores ? `predicted IoU ${scores[place].toFixed(2)}` : 'no predicted IoU';
+          views[n].note.textContent = `Dice ${dice[place]} %, ${score}`;
+          return `${name} ${dice[place]} %`;
+        });
+        choices.forEach(choice => { choice.checked = choice.value === kind; });
+        const where = `column ${place % side + 1}, row ${Math.floor(place / side) + 1} of ${side}`;
+        const within = data.inside[place] ? 'inside' : 'outside';
+        told.textContent = `${kind === 'box' ? 'Box with its middle' : 'Point'} at ${where}, ${within} the organ. Dice: ${texts.join(', ')}.`;
+      };
+      const move = (across, down) => {
+        place = clamp(place % side + across, side - 1) + side * clamp(Math.floor(place / side) + down, side - 1);
+        show();
+      };
+      const point = event => {
+        const box = event.currentTarget.getBoundingClientRect();
+        const [x, y] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+        place = clamp(Math.floor(x * side), side - 1) + side * clamp(Math.floor(y * side), side - 1);
+        show();
+      };
+      const group = `prompt${++serial}`;
+      const choices = kinds.map(value =>
+        make('input', { type: 'radio', name: group, value, onchange() { kind = value; show(); } }));
+      const names = { points: 'point', box: "box of the organ's size" };
+      const bar = make('div', { class: 'bar', role: 'radiogroup', 'aria-label': 'prompt' },
+        ...choices.map(choice => make('label', {}, choice, names[choice.value])));
+
+      let from = null, dragged = false;
+      views.forEach(each => {
+        each.slice(0);
+        each.svg.addEventListener('pointerdown', event => {
+          from = [event.clientX, event.clientY];
+          event.currentTarget.setPointerCapture(event.pointerId);
+        });
+        each.svg.addEventListener('pointermove', event => {
+          if (!from) return;
+          const far = Math.hypot(event.clientX - from[0], event.clientY - from[1]) > DRAG;
+          if (far) { kind = kinds.at(-1); dragged = true; }
+          if (dragged) point(event);
+        });
+        each.svg.addEventListener('pointerup', event => {
+          if (from && !dragged) { kind = kinds[0]; point(event); }
+          from = null; dragged = false;
+        });
+        each.svg.addEventListener('pointercancel', () => { from = null; dragged = false; });
+      });
+      const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+      const field = make('div', {
+        class: 'views touched', tabindex: 0, role: 'application', 'aria-label': 'position of the prompt: arrow keys move it, b changes between point and box',
+        onkeydown(event) {
+          if (event.ctrlKey || event.altKey || event.metaKey) return;
+          if (event.key in steps) move(...steps[event.key]);
+          else if (event.key === 'b') { kind = kinds[(kinds.indexOf(kind) + 1) % kinds.length]; show(); }
+          else return;
+          event.preventDefault();
+          event.stopPropagation();
+        },
+      }, ...views.map(each => each.figure));
+      live.append(bar, field, legend(data, ['M12 8h10M17 3v10', 'prompt']), told,
+        make('p', { class: 'hint' }, 'Click or tap for a point, drag for a box. With keys: arrows move the prompt, b changes its kind.'));
+      show();
+    },
+  };
+
+  const start = async root => {
+    root.classList.add('scripted');
+    const live = make('div', { class: 'live' }), table = root.querySelector('details');
+    try {
+      await widgets[root.dataset.widget](JSON.parse(root.querySelector('script').textContent), live);
+    } catch (error) {
+      console.warn(`the ${root.dataset.widget} widget shows its table only: ${error}`);  // as in a browser before 2023
+      return;
+    }
+    root.prepend(live);
+    table.open = false;
+  };
+  const startAll = () => document.querySelectorAll('.widget:not(.scripted)').forEach(start);
+  if (document.readyState === 'loading') document.addEventListener('DOMContentLoaded', startAll);
+  else startAll();
+})();
