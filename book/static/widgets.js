@@ -4,7 +4,6 @@
   const SVG = 'http://www.w3.org/2000/svg', DRAG = 6;  // pixels that a pointer moves before a click is a drag
   const SVG_TAGS = new Set(['svg', 'g', 'path', 'image', 'circle', 'line', 'rect', 'text']);
   let serial = 0;  // of groups of choices
-  const LEGEND = { mask: 'M3 8H31', reference: 'M3 8H31' };
 
   const make = (tag, attributes = {}, ...children) => {
     const made = SVG_TAGS.has(tag) ? document.createElementNS(SVG, tag) : document.createElement(tag);
@@ -13,6 +12,15 @@
       else if (value !== false) made.setAttribute(name, value === true ? '' : value);
     made.append(...children);
     return made;
+  };
+
+  // What the legend shows of each sign.
+  const dot = name => () => make('circle', { cx: 17, cy: 8, r: 5, class: name });
+  const SIGNS = {
+    mask: color => make('path', { d: 'M3 8H31', class: 'mask', stroke: color }),
+    reference: () => make('path', { d: 'M3 8H31', class: 'reference' }),
+    prompt: () => make('path', { d: 'M12 8h10M17 3v10', class: 'prompt' }),
+    kept: dot('kept'), best: dot('kept best'), dropped: dot('dropped'),
   };
 
   // Bits of packed masks: for each pixel one bit of every mask (`pack_masks` in desam_lite/study/report/widgets.py).
@@ -54,15 +62,23 @@
     const figure = make('div', { class: 'view' }, name, svg, note);
     return {
       figure, name, svg, over, note,
-      slice(number) { image.setAttribute('href', data.images[number]); reference.setAttribute('d', data.references[number]); },
+      slice(number) {
+        image.setAttribute('href', data.images[number]);
+        reference.setAttribute('d', data.references[number]);
+      },
       draw(path) { halo.setAttribute('d', path); mask.setAttribute('d', path); },
     };
   };
 
+  // A slider with its name, and its value in words.
+  const range = (text, attributes, show) => {
+    const value = make('output'), input = make('input', { type: 'range', oninput() { show(); }, ...attributes });
+    return { label: make('label', { class: 'wide' }, text, input, value), value, input, get number() { return Number(input.value); } };
+  };
+
   const legend = (data, ...extra) => make('p', { class: 'legend' }, ...[
     ['mask', `${data.organ}, as the model segments it`], ['reference', 'reference'], ...extra].map(([name, text]) =>
-    make('span', {}, make('svg', { viewBox: '0 0 34 16', 'aria-hidden': 'true' },
-      make('path', { d: LEGEND[name] || name, class: LEGEND[name] ? name : 'prompt', fill: 'none', stroke: data.color })), text)));
+    make('span', {}, make('svg', { viewBox: '0 0 34 16', 'aria-hidden': 'true' }, SIGNS[name](data.color)), text)), make('span', { class: 'window' }));
 
   const clamp = (value, most) => Math.max(0, Math.min(most, value));
 
@@ -149,8 +165,48 @@
           event.stopPropagation();
         },
       }, ...views.map(each => each.figure));
-      live.append(bar, field, legend(data, ['M12 8h10M17 3v10', 'prompt']), told,
+      const signs = legend(data, ['prompt', 'prompt']);
+      signs.lastChild.textContent = data.windows[0];
+      live.append(bar, field, signs, told,
         make('p', { class: 'hint' }, 'Click or tap for a point, drag for a box. With keys: arrows move the prompt, b changes its kind.'));
+      show();
+    },
+
+    // Points above the threshold survive; the best of them gives the mask of its slice, and all slices the Dice of the case.
+    async threshold(data, live) {
+      const { side, size, models, areas } = data, slices = data.images.length;
+      const bits = await Promise.all(models.map(model => unpack(model.masks)));
+      const views = models.map(model => view(data, model.name));
+      const cell = size.map(length => length / side), radius = 0.22 * Math.min(...cell);
+      const slice = range('slice', { min: 1, max: slices, value: data.start + 1 }, () => show());
+      const cut = range('threshold', { min: 0, max: 1, step: 0.01, value: data.threshold }, () => show());
+      const told = make('p', { class: 'told', role: 'status' });
+      const sum = (values, kept) => values.reduce((total, value, z) => total + (kept(z) ? value : 0), 0);
+      const show = () => {
+        const z = slice.number - 1, least = Math.round(1000 * cut.number);
+        slice.value.textContent = `${z + 1} of ${slices}`;
+        cut.value.textContent = cut.number.toFixed(2);
+        const texts = models.map((model, n) => {
+          const scores = model.scores[z], drawn = at => model.best[at] > least, chosen = scores.indexOf(model.best[z]);
+          views[n].slice(z);
+          views[n].draw(drawn(z) ? outline(bits[n], z, slices, data.maskPixels) : '');
+          views[n].over.replaceChildren(...scores.map((score, place) => make('circle', {
+            cx: (place % side + 0.5) * cell[0], cy: (Math.floor(place / side) + 0.5) * cell[1], r: radius,
+            class: score <= least ? 'dropped' : drawn(z) && place === chosen ? 'kept best' : 'kept' })));
+          const area = drawn(z) ? model.areas[z] : 0, dice = 200 * (drawn(z) ? model.overlaps[z] : 0) / (area + areas[z]);
+          const result = areas[z] ? (area ? `Dice ${dice.toFixed(0)} %` : 'organ missed, Dice 0 %') : (area ? 'false alarm' : 'no organ, no mask');
+          views[n].note.textContent = `${scores.filter(score => score > least).length} of ${scores.length} points survive: ${result}`;
+          const all = 200 * sum(model.overlaps, drawn) / Math.max(1, sum(model.areas, drawn) + sum(areas, () => true));
+          const count = wrong => areas.filter((organ, at) => wrong(organ, drawn(at) ? model.areas[at] : 0)).length;
+          return `${model.name}: Dice ${all.toFixed(0)} %, ${count((organ, mask) => organ && !mask)} slices missed, ` +
+            `${count((organ, mask) => !organ && mask)} false alarms`;
+        });
+        signs.lastChild.textContent = data.windows[z];
+        told.textContent = `The whole case at ${cut.number.toFixed(2)}. ${texts.join('; ')}.`;
+      };
+      const signs = legend(data, ['kept', 'point that survives'], ['best', 'point of the mask'], ['dropped', 'dropped point']);
+      live.append(make('div', { class: 'bar' }, slice.label, cut.label),
+        make('div', { class: 'views' }, ...views.map(each => each.figure)), signs, told);
       show();
     },
   };

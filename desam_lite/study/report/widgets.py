@@ -9,6 +9,7 @@ import html
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import pandas as pd
 from desam_lite.data.tasks import Task
 from desam_lite.evaluation.metrics import Mask
 from desam_lite.methods.oracle_prompts import innermost, tight_box
+from desam_lite.model.predictor import point_grid, predict_slice, single_points
+from desam_lite.model.resize import scaled_size
 from desam_lite.study.plans import project_root
 from desam_lite.study.report.case_viewer import encode_images, outlines
 from desam_lite.study.report.notebook import is_interactive
@@ -28,12 +31,15 @@ from desam_lite.study.report.prompt_maps import (
     predict_masks,
     slice_embeddings,
 )
+from desam_lite.study.report.slice_figures import display_white
 from desam_lite.study.report.tables import Table
 from desam_lite.utils.errors import StudyError
 
 MOST_WIDGET_BYTES = 300_000
 _STATIC = "book/static"
 _IMAGE_BYTES = 40_000  # of a slice that a page has once
+_CASE_BYTES = 170_000  # of all slices of a case
+_THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the table
 _MASK_SIDES = (
     64,
     48,
@@ -99,15 +105,23 @@ def shrink_masks(masks: Mask, side: int) -> Mask:
     return masks[:, rows.astype(int)][:, :, columns.astype(int)]
 
 
-def _describe_slices(
-    images: npt.NDArray[np.uint8], references: Mask, spacing: tuple[float, float], most: int
+def describe_slices(
+    images: npt.NDArray[np.uint8],
+    references: Mask,
+    spacing: tuple[float, float],
+    most: int,
+    *,
+    windows: bool = True,
 ) -> dict[str, Any]:
     """Return slices ``(Z, H, W)`` and their references as a widget draws them: width and height in mm, outlines as SVG."""
     height, width = images.shape[1:]
+    white = [display_white(image) if windows else 255.0 for image in images]
+    seen = [np.minimum(image * (255 / high), 255) for image, high in zip(images, white, strict=True)]
     return {
         "size": [width * spacing[1], height * spacing[0]],
         "pixels": [width, height],
-        "images": encode_images(images, most)[0],
+        "windows": [f"window 0 to {high:.0f} of 255" if high < 255 else "" for high in white],
+        "images": encode_images(np.array(seen, np.uint8), most)[0],
         "references": ["".join(outlines(mask)) if mask.any() else "" for mask in references],
     }
 
@@ -148,7 +162,7 @@ def click_a_pixel(
         rows.append({"model": name, "prompt": prompt, "middle of the organ": dice[start], **medians})
     box = tight_box(reference)
     data = {
-        **_describe_slices(slices.images[[row]], reference[None], slices.spacing[1:], _IMAGE_BYTES),
+        **describe_slices(slices.images[[row]], reference[None], slices.spacing[1:], _IMAGE_BYTES),
         "organ": organ.name,
         "color": organ.color,
         "side": int(grid["side"].iloc[0]),
@@ -170,3 +184,84 @@ def click_a_pixel(
 
 def _median(dice: Sequence[int], places: npt.NDArray[np.bool_]) -> str:
     return f"{np.median(np.array(dice)[places]):.0f}" if places.any() else ""
+
+
+def move_the_threshold(
+    models: Sequence[PromptableModel],
+    task: Task,
+    workspace: Path | str,
+    domain: str,
+    case: str,
+    side: int,
+) -> Widget:
+    """Return all slices of a case with the scores of a grid of points: the best of those above the threshold gives the mask."""
+    slices = task.slices.load(domain, case)
+    number = int(np.bincount(slices.labels[slices.labels > 0]).argmax())
+    organ, references = task.manifest.organs[number - 1], slices.labels == number
+    each: list[dict[str, Any]] = []
+    rows = []
+    for model in models:
+        panel, masks = _score_case(model, task, workspace, domain, case, side, references, number - 1)
+        each.append(panel | {"masks": pack_masks(shrink_masks(masks, _MASK_SIDES[0]))})
+        for cut in _THRESHOLDS:
+            dice, missed, alarms = case_at(cut, panel, references.sum(axis=(1, 2)))
+            rows.append((panel["name"], f"{cut:g}", f"{dice:.0f}", str(missed), str(alarms)))
+    columns = ["model", "threshold", "Dice (%)", "slices missed", "false alarms"]
+    data = {
+        **describe_slices(slices.images, references, slices.spacing[1:], _CASE_BYTES),
+        "maskPixels": list(shrink_masks(masks, _MASK_SIDES[0]).shape[:0:-1]),
+        "organ": organ.name,
+        "color": organ.color,
+        "side": side,
+        "start": int(references.sum(axis=(1, 2)).argmax()),
+        "threshold": models[0].run.spec.iou_threshold,
+        "areas": references.sum(axis=(1, 2)).tolist(),
+        "models": each,
+    }
+    caption = (
+        f"{case} of {domain}, all {len(references)} slices: the case by the threshold of the predicted IoU"
+    )
+    table = Table(pd.DataFrame(rows, columns=columns), caption)
+    return Widget("threshold", f"Move the threshold: {case} of {domain}", data, table)
+
+
+def _score_case(
+    model: PromptableModel,
+    task: Task,
+    workspace: Path | str,
+    domain: str,
+    case: str,
+    side: int,
+    references: Mask,
+    organ: int,
+) -> tuple[dict[str, Any], Mask]:
+    """Return the scores of all points of all slices in thousandths, and the mask of each slice without any threshold."""
+    method, (height, width) = model.predictor, references.shape[1:]
+    grid = replace(method.grid, points_per_side=side, iou_threshold=float("-inf"), selection="iou")
+    scaled = scaled_size((height, width), method.model.image_size)
+    points = single_points(point_grid(side, scaled[1], scaled[0]))
+    scores, best, masks = [], [], []
+    for maps in slice_embeddings(model, task, workspace, domain, case, range(len(references))):
+        every = method.model.score_prompts(maps, points)[:, organ].detach().cpu().numpy()
+        scores.append((every * 1000).round().astype(int).tolist())
+        prediction = predict_slice(method.model, maps, "points", (height, width), grid)
+        best.append(round(1000 * float(prediction.iou[organ])))
+        masks.append(prediction.mask[organ])
+    drawn = np.stack(masks)
+    counts = {"areas": drawn.sum(axis=(1, 2)), "overlaps": (drawn & references).sum(axis=(1, 2))}
+    numbers = {name: values.tolist() for name, values in counts.items()}
+    return {"name": model.run.spec.label, "scores": scores, "best": best, **numbers}, drawn
+
+
+def case_at(
+    threshold: float, panel: Mapping[str, Any], references: npt.NDArray[np.integer]
+) -> tuple[float, int, int]:
+    """Return what a threshold gives: Dice (%) of the case, slices with organ but no mask, and with a mask but no organ."""
+    drawn = np.array(panel["best"]) > 1000 * threshold
+    areas, overlaps = (np.where(drawn, panel[name], 0) for name in ("areas", "overlaps"))
+    dice = 200 * overlaps.sum() / max(1, areas.sum() + references.sum())
+    return (
+        float(dice),
+        int(((areas == 0) & (references > 0)).sum()),
+        int(((areas > 0) & (references == 0)).sum()),
+    )

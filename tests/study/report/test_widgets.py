@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 from loaded_models import CASE, load_models
 
 from desam_lite.data.tasks import Task
+from desam_lite.model.predictor import predict_slice
 from desam_lite.study.report import notebook, prompt_maps, widgets
+from desam_lite.study.report.prompt_maps import PromptableModel
 from desam_lite.study.report.slice_examples import largest_slice
 from desam_lite.study.report.tables import Table
 from desam_lite.study.report.widgets import Widget, pack_masks, shrink_masks
@@ -35,16 +38,32 @@ def data_of(widget: Widget) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def pixel(
-    micro: None, tiny_task: tuple[Path, Path], task: Task, tmp_path_factory: pytest.TempPathFactory
-) -> Widget:
+def made(
+    micro: None, tiny_task: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, PromptableModel]:
+    return load_models(tmp_path_factory.mktemp("runs"), tiny_task)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ws")
+
+
+@pytest.fixture(scope="module")
+def pixel(made: dict[str, PromptableModel], task: Task, workspace: Path) -> Widget:
     """The widget of one slice with a model of points and one of boxes, both untrained."""
-    made = load_models(tmp_path_factory.mktemp("runs"), tiny_task)
-    models, workspace = [made["points"], made["box"]], tmp_path_factory.mktemp("ws")
+    models = [made["points"], made["box"]]
     row = largest_slice(task.slices.load(*CASE).labels)
     how: dict[str, Any] = {"slices": [row], "side": SIDE, "progress": False}
     maps = prompt_maps.prompt_maps(models, task, workspace, [CASE], **how)
     return widgets.click_a_pixel(models, maps, task, workspace, *CASE, row)
+
+
+@pytest.fixture(scope="module")
+def threshold(made: dict[str, PromptableModel], task: Task, workspace: Path) -> Widget:
+    """The widget of a case with two untrained models."""
+    models = [made["points"], made["tuned points"]]
+    return widgets.move_the_threshold(models, task, workspace, *CASE, SIDE)
 
 
 def test_masks_unpack_to_what_was_packed() -> None:
@@ -96,6 +115,25 @@ def test_a_pixel_has_the_numbers_and_masks_of_its_maps(pixel: Widget) -> None:
         assert masks.shape == (len(panel["dice"]), height, width)
         reference = reference | masks.any(axis=0)
     assert reference.any()
+
+
+def test_a_threshold_gives_the_case_that_predicting_with_it_gives(
+    threshold: Widget, made: dict[str, PromptableModel], task: Task, workspace: Path
+) -> None:
+    data, labels, method = data_of(threshold), task.slices.load(*CASE).labels, made["points"].predictor
+    panel = data["models"][0]
+    cut = float(np.median(panel["best"])) / 1000 + 0.0004  # some slices lose their mask, and none by rounding
+    grid = replace(method.grid, points_per_side=SIDE, iou_threshold=cut, selection="iou")
+    embedded = prompt_maps.slice_embeddings(made["points"], task, workspace, *CASE, range(len(labels)))
+    masks = np.stack(
+        [predict_slice(method.model, e, "points", labels[0].shape, grid).mask[0] for e in embedded]
+    )
+    drawn, inside = masks.any(axis=(1, 2)), labels.any(axis=(1, 2))
+    assert 0 < drawn.sum() < len(labels)
+    dice = 200 * (masks & (labels == 1)).sum() / (masks.sum() + (labels == 1).sum())
+    expected = (pytest.approx(dice), (inside & ~drawn).sum(), (drawn & ~inside).sum())
+    assert widgets.case_at(cut, panel, np.array(data["areas"])) == expected
+    assert len(threshold.html()) < widgets.MOST_WIDGET_BYTES
 
 
 # In a browser
@@ -192,6 +230,32 @@ def test_a_finger_sets_a_point_and_drags_a_box(browser, pixel: Widget, tmp_path:
 
 
 @pytest.mark.browser
+def test_the_threshold_moves_by_key_and_says_what_the_table_says(
+    browser, threshold: Widget, tmp_path: Path
+) -> None:
+    page, faults = opened(
+        browser, threshold, tmp_path / "threshold.html", viewport={"width": 390, "height": 844}
+    )
+    page.wait_for_selector(".view")
+    slice_, cut = (page.get_by_role("slider", name=name) for name in ("slice", "threshold"))
+    for name, step, dice, missed, alarms in threshold.table.frame.to_numpy():
+        cut.fill(step)
+        assert (
+            f"{name}: Dice {dice} %, {missed} slices missed, {alarms} false alarms"
+            in page.locator(".told").inner_text()
+        )
+    scores = data_of(threshold)["models"][0]["scores"]
+    slice_.press("Home")
+    cut.press("Home")
+    assert page.locator(".view").first.locator(".kept").count() == sum(score > 0 for score in scores[0])
+    slice_.press("ArrowRight")
+    cut.press("End")
+    assert page.locator(".kept").count() == 0 and page.locator(".view .mask").first.get_attribute("d") == ""
+    assert "2 of 6" in page.locator(".bar").inner_text() and "1.00" in page.locator(".bar").inner_text()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390 and faults == []
+
+
+@pytest.mark.browser
 def test_without_a_script_the_table_is_there(browser, pixel: Widget, tmp_path: Path) -> None:
     page, faults = opened(browser, pixel, tmp_path / "pixel.html", java_script_enabled=False)
     assert page.locator("table").is_visible() and page.locator(".view").count() == 0
@@ -201,9 +265,12 @@ def test_without_a_script_the_table_is_there(browser, pixel: Widget, tmp_path: P
 
 
 @pytest.mark.browser
-def test_axe_finds_nothing_serious_in_a_widget(browser, pixel: Widget, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["pixel", "threshold"])
+def test_axe_finds_nothing_serious_in_a_widget(
+    browser, name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-    page, _ = opened(browser, pixel, tmp_path / "pixel.html")
-    page.wait_for_selector(".view")
+    page, _ = opened(browser, request.getfixturevalue(name), tmp_path / "widget.html")
+    page.wait_for_selector(".live")
     violations = axe.Axe().run(page).response["violations"]
     assert [each["id"] for each in violations if each["impact"] in ("serious", "critical")] == []
