@@ -1,6 +1,8 @@
-"""The instructor's pages: every chapter in the plans and outcomes, every quiz with its answers."""
+"""The instructor's pages: every chapter in the plans and outcomes, every quiz with its answers, withdrawn verdicts gone."""
 
+import json
 import re
+from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -78,3 +80,39 @@ def test_the_quiz_on_the_decision_rule_has_the_verdict_of_the_rule() -> None:
     answer = text.split("and the margin is")[1]
     right = re.search(r"\{dropdown\} Answer\n\*\*([A-C])", answer)[1]
     assert re.search(rf"^- \*\*{right}\*\* (.+)\.$", answer, re.M)[1].lower() == verdict
+
+
+VERDICTS = re.findall(r"^(.+)\n: \*\*(Stands|Changed|Withdrawn)\.\*\* (.+)$", page("verdicts"), re.M)
+
+
+def flatten(text: str) -> str:
+    return " ".join(text.split())
+
+
+def book_text() -> str:
+    """Return the text of the book: Markdown pages but for that of the verdicts, notebooks, and the code of sentences."""
+    parts = [path.read_text(encoding="utf-8") for path in (ROOT / "desam_lite").rglob("*.py")]
+    parts += [
+        path.read_text(encoding="utf-8") for path in (ROOT / "book").glob("*.md") if path.stem != "verdicts"
+    ]
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        parts += ["".join(cell["source"]) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
+    return flatten("\n".join(parts))
+
+
+def test_the_verdicts_are_counted_as_they_are() -> None:
+    counts = Counter(kind for _, kind, _ in VERDICTS)
+    sentence = (
+        f"Of {len(VERDICTS)} verdicts, {counts['Stands']} stand, {counts['Changed']} were changed "
+        f"and {counts['Withdrawn']} were withdrawn."
+    )
+    assert sentence in flatten(page("verdicts"))
+    kinds = re.findall(r"^: \*\*(?:Stands|Changed|Withdrawn)\.\*\*", page("verdicts"), re.M)
+    assert len(kinds) == len(VERDICTS)
+
+
+def test_what_was_withdrawn_is_no_longer_in_the_book() -> None:
+    text = book_text()
+    withdrawn = [re.match(r'"(.+?)"', verdict) for verdict, kind, _ in VERDICTS if kind == "Withdrawn"]
+    assert all(withdrawn)
+    assert [quote[1] for quote in withdrawn if flatten(quote[1]) in text] == []
