@@ -250,7 +250,10 @@ def test_the_threshold_moves_by_key_and_says_what_the_table_says(
     assert page.locator(".view").first.locator(".kept").count() == sum(score > 0 for score in scores[0])
     slice_.press("ArrowRight")
     cut.press("End")
-    assert page.locator(".kept").count() == 0 and page.locator(".view .mask").first.get_attribute("d") == ""
+    assert (
+        page.locator(".view .kept").count() == 0
+        and page.locator(".view .mask").first.get_attribute("d") == ""
+    )
     assert "2 of 6" in page.locator(".bar").inner_text() and "1.00" in page.locator(".bar").inner_text()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390 and faults == []
 
