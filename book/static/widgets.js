@@ -209,6 +209,53 @@
         make('div', { class: 'views' }, ...views.map(each => each.figure)), signs, told);
       show();
     },
+
+    // One small study at a time: a vote, then what all runs say; right votes are counted.
+    async vote(data, live) {
+      const CHOICES = { X: 'X is better', Y: 'Y is better', none: 'No winner can be named' };
+      const most = Math.max(1, ...data.studies.flatMap(study => study.values.map(Math.abs)));
+      const at = value => 150 + 130 * value / most, signed = value => (value > 0 ? '+' : '') + value.toFixed(1);
+      let number = 0, right = 0, votes = 0;
+      const heading = make('b'), told = make('p', { class: 'told', role: 'status' }), counted = make('p', { class: 'hint' });
+      const plot = make('svg', { viewBox: '0 0 300 76', class: 'plot', role: 'img' });
+      const text = (x, y, words, anchor = 'middle') => make('text', { x, y, 'text-anchor': anchor }, words);
+      const show = () => {
+        const { values, source, seed } = data.studies[number], mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+        heading.textContent = `Study ${number + 1} of ${data.studies.length}: both trained at ${source}, seed ${seed}, tested on ${values.length} patients of other hospitals`;
+        plot.setAttribute('aria-label', `${data.title}, X minus Y: ${values.map(signed).join(', ')}; mean ${signed(mean)}`);
+        plot.replaceChildren(
+          make('line', { x1: 150, x2: 150, y1: 14, y2: 56 }), make('line', { x1: 15, x2: 285, y1: 56, y2: 56 }),
+          text(15, 69, `${signed(-most)}, Y higher`, 'start'), text(150, 69, '0'), text(285, 69, `X higher, ${signed(most)}`, 'end'),
+          ...values.map((value, place) => make('circle', { cx: at(value), cy: 22 + 8 * place, r: 3.5 })),
+          make('path', { d: `M${at(mean)} 14V56`, class: 'mean' }), text(at(mean), 10, `mean ${signed(mean)}`));
+        told.textContent = 'Which method is better? Vote first, then read what all runs say.';
+        buttons.forEach(button => { button.disabled = false; });
+        next.disabled = true;
+      };
+      const cast = choice => {
+        const study = data.studies[number], hit = choice === study.right;
+        votes += 1;
+        right += hit;
+        told.textContent = `${hit ? 'Right' : 'Not so'}: X was ${study.X}, Y was ${study.Y}. All runs: ${study.told}`;
+        counted.textContent = `${right} of ${votes} votes right`;
+        next.textContent = number + 1 < data.studies.length ? 'Next study' : 'From the first study again';
+        next.disabled = false;
+        next.focus();
+        buttons.forEach(button => { button.disabled = true; });
+      };
+      const buttons = Object.entries(CHOICES).map(([choice, words]) => make('button', { type: 'button', onclick: () => cast(choice) }, words));
+      const next = make('button', { type: 'button', onclick() {
+        number = (number + 1) % data.studies.length;
+        if (!number) right = votes = 0;
+        counted.textContent = votes ? `${right} of ${votes} votes right` : 'no vote yet';
+        show();
+        buttons[0].focus();
+      } }, 'Next study');
+      counted.textContent = 'no vote yet';
+      live.append(heading, plot, make('div', { class: 'bar' }, ...buttons, next), told, counted,
+        make('p', { class: 'hint' }, `Dots: ${data.title} of X minus that of Y, one dot a patient. A vote is right if it agrees with the verdict of all runs.`));
+      show();
+    },
   };
 
   const start = async root => {

@@ -16,8 +16,10 @@ from matplotlib.colors import to_hex
 from desam_lite.evaluation import statistics
 from desam_lite.evaluation.statistics import Cube, Floats
 from desam_lite.study.report.charts import draw_curves, draw_rows
-from desam_lite.study.report.sentences import count
+from desam_lite.study.report.sentences import count, say_pairs
 from desam_lite.study.report.style import UNITS, DescribedFigure
+from desam_lite.study.report.tables import Table
+from desam_lite.study.report.widgets import Widget
 from desam_lite.utils.errors import StudyError
 
 SIGNIFICANT = 0.05
@@ -108,17 +110,54 @@ def ballot(
     differences: pd.DataFrame, names: tuple[str, str], *, cases: int = 4, studies: int = 3, seed: int = 0
 ) -> pd.DataFrame:
     """Return small studies for a class to vote on: one seed and a few patients each; the two methods are X and Y (`unmask`)."""
+    drawn = _draw_ballots(differences, names, cases, studies, seed)
+    rows = []
+    for number, (arm, values) in enumerate(drawn, start=1):
+        row = {"study": number, "trained on": arm["source"], "seed": arm["seed"], "patients": len(values)}
+        rows.append(row | {"mean": values.mean(), "X better on": int((values > 0).sum())})
+    return pd.DataFrame(rows)
+
+
+def _draw_ballots(
+    differences: pd.DataFrame, names: tuple[str, str], cases: int, studies: int, seed: int
+) -> list[tuple[pd.Series, Floats]]:
+    """Return source and seed of each study, and its differences X minus Y, one per patient."""
     rng = np.random.default_rng(seed)
     sign = 1.0 if unmask(names, seed=seed)["X"] == names[0] else -1.0
     arms = differences[["source", "seed"]].drop_duplicates().sample(frac=1, random_state=rng)
-    rows = []
+    drawn = []
     for number in range(studies):
         arm = arms.iloc[number % len(arms)]
         own = differences[(differences["source"] == arm["source"]) & (differences["seed"] == arm["seed"])]
-        values = sign * rng.permutation(own["value"].to_numpy(float))[:cases]
-        row = {"study": number + 1, "trained on": arm["source"], "seed": arm["seed"], "patients": len(values)}
-        rows.append(row | {"mean": values.mean(), "X better on": int((values > 0).sum())})
-    return pd.DataFrame(rows)
+        drawn.append((arm, sign * rng.permutation(own["value"].to_numpy(float))[:cases]))
+    return drawn
+
+
+def vote(
+    scores: pd.DataFrame, table: pd.DataFrame, *, metric: str = "dice", cases: int = 4, studies: int = 3
+) -> Widget:
+    """Return small studies to vote on, one at a time, of all pairs that ``table`` has the verdicts of; a vote for it is right."""
+    title, factor = UNITS[metric]
+    ballots: list[dict[str, Any]] = []
+    rows = []
+    for number, row in enumerate(table.to_dict("records")):
+        names, word = (row["first"], row["second"]), row["verdict"].partition(" ")[0]
+        masks = unmask(names, seed=number)
+        winner = {"better": row["first"], "worse": row["second"]}.get(word, "")
+        told = f"{say_pairs([row], factor)}."
+        for arm, values in _draw_ballots(differences_away(scores, *names), names, cases, studies, number):
+            shown = [round(float(value), 1) for value in values * factor]
+            place = {"source": str(arm["source"]), "seed": int(arm["seed"])}
+            right = next((letter for letter, name in masks.items() if name == winner), "none")
+            ballots.append({**masks, **place, "values": shown, "right": right, "told": told})
+            mean = f"{np.mean(values) * factor:+.1f}"
+            rows.append((masks["X"], masks["Y"], *map(str, place.values()), mean, told))
+    order = np.random.default_rng(0).permutation(len(ballots))
+    columns = ["X", "Y", "trained on", "seed", "X minus Y", "verdict of all runs"]
+    frame = pd.DataFrame([rows[place] for place in order], columns=columns)
+    caption = f"Small studies of {cases} patients each, {title}, and the verdict of all runs"
+    data = {"title": title, "studies": [ballots[place] for place in order]}
+    return Widget("vote", "Vote on small studies", data, Table(frame, caption))
 
 
 def unmask(names: tuple[str, str], *, seed: int = 0) -> Mapping[str, str]:

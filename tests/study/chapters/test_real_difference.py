@@ -139,6 +139,21 @@ def test_the_ballot_hides_the_names_and_keeps_the_sign() -> None:
     assert {real_difference.unmask(PAIR, seed=seed)["X"] for seed in range(8)} == set(PAIR)
 
 
+@pytest.mark.parametrize(("effect", "seeds"), [(0.3, 3), (-0.3, 3), (0.3, 1)])
+def test_a_vote_for_the_verdict_of_all_runs_is_right(effect: float, seeds: int) -> None:
+    frame = scores(effect, seeds, noise=0.01)
+    table = PAGE.away_from_home(frame, [PAIR, PAIR[::-1]])
+    widget = real_difference.vote(frame, table, cases=4, studies=2)
+    studies = widget.data["studies"]
+    assert len(studies) == len(widget.table.frame) == 4
+    for study, row in zip(studies, widget.table.frame.to_dict("records"), strict=True):
+        winner = PAIR[0] if effect > 0 else PAIR[1]
+        assert study["right"] == ("none" if seeds == 1 else next(x for x in "XY" if study[x] == winner))
+        assert len(study["values"]) == 4 and study["told"] == row["verdict of all runs"]
+        assert (np.mean(study["values"]) > 0) == (study["X"] == winner)
+    assert len({study["X"] for study in studies}) == 2 or len({study["told"] for study in studies}) == 2
+
+
 def test_the_answer_follows_the_numbers() -> None:
     for effect, seeds, verdict in (
         (0.3, 3, "1 of 1 comparison out of domain is decided"),

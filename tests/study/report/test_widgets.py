@@ -258,6 +258,56 @@ def test_the_threshold_moves_by_key_and_says_what_the_table_says(
     assert page.evaluate("document.documentElement.scrollWidth") <= 390 and faults == []
 
 
+VOTES = [
+    {
+        "X": "U-Net",
+        "Y": "DeSAM-B",
+        "source": "A",
+        "seed": 0,
+        "values": [3.0, -1.5],
+        "right": "Y",
+        "told": "It is so.",
+    },
+    {
+        "X": "DeSAM-B",
+        "Y": "SAM",
+        "source": "B",
+        "seed": 1,
+        "values": [0.5, 0.0],
+        "right": "none",
+        "told": "Unsure.",
+    },
+]
+
+
+@pytest.fixture
+def ballots() -> Widget:
+    table = Table(pd.DataFrame({"verdict of all runs": [study["told"] for study in VOTES]}))
+    return Widget("vote", "Vote on small studies", {"title": "Dice (%)", "studies": VOTES}, table)
+
+
+@pytest.mark.browser
+def test_votes_are_counted_by_click_key_and_finger(browser, ballots: Widget, tmp_path: Path) -> None:
+    page, faults = opened(
+        browser, ballots, tmp_path / "vote.html", has_touch=True, viewport={"width": 390, "height": 844}
+    )
+    told, counted = page.locator(".told"), page.locator(".hint").first
+    button = lambda name: page.get_by_role("button", name=name)  # noqa: E731
+    assert "U-Net" not in page.locator(".live").inner_text()  # names are hidden until the vote
+    assert page.locator(".plot").get_attribute("aria-label").endswith("+3.0, -1.5; mean +0.8")
+    button("X is better").click()
+    assert told.inner_text() == "Not so: X was U-Net, Y was DeSAM-B. All runs: It is so."
+    assert counted.inner_text() == "0 of 1 votes right" and button("Y is better").is_disabled()
+    page.keyboard.press("Enter")  # the button of the next study has the focus
+    assert "Study 2 of 2" in page.locator(".live").inner_text()
+    button("No winner").tap()
+    assert told.inner_text().startswith("Right: X was DeSAM-B")
+    assert counted.inner_text() == "1 of 2 votes right"
+    button("From the first study again").tap()
+    assert "Study 1 of 2" in page.locator(".live").inner_text() and counted.inner_text() == "no vote yet"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390 and faults == []
+
+
 @pytest.mark.browser
 def test_without_a_script_the_table_is_there(browser, pixel: Widget, tmp_path: Path) -> None:
     page, faults = opened(browser, pixel, tmp_path / "pixel.html", java_script_enabled=False)
@@ -268,7 +318,7 @@ def test_without_a_script_the_table_is_there(browser, pixel: Widget, tmp_path: P
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("name", ["pixel", "threshold"])
+@pytest.mark.parametrize("name", ["pixel", "threshold", "ballots"])
 def test_axe_finds_nothing_serious_in_a_widget(
     browser, name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
