@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from docutils import nodes
 from docutils.statemachine import StringList
+from from_notebook import glued
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -28,17 +29,10 @@ def describe(notebook: Path) -> dict[str, str]:
         "question": first.splitlines()[0].removeprefix("# "),
         "read": read.group(1) if read else "",
         "exercises": str(solutions),
-        "took": re.split(r" \(|\.(?=\s|$)", _glued(cells, "took"))[0],  # without the machine and its memory
+        "took": re.split(r" \(|\.(?=\s|$)", glued(notebook, "took")["text"])[
+            0
+        ],  # without the machine and its memory
     }
-
-
-def _glued(cells: list[dict[str, Any]], name: str) -> str:
-    for cell in cells:
-        for output in cell.get("outputs", []):
-            if output.get("metadata", {}).get("scrapbook", {}).get("name", "").endswith(name):
-                found = next((v for k, v in output["data"].items() if k.endswith("text/markdown")), "")
-                return "".join(found)
-    return ""
 
 
 def rows(toc: Path) -> list[list[str]]:

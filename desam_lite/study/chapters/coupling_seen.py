@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
 
 from desam_lite.data.tasks import Task
 from desam_lite.evaluation import statistics
@@ -27,7 +28,7 @@ from desam_lite.study.report.prompt_maps import (
 )
 from desam_lite.study.report.sentences import count, format_interval, out_of_domain, say_pairs, sum_up
 from desam_lite.study.report.slice_examples import Example
-from desam_lite.study.report.slice_figures import draw_contour, place_in_mm
+from desam_lite.study.report.slice_figures import draw_contour, draw_slice, place_in_mm
 
 _KINDS = {"points": "point", "box": "box"}
 _BOX_NOTE = "boxes have the size of the reference (oracle); positions do not use it"
@@ -73,6 +74,95 @@ def predict_good_and_poor(
                 shown = Example(title, note, slices.images[row], true, drawn, slices.spacing[1:], place)
                 examples.append(shown)
     return examples
+
+
+_FROZEN, _PRIM, _PDMM, _RESULT = "#d9e6f2", "#fde3c8", "#d5eee3", "#ffffff"
+_BOXES = {  # text -> left, bottom, width, height, colour; in percent of one drawing
+    "SAM, coupled": {
+        "image encoder\n(frozen)": (3, 56, 32, 10, _FROZEN),
+        "prompt encoder\n(frozen)": (58, 56, 32, 10, _FROZEN),
+        "two-way transformer": (27, 40, 40, 9, _PRIM),
+        "mask head": (36, 28, 22, 8, _PRIM),
+    },
+    "DeSAM, decoupled": {
+        "image encoder\n(frozen)": (3, 56, 32, 10, _FROZEN),
+        "prompt encoder\n(frozen)": (58, 56, 32, 10, _FROZEN),
+        "PRIM": (56, 41, 36, 8, _PRIM),
+        "PDMM": (8, 28, 28, 8, _PDMM),
+        "predicted IoU": (61, 28, 26, 7, _RESULT),
+    },
+}
+_INPUTS = [((18, 69), (18, 66), ""), ((74, 69), (74, 66), "")]
+_ARROWS = {  # from, to, and what goes along
+    "SAM, coupled": [
+        *_INPUTS,
+        ((20, 56), (34, 49), "image"),
+        ((72, 56), (60, 49), "prompt"),
+        ((47, 40), (47, 36), ""),
+        ((47, 28), (47, 23.5), ""),
+    ],
+    "DeSAM, decoupled": [
+        *_INPUTS,
+        ((74, 56), (74, 49), "prompt"),
+        ((35, 59), (58, 49), "image"),
+        ((16, 56), (16, 36), "3 levels"),
+        ((58, 41), (36, 33), "mask\nembedding"),
+        ((74, 41), (74, 35), ""),
+        ((22, 28), (22, 24.5), ""),
+    ],
+}
+_WIRING = (
+    "Two diagrams. In SAM the image and the prompt meet in a two-way transformer, from which the mask comes. In DeSAM they "
+    "meet in PRIM, which predicts the IoU; the mask comes from PDMM, which reads three levels of the encoder and PRIM's mask "
+    "embedding"
+)
+
+
+def draw_overview(
+    coupled: Sequence[Example], decoupled: Sequence[Example], color: str
+) -> style.DescribedFigure:
+    """Draw SAM's decoder and DeSAM's beside each other, with what each makes of a good and of a poor point on one slice.
+
+    Each is given by its two examples of `predict_good_and_poor`; ``color`` is the organ's.
+    """
+    if not coupled or not decoupled:
+        return style.empty_figure()
+    with style.styled():
+        figure = Figure((style.WIDTH, 4.3))
+        for side, (title, masks) in enumerate(zip(_BOXES, (coupled, decoupled), strict=True)):
+            ax = figure.add_axes((0.5 * side, 0, 0.5, 1), xlim=(0, 100), ylim=(0, 100))
+            ax.set_axis_off()
+            ax.text(47, 96, title, ha="center", weight="bold", size=10.5)
+            _draw_wiring(ax, title)
+            poor, blank = masks[-1], np.zeros_like(masks[-1].reference)
+            given = poor._replace(title="slice", prediction=None, reference=blank, prompt=None)
+            point = given._replace(title="prompt", image=poor.image // 3, prompt=poor.prompt)
+            drawn = [e._replace(title=e.note.replace("Dice (%)", "Dice"), prompt=None) for e in masks]
+            corners = ((4, 69), (60, 69), (8, 0.5), (52, 0.5))
+            for (x, y), thumbnail in zip(corners, (given, point, *drawn), strict=True):
+                small = ax.inset_axes((x, y, 28, 20), transform=ax.transData)
+                draw_slice(small, thumbnail._replace(title="", note=""), [color], windows=False)
+                small.set_rasterized(True)  # an outline of many corners would weigh more than the rest
+                ax.text(x + 14, y + 21, thumbnail.title, ha="center", size=7)
+    notes = {
+        " ".join(f"{e.title}, {kind}".split()): dice
+        for e in (*coupled, *decoupled)
+        for kind, dice in [e.note.split(": ")]
+    }
+    return style.DescribedFigure(figure, style.describe(_WIRING, notes), vectors=True)
+
+
+def _draw_wiring(ax: Axes, title: str) -> None:
+    for text, (x, y, width, height, color) in _BOXES[title].items():
+        ax.add_patch(Rectangle((x, y), width, height, fc=color, ec="#555555", lw=0.9))
+        ax.text(x + width / 2, y + height / 2, text, ha="center", va="center", size=7.5, linespacing=1.05)
+    for start, end, text in _ARROWS[title]:
+        line = {"arrowstyle": "-|>", "color": "#555555", "lw": 1, "shrinkA": 0, "shrinkB": 0}
+        ax.annotate("", end, start, arrowprops=line)
+        middle = np.mean([start, end], axis=0)
+        ax.text(
+            *middle, text, size=6.5, ha="center", va="center", bbox={"fc": "white", "ec": "none", "pad": 0.6}
+        )
 
 
 def draw_maps(maps: pd.DataFrame, example: Example) -> style.DescribedFigure:

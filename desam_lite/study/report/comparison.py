@@ -242,6 +242,25 @@ def say_best(summary: pd.DataFrame, differences: pd.DataFrame, *, metric: str = 
     return f"**{best} has the best mean**: {title} {reached} out of domain. {others}"
 
 
+def list_scores(summary: pd.DataFrame, labels: "Sequence[str]", *, metric: str = "dice") -> str:
+    """Return a list with an entry for each label: its mean out of domain with the interval, and its mean in domain."""
+    title, factor = UNITS[metric]
+    lines = []
+    for label in labels:
+        own = summary[summary["label"] == label].dropna(subset="mean")
+        inside = own["in_domain"].astype(bool)
+        if inside.nunique() == 2:
+            home, away = (own[side].iloc[0].to_dict() for side in (inside, ~inside))
+            between = (
+                "" if pd.isna(away["low"]) else f" ({format_interval(away, factor, '.0f').partition('(')[2]}"
+            )
+            lines.append(
+                f"- **{away['mean'] * factor:.0f}** {label}: {title} at other hospitals{between}; "
+                f"{home['mean'] * factor:.0f} at the source"
+            )
+    return "\n".join(lines) or "No method has been scored both in and out of domain yet."
+
+
 def say_budget(minutes: float, runs: "Sequence[Run]") -> str:
     """Tell what equal time was, and how many epochs it gave the methods of these runs."""
     epochs = {run.spec.label: run.spec.epochs or 0 for run in runs}

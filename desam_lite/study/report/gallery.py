@@ -13,7 +13,13 @@ import pandas as pd
 
 from desam_lite.evaluation.statistics import METRICS
 from desam_lite.study.report.sentences import count
-from desam_lite.study.report.slice_examples import Example, case_example
+from desam_lite.study.report.slice_examples import (
+    Example,
+    case_example,
+    largest_slice,
+    predicted_labels,
+    slice_example,
+)
 from desam_lite.study.report.slice_figures import draw_slices
 from desam_lite.study.report.style import NO_RUNS, UNITS, DescribedFigure
 from desam_lite.utils.errors import StudyError
@@ -93,6 +99,38 @@ def farthest_behind(
         labels = list(dict.fromkeys([label, *others]))
         examples = comparison_examples(task, runs, scores, choose_cases_at(scores, labels, target), labels)
     return draw_slices(examples, organs, columns=2)
+
+
+STORY = ("U-Net", "SAM grid", "DeSAM-B")
+"""The labels of the book's first figure: trained from scratch, SAM without training, and DeSAM."""
+
+
+def story_examples(
+    task: "Task", runs: "Sequence[Run]", scores: pd.DataFrame, labels: Sequence[str] = STORY
+) -> list[Example]:
+    """Return a row at the source and a row at another hospital: the scan with its reference, then the mask of each method.
+
+    Of the first source and seed, the case of a row has the median of the methods' mean scores.
+    """
+    factor, rows = UNITS[_metric(scores)].factor, scores[scores["label"].isin(list(labels))]
+    rows = rows[(rows["source"] == rows["source"].min()) & (rows["seed"] == rows["seed"].min())]
+    examples = []
+    for inside in (True, False):
+        here = rows[rows["in_domain"].astype(bool) == inside]
+        wide = here.pivot_table("value", _KEYS, "label").reindex(columns=list(labels)).dropna()
+        for place in _median_and_worst(wide.mean(axis=1), _metric(scores)).head(1).to_dict("records"):
+            case = task.slices.load(place["target"], place["case"])
+            z, where = largest_slice(case.labels), "source" if inside else "elsewhere"
+            examples.append(slice_example(case, None, z, f"{where}: {place['target']}", place["case"]))
+            own = here[(here["target"] == place["target"]) & (here["case"] == place["case"])].set_index(
+                "label"
+            )
+            for label in labels:
+                row = own.loc[label].copy()
+                row["label"] = label
+                note = f"{UNITS[_metric(scores)].title} {row['value'] * factor:.0f}"
+                examples.append(slice_example(case, predicted_labels(task, runs, row), z, label, note))
+    return examples
 
 
 class DomainFailures(NamedTuple):

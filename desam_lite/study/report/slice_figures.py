@@ -61,7 +61,7 @@ def draw_slices(
     contours = [kind for kind, drawn in kinds.items() if drawn]
     with styled():
         size = (width, 0.35 + rows * (width / columns + 0.42))
-        figure = Figure(size, layout=ConstrainedLayoutEngine(h_pad=0.09))
+        figure = Figure(size, layout=ConstrainedLayoutEngine(h_pad=0.13))
         figure.set_dpi(figure.dpi * min(1.0, math.sqrt(_MANY / len(examples))))
         letters = int(_LETTERS * width / columns)
         axes = figure.subplots(rows, columns, squeeze=False)
@@ -109,7 +109,7 @@ def draw_slice(
         y, x = example.spacing
         _draw_prompt(ax, example.prompt * ((x, y, x, y) if example.prompt.ndim == 1 else (x, y, 1)))
     ax.set_title(example.title, pad=4)
-    window = f"window 0 to {white:.0f} of 255" if white < 255 else ""
+    window = f"window 0 to {white:.0f}" if white < 255 else ""
     ax.set_xlabel("\n".join(filter(None, (example.note, window))), fontsize=8.5, color="#444444")
 
 

@@ -149,18 +149,22 @@ def add_legend(figure: Figure, handles: Sequence[Line2D], *, below: bool = False
 
 
 class DescribedFigure:
-    """A figure with its alternative text, as Jupyter displays it; the book takes the text from there."""
+    """A figure with its alternative text, as Jupyter displays it; the book takes the text from there.
 
-    def __init__(self, figure: Figure, alt: str):
+    Without images it is vectors; with ``vectors`` it is so with images in it, as in a diagram with thumbnails.
+    """
+
+    def __init__(self, figure: Figure, alt: str, *, vectors: bool = False):
         self.figure = figure
         self.alt = alt
+        self.vectors = vectors or not figure.findobj(AxesImage)
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Give a chart as vectors, and what has an image in it as pixels."""
-        if self.figure.findobj(AxesImage):
-            kind, drawn = "image/png", base64.b64encode(self.encode_png()).decode()
-        else:
-            kind, drawn = "image/svg+xml", self.encode_svg()
+        kind, drawn = (
+            ("image/svg+xml", self.encode_svg())
+            if self.vectors
+            else ("image/png", base64.b64encode(self.encode_png()).decode())
+        )
         look = {"alt": self.alt, "width": round(self.figure.get_figwidth() * _SHOWN)}
         return {kind: drawn, "text/plain": self.alt}, {kind: look}
 

@@ -166,3 +166,18 @@ def test_models_are_compared_inside_and_outside_the_organ() -> None:
     single = coupling_seen.compare_by_place(maps[maps["seed"] == 0], PAIRS[:1])
     assert "is not distinguishable from DeSAM-P" in coupling_seen.say_by_place(single)  # one seed
     assert "No pair" in coupling_seen.say_by_place(table[:0])
+
+
+def test_the_overview_has_both_decoders_and_what_each_makes_of_a_poor_point() -> None:
+    pairs = [
+        [
+            example()._replace(title=name, note=f"{kind} point: Dice (%) {dice}", prompt=np.ones((1, 3)))
+            for kind, dice in (("good", 80), ("poor", 3))
+        ]
+        for name in ("Tuned SAM-P", "DeSAM-P")
+    ]
+    drawn = coupling_seen.draw_overview(*pairs, "#e69f00")
+    assert "DeSAM-P, poor point: Dice (%) 3" in drawn.alt
+    data, _ = drawn._repr_mimebundle_()
+    assert data["image/svg+xml"].count("<image") > 0  # a diagram of vectors with thumbnails in it
+    assert style.NO_RUNS in coupling_seen.draw_overview([], [], "#e69f00").alt

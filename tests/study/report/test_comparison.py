@@ -296,3 +296,15 @@ def test_what_coils_share_is_told_in_numbers_whichever_way_they_go() -> None:
     )
     turned = comparison.say_coils(matrix.loc[["A"], ["A", "C"]], COILS, "DeSAM-B")
     assert turned == "" == comparison.say_coils(matrix, {}, "DeSAM-B")
+
+
+def test_a_list_of_scores_has_the_mean_elsewhere_first_and_leaves_out_what_lacks_one() -> None:
+    columns = ["label", "in_domain", "mean", "low", "high"]
+    rows = [("U-Net", True, 0.8, 0.7, 0.9), ("U-Net", False, 0.5, 0.4, 0.6), ("SAM", False, 0.3, 0.2, 0.4)]
+    rows += [("DeSAM", True, 0.7, np.nan, np.nan), ("DeSAM", False, 0.6, np.nan, np.nan)]
+    text = comparison.list_scores(pd.DataFrame(rows, columns=columns), ["U-Net", "SAM", "DeSAM"])
+    assert text.splitlines() == [
+        "- **50** U-Net: Dice (%) at other hospitals (40 to 60); 80 at the source",
+        "- **60** DeSAM: Dice (%) at other hospitals; 70 at the source",
+    ]
+    assert "No method" in comparison.list_scores(pd.DataFrame(columns=columns), ["U-Net"])

@@ -170,3 +170,16 @@ def test_targets_are_told_with_their_coil_or_modality(runs: list[Run], task: Tas
     assert list(frame.iloc[:, 0]) == labels
     domain = task.manifest.domains["B"]
     assert frame.columns[1] == ", ".join(filter(None, ["B", domain.coil or domain.modality]))
+
+
+def test_the_story_has_a_row_at_the_source_and_another_elsewhere(runs: list[Run], task: Task) -> None:
+    own = results.scores(collect_metrics(runs))
+    labels = [run.spec.label for run in runs]
+    shown = gallery.story_examples(task, runs, own, labels)
+    assert [example.title for example in shown] == ["source: A", *labels, "elsewhere: B", *labels]
+    assert [example.prediction is None for example in shown] == [True, False, False] * 2
+    value = own[(own["target"] == "B") & (own["label"] == labels[1]) & (own["case"] == shown[3].note)][
+        "value"
+    ]
+    assert shown[-1].note == f"Dice (%) {value.iloc[0] * 100:.0f}"
+    assert gallery.story_examples(task, runs, own[own["label"] == labels[0]], labels) == []

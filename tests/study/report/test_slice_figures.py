@@ -105,6 +105,6 @@ def test_a_dark_slice_has_a_window_that_its_note_states(level: int, white: float
     shown = [slice_examples.Example("E", "endorectal", image, blank, None, (1.0, 1.0))]
     (ax,) = slice_figures.draw_slices(shown, ORGANS).figure.axes
     assert ax.images[0].get_clim() == (0, white)
-    assert ax.get_xlabel() == ("endorectal\nwindow 0 to 90 of 255" if white < 255 else "endorectal")
+    assert ax.get_xlabel() == ("endorectal\nwindow 0 to 90" if white < 255 else "endorectal")
     (ax,) = slice_figures.draw_slices(shown, ORGANS, windows=False).figure.axes
     assert ax.images[0].get_clim() == (0, 255)
