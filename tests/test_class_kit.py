@@ -116,3 +116,16 @@ def test_what_was_withdrawn_is_no_longer_in_the_book() -> None:
     withdrawn = [re.match(r'"(.+?)"', verdict) for verdict, kind, _ in VERDICTS if kind == "Withdrawn"]
     assert all(withdrawn)
     assert [quote[1] for quote in withdrawn if flatten(quote[1]) in text] == []
+
+
+def test_the_verdicts_of_a_chapter_stand_under_its_title() -> None:
+    headings = re.findall(r"^## (.+)\n\n\{doc\}`To the chapter <(.+)>`$", page("verdicts"), re.M)
+    assert len(headings) == page("verdicts").count("\n## ") - 1  # all but the last section
+    for heading, chapter in headings:
+        notebook = ROOT / "notebooks" / f"{chapter.removeprefix('executed/')}.ipynb"
+        first = (
+            "".join(json.loads(notebook.read_text(encoding="utf-8"))["cells"][0]["source"])
+            if chapter.startswith("executed/")
+            else page(chapter)
+        )
+        assert first.splitlines()[0] == f"# {heading}"
