@@ -210,6 +210,34 @@
       show();
     },
 
+    // The scanner from one hospital to another, one dial or all: the image, and what each model makes of it.
+    async dial(data, live) {
+      const { models, dials, positions, way } = data, last = positions.length - 1;
+      const bits = await Promise.all(models.map(model => Promise.all(model.masks.map(unpack))));
+      const views = models.map(model => view(data, model.name));
+      const select = make('select', { 'aria-label': 'dial', onchange: () => show() }, ...dials.map((dial, n) => make('option', { value: n }, dial)));
+      const turn = range('position', { min: 0, max: last, step: 1, value: 0 }, () => show());
+      const told = make('p', { class: 'told', role: 'status' });
+      select.value = dials.length - 1;  // all together
+      const show = () => {
+        const place = turn.number ? 1 + Number(select.value) * last + turn.number - 1 : 0;
+        const part = String(Number(positions[turn.number].toFixed(2)));
+        turn.value.textContent = part;
+        turn.input.setAttribute('aria-valuetext', part);
+        models.forEach((model, n) => {
+          views[n].slice(place);
+          views[n].draw(outline(bits[n][place], 0, 1, data.maskPixels));
+          const change = model.dice[place] - model.dice[0];
+          views[n].note.textContent = `Dice ${model.dice[place]} %` + (place ? `, change ${change < 0 ? '-' : '+'}${Math.abs(change)}` : '');
+        });
+        const texts = models.map(model => `${model.name} ${model.dice[place]} %`).join(', ');
+        told.textContent = `With ${dials[select.value]} at ${part} of the way from ${way[0]} to ${way[1]}. Dice: ${texts}.`;
+      };
+      live.append(make('div', { class: 'bar' }, make('label', {}, 'dial', select), turn.label),
+        make('div', { class: 'views' }, ...views.map(each => each.figure)), legend(data), told);
+      show();
+    },
+
     // One small study at a time: a vote, then what all runs say; right votes are counted.
     async vote(data, live) {
       const CHOICES = { X: 'X is better', Y: 'Y is better', none: 'No winner can be named' };

@@ -5,6 +5,7 @@ towards the other hospital or with all of them (`desam_lite.synthetic.phantoms.d
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ from desam_lite.study.report.slice_examples import Example, largest_slice
 from desam_lite.study.report.slice_figures import draw_slices
 from desam_lite.study.report.style import DescribedFigure
 from desam_lite.study.report.tables import Table
+from desam_lite.study.report.widgets import MASK_SIDE, Widget, describe_slices, pack_masks, shrink_masks
 from desam_lite.study.run import Run
 from desam_lite.synthetic.phantoms import Site, dial_names, dialled, make_case
 from desam_lite.synthetic.phantoms.dials import BALLOON
@@ -46,6 +48,7 @@ PATIENT_SEED = 2020
 """Names the patients of this study, none of whom is in a task's data (its random streams have another shape)."""
 
 _SLIDER_PATIENTS = 5
+_DIAL_BYTES = 200_000  # of the slices of all settings
 _SharedMaps = dict[tuple[str, str], ImageEmbeddings]
 
 
@@ -198,6 +201,82 @@ def _embed_once(model: TrainedModel, images: npt.NDArray[np.uint8], maps: _Share
         parts = [encode(range(start, min(start + AT_ONCE, count))) for start in range(0, count, AT_ONCE)]
         maps[name] = ImageEmbeddings.stack(parts)
     return lambda rows: maps[name][torch.arange(rows.start, rows.stop)]
+
+
+def turn_a_dial(
+    runs: Sequence[Run],
+    shift: Shift,
+    positions: Sequence[float],
+    *,
+    dials: Sequence[str] = (),
+    patient: int = 0,
+    most: int = 3,
+) -> Widget:
+    """Return one slice of a new patient with each dial at each position, and the masks of models; tables on disk are read.
+
+    The slice is that with the most organ. Shown are the first ``most`` methods that look at the image, with their first run;
+    what a kept study has neither the table nor the model of is left out.
+    """
+    named, parts = list(dials) or shift.some(0), sorted({*positions} - {0.0})
+    settings = [("", 0.0), *((dial, part) for dial in named for part in parts)]
+    turned = [{dial: part} if part else {} for dial, part in settings]
+
+    @cache
+    def take(place: int) -> PreparedScan:
+        scanned = scan(shift, patient, turned[place])
+        z = largest_slice(scanned.labels)
+        return scanned._replace(images=scanned.images[[z]], labels=scanned.labels[[z]])
+
+    maps: list[_SharedMaps] = [{} for _ in settings]
+    first = {run.spec.label: run for run in reversed(runs) if run.spec.method != "prior"}
+    models: list[dict[str, Any]] = []
+    for label in [label for label in dict.fromkeys(run.spec.label for run in runs) if label in first]:
+        run = first[label]
+        what = [DIALS_VERSION, PHANTOM_VERSION, shift.task.manifest.content_hash()]
+        how = [PATIENT_SEED, patient, [asdict(shift.turned(each)) for each in turned]]
+        make = partial(_draw_settings, run, take, maps)
+        with suppress(StudyError):
+            table = cached_table(run, "dial_masks", {"what": what, "how": how}, make)
+            dice, masks = table["dice"].round().astype(int).tolist(), table["mask"].tolist()
+            models.append({"name": label, "dice": dice, "masks": masks})
+    models = models[:most]
+    scans = [take(place) for place in range(len(settings))]
+    references = np.concatenate([scanned.labels == _shown_organ(scanned) for scanned in scans])
+    images = np.concatenate([scanned.images for scanned in scans])
+    organ = shift.task.manifest.organs[_shown_organ(scans[0]) - 1]
+    data = {
+        **describe_slices(images, references, (1.0, 1.0), _DIAL_BYTES, windows=False),
+        "maskPixels": list(shrink_masks(references, MASK_SIDE).shape[:0:-1]),
+        "organ": organ.name,
+        "color": organ.color,
+        "dials": [name.replace("_", " ") for name in named],
+        "positions": [0.0, *parts],
+        "way": [shift.source, shift.target],
+        "models": models,
+    }
+    rows = [(dial.replace("_", " ") or "none", f"{part:g}") for dial, part in settings]
+    table = pd.DataFrame(rows, columns=["dial", "position"])
+    table = table.assign(**{model["name"]: [str(value) for value in model["dice"]] for model in models})
+    caption = f"Dice (%) of one slice of a new patient, dials turned from {shift.source} to {shift.target}"
+    return Widget("dial", f"Turn a dial from {shift.source} to {shift.target}", data, Table(table, caption))
+
+
+def _shown_organ(scanned: PreparedScan) -> int:
+    return int(np.bincount(scanned.labels[scanned.labels > 0]).argmax())
+
+
+def _draw_settings(
+    run: Run, take: Callable[[int], PreparedScan], maps: Sequence[_SharedMaps]
+) -> pd.DataFrame:
+    """Return Dice (%) and packed mask of a model in the slice of each setting of the dials."""
+    model, rows = run.load_model(), []
+    for place, shared in enumerate(maps):
+        scanned = take(place)
+        organ = _shown_organ(scanned)
+        mask, reference = _predict(model, scanned, [0], shared) == organ, scanned.labels == organ
+        dice = 200 * float((mask & reference).sum()) / float(mask.sum() + reference.sum())
+        rows.append((dice, pack_masks(shrink_masks(mask, MASK_SIDE))))
+    return pd.DataFrame(rows, columns=["dice", "mask"])
 
 
 def dial_table(shift: Shift) -> Table:

@@ -40,11 +40,9 @@ _STATIC = "book/static"
 _IMAGE_BYTES = 40_000  # of a slice that a page has once
 _CASE_BYTES = 170_000  # of all slices of a case
 _THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the table
-_MASK_SIDES = (
-    64,
-    48,
-    32,
-)  # pixels along the longer side of packed masks, the finest first; the first that fits is taken
+MASK_SIDE = 64
+"""Pixels along the longer side of packed masks."""
+_COARSER = (48, 32)  # the same where many masks would be more than a page may hold
 
 
 class Widget:
@@ -172,7 +170,7 @@ def click_a_pixel(
     }
     title = f"Click a pixel: {case} of {domain}, slice {row + 1}"
     table = Table(pd.DataFrame(rows).astype(str), f"Dice (%) by the position of the prompt, {organ.name}")
-    for side in _MASK_SIDES:
+    for side in (MASK_SIDE, *_COARSER):
         small = [shrink_masks(each, side) for each in masks]
         packed = [panel | {"masks": pack_masks(each)} for panel, each in zip(panels, small, strict=True)]
         shape = {"maskPixels": list(small[0].shape[:0:-1]), "panels": packed}
@@ -202,14 +200,14 @@ def move_the_threshold(
     rows = []
     for model in models:
         panel, masks = _score_case(model, task, workspace, domain, case, side, references, number - 1)
-        each.append(panel | {"masks": pack_masks(shrink_masks(masks, _MASK_SIDES[0]))})
+        each.append(panel | {"masks": pack_masks(shrink_masks(masks, MASK_SIDE))})
         for cut in _THRESHOLDS:
             dice, missed, alarms = case_at(cut, panel, references.sum(axis=(1, 2)))
             rows.append((panel["name"], f"{cut:g}", f"{dice:.0f}", str(missed), str(alarms)))
     columns = ["model", "threshold", "Dice (%)", "slices missed", "false alarms"]
     data = {
         **describe_slices(slices.images, references, slices.spacing[1:], _CASE_BYTES),
-        "maskPixels": list(shrink_masks(masks, _MASK_SIDES[0]).shape[:0:-1]),
+        "maskPixels": list(shrink_masks(masks, MASK_SIDE).shape[:0:-1]),
         "organ": organ.name,
         "color": organ.color,
         "side": side,

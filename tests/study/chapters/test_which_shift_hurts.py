@@ -14,6 +14,8 @@ from desam_lite.data.manifest import load_manifest
 from desam_lite.methods.run_spec import make_spec
 from desam_lite.study.chapters import which_shift_hurts
 from desam_lite.study.chapters.which_shift_hurts import ALL_DIALS, Shift
+from desam_lite.study.report.slice_examples import largest_slice
+from desam_lite.study.report.widgets import MOST_WIDGET_BYTES, pack_masks
 from desam_lite.study.run import Run
 from desam_lite.synthetic import phantoms
 from desam_lite.utils.errors import StudyError
@@ -73,6 +75,35 @@ def test_each_setting_is_scored_once_and_the_start_is_shared(
     pd.testing.assert_frame_equal(first, again)
     starts = first[first["position"] == 0]
     assert starts["dial"].tolist() == ["noise", ALL_DIALS] and starts["dice"].nunique() == 1
+
+
+def test_the_turned_dial_holds_every_setting_once_and_leaves_out_what_was_not_kept(
+    shift: Shift, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(run: Run) -> Any:
+        if run.directory.name == "gone":
+            raise StudyError("the model was not kept.")
+        return bright_model(name="unet")
+
+    monkeypatch.setattr(Run, "load_model", load)
+    spec = make_spec(manifest="phantom_prostate", data_root="none", source="A", method="unet")
+    other = make_spec(manifest="phantom_prostate", data_root="none", source="A", method="desam")
+    runs = [run_at("A", tmp_path / "prior")]
+    runs += [Run(each, "phantom_prostate", tmp_path / name) for each, name in ((spec, "a"), (other, "gone"))]
+    widget = which_shift_hurts.turn_a_dial(runs, shift, (0.0, 0.5, 1.0), dials=["noise", ALL_DIALS])
+    data, (model,) = widget.data, widget.data["models"]
+    assert model["name"] == "U-Net" and data["dials"] == ["noise", "all dials"]
+    assert data["positions"] == [0.0, 0.5, 1.0] and len(data["images"]) == len(model["dice"]) == 5
+    place = 4  # all dials at 1
+    scanned = which_shift_hurts.scan(shift, 0, {ALL_DIALS: 1.0})
+    z = largest_slice(scanned.labels)
+    mask = list(bright_model(name="unet").predictor.predict(scanned.images, None))[z].labels == 1
+    reference = scanned.labels[z] == 1
+    assert model["dice"][place] == round(200 * (mask & reference).sum() / (mask.sum() + reference.sum()))
+    assert model["masks"][place] == pack_masks(mask[None]) and len(set(data["images"])) == 5
+    assert len(widget.html()) < MOST_WIDGET_BYTES
+    monkeypatch.setattr(Run, "load_model", None)  # the table is read again
+    assert which_shift_hurts.turn_a_dial(runs[:2], shift, (0.5, 1.0), dials=["noise", ALL_DIALS]).data == data
 
 
 def test_models_of_another_hospital_are_refused(shift: Shift, tmp_path: Path) -> None:

@@ -308,6 +308,52 @@ def test_votes_are_counted_by_click_key_and_finger(browser, ballots: Widget, tmp
     assert page.evaluate("document.documentElement.scrollWidth") <= 390 and faults == []
 
 
+@pytest.fixture
+def dial() -> Widget:
+    """Two dials at three positions, and a model whose mask grows by a row with each setting."""
+    masks = np.zeros((5, 8, 8), bool)
+    for place, mask in enumerate(masks):
+        mask[1 : 2 + place, 2:5] = True
+    images = np.random.default_rng(0).integers(0, 255, (5, 8, 8)).astype(np.uint8)
+    model = {
+        "name": "U-Net",
+        "dice": [90, 80, 70, 60, 95],
+        "masks": [pack_masks(mask[None]) for mask in masks],
+    }
+    data = {
+        **widgets.describe_slices(images, masks, (1.0, 1.0), 10_000, windows=False),
+        "maskPixels": [8, 8],
+        "organ": "gland",
+        "color": "#e69f00",
+        "way": ["A", "B"],
+        "dials": ["noise", "all dials"],
+        "positions": [0.0, 0.5, 1.0],
+        "models": [model],
+    }
+    return Widget("dial", "Turn a dial from A to B", data, Table(pd.DataFrame({"U-Net": ["90"]})))
+
+
+@pytest.mark.browser
+def test_a_dial_turns_by_key_and_by_finger(browser, dial: Widget, tmp_path: Path) -> None:
+    page, faults = opened(
+        browser, dial, tmp_path / "dial.html", has_touch=True, viewport={"width": 390, "height": 844}
+    )
+    slider, told, view = page.get_by_role("slider"), page.locator(".told"), page.locator(".view")
+    assert told.inner_text() == "With all dials at 0 of the way from A to B. Dice: U-Net 90 %."
+    slider.press("ArrowRight")
+    assert told.inner_text() == "With all dials at 0.5 of the way from A to B. Dice: U-Net 60 %."
+    assert view.locator("p").inner_text() == "Dice 60 %, change -30"
+    steps = re.findall(r"[hv](\d+)", view.locator(".mask").get_attribute("d"))
+    assert sum(map(int, steps)) == 2 * (3 + 4)  # the fourth setting: 3 pixels by 4
+    box = slider.bounding_box()
+    touch(page, box["x"] + box["width"] - 9, box["y"] + box["height"] / 2)
+    assert told.inner_text() == "With all dials at 1 of the way from A to B. Dice: U-Net 95 %."
+    page.get_by_role("combobox", name="dial").select_option("noise")
+    assert told.inner_text() == "With noise at 1 of the way from A to B. Dice: U-Net 70 %."
+    assert view.locator("image").get_attribute("href") == dial.data["images"][2]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390 and faults == []
+
+
 @pytest.mark.browser
 def test_without_a_script_the_table_is_there(browser, pixel: Widget, tmp_path: Path) -> None:
     page, faults = opened(browser, pixel, tmp_path / "pixel.html", java_script_enabled=False)
@@ -318,7 +364,7 @@ def test_without_a_script_the_table_is_there(browser, pixel: Widget, tmp_path: P
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("name", ["pixel", "threshold", "ballots"])
+@pytest.mark.parametrize("name", ["pixel", "threshold", "ballots", "dial"])
 def test_axe_finds_nothing_serious_in_a_widget(
     browser, name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
