@@ -132,7 +132,8 @@ def _attend_by_bias(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *positions: torch.Tensor
 ) -> torch.Tensor:
     """As desam_lite does it, on maps of one head."""
-    return fast_encoder.attend_fused(q[:, None], k[:, None], v[:, None], *positions)[:, 0]
+    windows = torch.stack((q, k, v), 3)[:, None, :, None, :, :, None]  # each map a window of one head
+    return fast_encoder.attend_fused(windows, *positions)
 
 
 def _attend_by_channels(

@@ -80,6 +80,7 @@ def main() -> None:
                     _end_to_end(backbone, fmt, count, Path(folder) / f"{backbone}-{fmt}", options)
                 )
                 print(end_to_end[-1], flush=True)
+                write_result("embeddings", options, rows, note=NOTE, end_to_end=end_to_end)
     for backbone, count in sizes.items():
         spec = BACKBONES[backbone]
         layout = Layout(backbone, spec.width, spec.neck, spec.grid)

@@ -39,7 +39,7 @@ NOTE = (
     "the device already, without any reading. Ours is the loop of desam_lite.training.loop."
     " float32 as torch has it: on a GPU the convolutions of both sides are then in TF32."
     " format and placement: of our embeddings; precision: Fabric's; ratio: to the published recipe with its "
-    "reading; ratio_held: without. profile: share of an epoch of ours by operation."
+    "reading; ratio_held: without. profile: share of an epoch of ours by operation, in the first row."
 )
 SIZE = 384  # side of the slices, in pixels
 PUBLISHED_BATCH = 8
@@ -86,11 +86,13 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             bench = Bench(backbone, count, cases, Path(folder), options)
             for batch in batches:
-                for row, shares in bench.measure(batch):
+                for row, epoch in bench.measure(batch):
                     rows.append(row)
-                    name = f"{backbone} {row['mode']} {row['precision']} from {row['placement']}"
-                    profiles |= {name: shares} if options.on_gpu or options.quick else {}
                     write_result("training", options, rows, profile=profiles, note=NOTE)
+                    if not profiles and (options.on_gpu or options.quick):
+                        name = f"{backbone} {row['mode']} {row['precision']} from {row['placement']}"
+                        profiles[name] = shares_by_operation(epoch, options)
+    write_result("training", options, rows, profile=profiles, note=NOTE)
 
 
 class Bench:
@@ -111,12 +113,15 @@ class Bench:
         self.stores = {fmt: _fill(backbone, fmt, self.slices, folder) for fmt in formats}
         self.files = _publish(self.stores["float32"], self.slices, folder)
 
-    def measure(self, batch: int) -> Iterator[tuple[dict[str, Any], dict[str, float]]]:
-        """Yield the row of each case, and the shares of operations of ours."""
+    def measure(self, batch: int) -> Iterator[tuple[dict[str, Any], Callable[[], None]]]:
+        """Yield the row of each case, and an epoch of ours."""
         count, options = len(self.files), self.options
         repeats = 5 if options.on_gpu else 1
         published: dict[AutomaticMode, tuple[Cost, Cost]] = {}
-        maps = [(mask, _move(levels, options)) for mask, levels in _read(self.files, range(count), batch)]
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            opened = list(pool.map(_open, self.files))
+        read = [_stack(opened[start : start + batch]) for start in range(0, count, batch)]
+        maps = [(mask, _move(levels, options)) for mask, levels in read]
         for case in tqdm(self.cases, f"{self.backbone}, batches of {batch}"):
             if case.mode not in published:
                 plain = PublishedTraining(self.backbone, self.files, batch, case.mode, options)
@@ -139,7 +144,7 @@ class Bench:
                 "peak_mb": ours.peak_mb,
                 "peak_mb_published": reading.peak_mb,
             }
-            yield row, shares_by_operation(epoch, options)
+            yield row, epoch
 
 
 class Discs:
@@ -239,10 +244,17 @@ class PublishedTraining:
 def _read(files: Sequence[Path], order: Sequence[int], batch: int) -> Iterator[Batch]:
     """Read files as the published recipe does, in this order."""
     for start in range(0, len(order), batch):
-        opened = [np.load(files[row]) for row in order[start : start + batch]]
-        names = ("mask", "level0", "level1", "level2", "neck")
-        mask, *maps = (torch.stack([torch.from_numpy(file[name]) for file in opened]) for name in names)
-        yield mask, maps
+        yield _stack([_open(files[row]) for row in order[start : start + batch]])
+
+
+def _open(path: Path) -> list[torch.Tensor]:
+    with np.load(path) as file:
+        return [torch.from_numpy(file[name]) for name in ("mask", "level0", "level1", "level2", "neck")]
+
+
+def _stack(opened: list[list[torch.Tensor]]) -> Batch:
+    mask, *maps = (torch.stack(parts) for parts in zip(*opened, strict=True))
+    return mask, maps
 
 
 def _move(maps: list[torch.Tensor], options: Options) -> list[torch.Tensor]:
