@@ -12,7 +12,13 @@ from torch.utils.checkpoint import checkpoint
 from desam_lite.data.datasets import Batch
 from desam_lite.data.embeddings import AT_ONCE, ReadEmbeddings
 from desam_lite.methods.frozen_encoder import load_frozen
-from desam_lite.model.fast_encoder import Attend, attend_fused, run_block_for_training
+from desam_lite.model.fast_encoder import (
+    Attend,
+    attend_fused,
+    join_heads,
+    run_block_for_training,
+    split_heads,
+)
 from desam_lite.model.names import MaskLoss
 from desam_lite.model.resize import unfit_square
 from desam_lite.model.sam import preprocess
@@ -92,12 +98,11 @@ def run_encoder(
 
 
 def _attend_written_out(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rel_pos_h: torch.Tensor, rel_pos_w: torch.Tensor
+    windows: torch.Tensor, rel_pos_h: torch.Tensor, rel_pos_w: torch.Tensor
 ) -> torch.Tensor:
     """Attend as `fast_encoder` does, but torch's fused attention has no gradient for its bias."""
-    shape = q.shape
-    q, k, v = (x.flatten(0, 1) for x in (q, k, v))  # (G, h, w, c)
-    height, width, channels = shape[2:]
+    q, k, v = split_heads(windows)  # (G, h, w, c) each
+    height, width, channels = q.shape[1:]
     sides = (height, rel_pos_h), (width, rel_pos_w)
     by_row, by_column = (get_rel_pos(n, n, r).to(q.dtype) for n, r in sides)
     down = torch.einsum("ghwc,hkc->ghwk", q, by_row).flatten(1, 2)  # (G, h w, h)
@@ -105,5 +110,5 @@ def _attend_written_out(
     keys, values = k.flatten(1, 2), v.flatten(1, 2)
     scores = (q.flatten(1, 2) * channels**-0.5) @ keys.mT  # (G, h w, h w)
     scores = scores.unflatten(2, (height, width)) + down[..., None] + across[..., None, :]
-    attended: torch.Tensor = (scores.flatten(2).softmax(-1) @ values).view(shape)
-    return attended
+    attended = (scores.flatten(2).softmax(-1) @ values).view(q.shape)
+    return join_heads(attended, windows)

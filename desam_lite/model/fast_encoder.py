@@ -18,11 +18,12 @@ _WINDOWS_AT_ONCE = 1 << 12  # a GPU's kernels take at most 65,535 maps, of 16 he
 _TOKENS_AT_ONCE = {"cpu": 1 << 10, "cuda": 1 << 20}
 """Tokens whose hidden channels in the MLP exist at one time: on a CPU they stay in its cache."""
 _WHOLE_TILES = 8  # matrix units want rows of a multiple of eight numbers
+_WIDE = torch.complex128  # sixteen bytes, which a GPU moves as fast as two
 
 
-Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""From queries, keys and values ``(W, heads, h, w, c)`` of W windows (views, channels last), and relative positions
-``(2 N - 1, c)`` of rows and columns, to ``(W, heads, h, w, c)``."""
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""From queries, keys and values of windows, ``(B, down, h, across, w, 3, heads, c)``, and relative positions ``(2 N - 1, c)`` of
+rows and columns, to the map that the windows make up, ``(B, down h, across w, heads c)``."""
 
 
 @torch.no_grad()
@@ -60,58 +61,92 @@ def _attention(attention: Attention, tokens: torch.Tensor, window: int, attend: 
     if (down * rows, across * columns) != (height, width):
         # Padding tokens are zero, so that their queries, keys and values are the bias.
         padded = attention.qkv.bias.to(qkv.dtype).repeat(batch, down * rows, across * columns, 1)
-        padded[:, :height, :width] = qkv
+        _widen(padded)[:, :height, :width] = _widen(qkv)
         qkv = padded
-    lines = qkv.view(batch, down, rows, across, columns, -1).transpose(2, 3)
-    windows = lines.reshape(
-        -1, rows, columns, 3, attention.num_heads, tokens.shape[-1] // attention.num_heads
-    )
-    q, k, v = windows.permute(3, 0, 4, 1, 2, 5)  # (B windows, heads, rows, columns, c) each
-    attended = attend(q, k, v, attention.rel_pos_h, attention.rel_pos_w)
-    joined = attended.permute(0, 2, 3, 1, 4).reshape(batch, down, across, rows, columns, -1).transpose(2, 3)
-    maps = joined.reshape(batch, down * rows, across * columns, -1)
-    projected: torch.Tensor = attention.proj(maps[:, :height, :width])
+    windows = qkv.view(batch, down, rows, across, columns, 3, attention.num_heads, -1)
+    maps = attend(windows, attention.rel_pos_h, attention.rel_pos_w)
+    projected: torch.Tensor = attention.proj(_copy(maps, lambda m: m[:, :height, :width]))
     return projected
 
 
-def attend_fused(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rel_pos_h: torch.Tensor, rel_pos_w: torch.Tensor
-) -> torch.Tensor:
-    """Attend within windows ``(W, heads, h, w, c)`` with SAM's decomposed relative positions; returns the same shape."""
-    height, width = q.shape[2:4]
-    by_row, by_column = (
-        _by_query_and_key(r, n).to(q.dtype) for r, n in ((rel_pos_h, height), (rel_pos_w, width))
-    )  # (h, h, c), (w, w, c)
-    attend = _attend_in_lines if q.device.type == "cpu" else _attend_by_products
-    return attend(q, k, v, by_row, by_column)
+def _widen(maps: torch.Tensor) -> torch.Tensor:
+    """Return the same memory in larger pieces, where no gradient is asked for: torch copies parts of maps piece by piece."""
+    fits = maps.shape[-1] * maps.element_size() % _WIDE.itemsize == 0
+    return maps.view(_WIDE) if fits and not torch.is_grad_enabled() else maps
+
+
+def _copy(maps: torch.Tensor, arrange: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Return an arrangement of maps that leaves the last axis whole, in memory of its own."""
+    wide = _widen(maps)
+    arranged = arrange(wide).contiguous()
+    return arranged if wide is maps else arranged.view(maps.dtype)
+
+
+def split_heads(windows: torch.Tensor) -> torch.Tensor:
+    """Return queries, keys and values of `Attend` with a map for each window and head: ``(3, G, h, w, c)``."""
+    split = windows.permute(5, 0, 1, 3, 6, 2, 4, 7)  # (3, B, down, across, heads, h, w, c)
+    return split.reshape(3, -1, *split.shape[-3:])
+
+
+def join_heads(attended: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
+    """Return what was made of the maps of `split_heads`, ``(G, h, w, c)``, as `Attend` does."""
+    batch, down, height, across, width, _, heads, _ = windows.shape
+    joined = attended.view(batch, down, across, heads, height, width, -1).permute(0, 1, 4, 2, 5, 3, 6)
+    return joined.reshape(batch, down * height, across * width, -1)
+
+
+def attend_fused(windows: torch.Tensor, rel_pos_h: torch.Tensor, rel_pos_w: torch.Tensor) -> torch.Tensor:
+    """Attend as `Attend` says, with SAM's decomposed relative positions."""
+    attend = _attend_in_lines if windows.device.type == "cpu" else _attend_by_products
+    return attend(windows, rel_pos_h, rel_pos_w)
 
 
 def _attend_by_products(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, by_row: torch.Tensor, by_column: torch.Tensor
+    windows: torch.Tensor, rel_pos_h: torch.Tensor, rel_pos_w: torch.Tensor
 ) -> torch.Tensor:
     """The bias is (q R_row, q R_column) times each key's row and column in one-hot form."""
-    _, heads, height, width, _ = q.shape
+    batch, down, height, across, width, _, heads, channels = windows.shape
+    inside = _copy(windows.flatten(5), lambda w: w.transpose(2, 3)).view(
+        -1, height * width, 3, heads, channels
+    )
+    q, k, v = inside.unbind(2)  # (windows, h w, heads, c) each
     tokens, spare = height * width, -(height + width) % _WHOLE_TILES
     rows, columns = (torch.eye(n, dtype=q.dtype, device=q.device) for n in (height, width))
     place = torch.cat((rows[..., None].expand(-1, -1, width), columns[:, None].expand(-1, height, -1)))
     place = functional.pad(place.flatten(1), (0, 0, 0, spare))  # (h + w + spare, h w)
+    relative = torch.cat((rel_pos_h.flip(0), rel_pos_w.flip(0))).to(q.dtype)  # of key minus query, rising
+    relative = functional.pad(relative, (0, 0, 0, -len(relative) % _WHOLE_TILES)).T.expand(heads, -1, -1)
     at_once = max(1, min(_BIAS_AT_ONCE["cuda"] // (heads * tokens**2), _WINDOWS_AT_ONCE))
     attended = []
-    for queries, keys, values in zip(*(x.split(at_once) for x in (q, k, v)), strict=True):
-        down = torch.einsum("nmhwc,hkc->nmhwk", queries, by_row)
-        across = torch.einsum("nmhwc,wkc->nmhwk", queries, by_column)
-        bias = functional.pad(torch.cat((down, across), -1), (0, spare)).flatten(2, 3) @ place
-        flat = (x.flatten(2, 3) for x in (queries, keys, values))  # (n, heads, h w, c)
-        attended.append(functional.scaled_dot_product_attention(*flat, attn_mask=bias))
-    return torch.cat(attended).unflatten(2, (height, width))
+    for parts in zip(*(x.split(at_once) for x in (q, k, v)), strict=True):
+        products = parts[0].flatten(0, 1).transpose(0, 1) @ relative  # (heads, n h w, distances)
+        products = products.view(heads, -1, height, width, products.shape[-1]).transpose(0, 1)
+        by_row, by_column = _by_key(products, height, 2), _by_key(products[..., 2 * height - 1 :], width, 3)
+        nothing = products.new_zeros(*products.shape[:-1], spare)
+        near = torch.cat((by_row, by_column, nothing), -1).flatten(2, 3)  # (n, heads, h w, h + w + spare)
+        queries, keys, values = (x.transpose(1, 2) for x in parts)  # (n, heads, h w, c)
+        read = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=near @ place)
+        attended.append(read.transpose(1, 2))
+    whole = attended[0] if len(attended) == 1 else torch.cat(attended)
+    maps = _copy(whole.reshape(batch, down, across, height, width, -1), lambda m: m.transpose(2, 3))
+    return maps.view(batch, down * height, across * width, -1)
 
 
-def _attend_in_lines(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, by_row: torch.Tensor, by_column: torch.Tensor
-) -> torch.Tensor:
+def _by_key(products: torch.Tensor, tokens: int, axis: int) -> torch.Tensor:
+    """Return from products by distance, key minus query from ``1 - tokens``, those of each key, as a view of the same memory."""
+    strides, last = list(products.stride()), products.stride(-1)
+    strides[axis] -= last
+    offset = products.storage_offset() + (tokens - 1) * last
+    return products.as_strided((*products.shape[:-1], tokens), strides, offset)
+
+
+def _attend_in_lines(windows: torch.Tensor, rel_pos_h: torch.Tensor, rel_pos_w: torch.Tensor) -> torch.Tensor:
     """The bias is a sum that exists for a few lines of queries at once."""
-    shape, (height, width) = q.shape, q.shape[2:4]
-    q, k, v = (x.reshape(-1, height, width, shape[-1]) for x in (q, k, v))  # (G, h, w, c)
+    q, k, v = split_heads(windows)  # (G, h, w, c) each
+    height, width = q.shape[1:3]
+    by_row, by_column = (
+        _by_query_and_key(r, n).to(q.dtype) for r, n in ((rel_pos_h, height), (rel_pos_w, width))
+    )  # (h, h, c), (w, w, c)
     down = torch.einsum("ghwc,hkc->ghwk", q, by_row)[..., None]  # (G, h, w, h, 1)
     across = torch.einsum("ghwc,wkc->ghwk", q, by_column)[..., None, :]  # (G, h, w, 1, w)
     keys, values = k.flatten(1, 2), v.flatten(1, 2)  # (G, h w, c)
@@ -135,7 +170,7 @@ def _attend_in_lines(
                 attn_mask=bias.flatten(3).flatten(1, 2)[None],  # (1, maps, lines w, h w)
             )
             attended[part] = attended_part[0].view(attended[part].shape)
-    return attended.view(shape)
+    return join_heads(attended, windows)
 
 
 def _by_query_and_key(relative: torch.Tensor, tokens: int) -> torch.Tensor:

@@ -13,18 +13,19 @@ from segment_anything.modeling.transformer import Attention
 from torch import nn
 from torch.nn import functional
 
+from desam_lite.model.fast_encoder import join_heads, split_heads
+
 
 def attend_with_positions(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rel_pos_h: torch.Tensor, rel_pos_w: torch.Tensor
+    windows: torch.Tensor, rel_pos_h: torch.Tensor, rel_pos_w: torch.Tensor
 ) -> torch.Tensor:
-    """Attend within windows ``(W, heads, h, w, c)`` with SAM's decomposed relative positions, as part of one product.
+    """Attend as `fast_encoder.Attend` says, with SAM's decomposed relative positions, as part of one product.
 
     The score q k + q R_row + q R_column is (q, q R_row, q R_column) times (k, its row in one-hot form, its column likewise).
     Relative positions are ``(2 N - 1, c)``, N at least the side of the map.
     """
-    shape = q.shape
-    q, k, v = (x.flatten(0, 1) for x in (q, k, v))  # (G, h, w, c)
-    height, width, channels = shape[2:]
+    q, k, v = split_heads(windows)  # (G, h, w, c) each
+    height, width, channels = q.shape[1:]
     sides = (height, rel_pos_h), (width, rel_pos_w)
     by_row, by_column = (get_rel_pos(n, n, _nearest_distances(r, n)).to(q.dtype) for n, r in sides)
     down = torch.einsum("ghwc,hkc->ghwk", q, by_row)  # (G, h, w, h)
@@ -33,8 +34,8 @@ def attend_with_positions(
     place = torch.cat((rows[:, None].expand(-1, width, -1), columns.expand(height, -1, -1)), -1)
     queries = torch.cat((q * channels**-0.5, down, across), -1).flatten(1, 2)  # (G, h w, c + h + w)
     keys = torch.cat((k, place.expand(len(k), -1, -1, -1)), -1).flatten(1, 2)
-    attended: torch.Tensor = ((queries @ keys.mT).softmax(-1) @ v.flatten(1, 2)).view(shape)
-    return attended
+    attended = ((queries @ keys.mT).softmax(-1) @ v.flatten(1, 2)).view(q.shape)
+    return join_heads(attended, windows)
 
 
 def _nearest_distances(relative: torch.Tensor, tokens: int) -> torch.Tensor:
