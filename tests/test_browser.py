@@ -178,7 +178,7 @@ def test_search_finds_a_word_of_the_book(html: Path, visit: Visit) -> None:
 
 
 def test_the_answer_of_a_prose_chapter_opens(html: Path, visit: Visit) -> None:
-    visit.open(html / "book" / "coupling.html")
+    visit.open(html / "book" / "quizzes.html")
     solution = visit.page.locator("details.sd-dropdown").first
     inside = solution.locator("p").last
     assert not inside.is_visible()

@@ -57,7 +57,7 @@ def test_without_an_address_no_page_has_buttons(launch: ModuleType) -> None:
 def test_only_pages_of_notebooks_have_buttons(launch: ModuleType) -> None:
     (group,) = buttons(launch, "https://github.com/some/study", PAGE)
     assert [button["text"] for button in group["buttons"]] == ["Binder", "Colab"]
-    assert buttons(launch, "https://github.com/some/study", "book/coupling") == []
+    assert buttons(launch, "https://github.com/some/study", "book/notation") == []
 
 
 def test_the_repository_has_no_address_of_its_own() -> None:

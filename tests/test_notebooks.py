@@ -80,7 +80,8 @@ def test_every_glued_name_is_made_and_used_once(path: Path) -> None:
     text = "\n".join(cell.source for cell in cells(path, "markdown"))
     assert len(set(made)) == len(made)
     for name in made:
-        assert f"`{name}`" in text or f"{{glue:figure}} {name}\n" in text, name
+        directives = (f"{{glue:figure}} {name}\n", f"{{glue:md}} {name}\n")
+        assert f"`{name}`" in text or any(each in text for each in directives), name
 
 
 def test_what_serves_the_page_is_hidden(path: Path) -> None:

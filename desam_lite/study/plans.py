@@ -75,7 +75,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "coupling_seen": Experiment(
         methods=(
             *("sam_point_oracle", "sam_finetuned_p", "desam_p"),
-            *("sam_box_oracle", "sam_finetuned_oracle", "desam_b"),
+            *("sam_box_oracle", "sam_finetuned_oracle", "sam_finetuned_b", "desam_b"),
         ),
         few=True,
         seeds=_SINGLE_SEED,

@@ -254,6 +254,27 @@ def say_coupling(differences: pd.DataFrame) -> str:
     return f"**{verdict}**. The spread of Dice (%) over the prompts of a slice, best minus 10th percentile, is {parts}."
 
 
+_SQUARE = {
+    "SAM's, coupled": ("Tuned SAM-P", "Tuned SAM-B"),
+    "DeSAM's, decoupled": ("DeSAM-P", "DeSAM-B"),
+}
+
+
+def square(means: pd.DataFrame) -> str:
+    """Return the 2 x 2 of decoder and training prompt, in Markdown: typical Dice and its spread over the prompts of a slice."""
+    by_label = means.set_index("label")[["typical", "spread"]] * 100
+    lines = ["| Decoder | Trained with points | Trained with the whole image |", "|---|---|---|"]
+    for decoder, labels in _SQUARE.items():
+        texts = [
+            "{}: Dice {:.0f} %, spread {:.0f}".format(label, *by_label.loc[label])
+            if label in by_label.index
+            else "not run"
+            for label in labels
+        ]
+        lines.append(f"| {decoder} | {' | '.join(texts)} |")
+    return "\n".join(lines)
+
+
 def compare_by_place(maps: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """Compare pairs of models by the mean Dice of prompts inside the organ and of those outside, out of domain."""
     tables = []

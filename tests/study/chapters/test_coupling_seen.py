@@ -181,3 +181,16 @@ def test_the_overview_has_both_decoders_and_what_each_makes_of_a_poor_point() ->
     data, _ = drawn._repr_mimebundle_()
     assert data["image/svg+xml"].count("<image") > 0  # a diagram of vectors with thumbnails in it
     assert style.NO_RUNS in coupling_seen.draw_overview([], [], "#e69f00").alt
+
+
+def test_the_square_has_decoders_in_rows_and_training_prompts_in_columns() -> None:
+    means = pd.DataFrame(
+        {
+            "label": ["Tuned SAM-P", "DeSAM-P", "DeSAM-B"],
+            "typical": [0.4, 0.7, 0.72],
+            "spread": [0.6, 0.1, 0.05],
+        }
+    )
+    rows = [line.split(" | ") for line in coupling_seen.square(means).splitlines()[2:]]
+    assert rows[0][1:] == ["Tuned SAM-P: Dice 40 %, spread 60", "not run |"]
+    assert rows[1][1:] == ["DeSAM-P: Dice 70 %, spread 10", "DeSAM-B: Dice 72 %, spread 5 |"]
