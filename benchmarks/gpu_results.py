@@ -32,8 +32,19 @@ def main() -> None:
 
 
 def join(sessions: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return one ``gpu.json`` of several: all steps in their order, the last record of each name, the last tests."""
-    measured = [record for session in sessions for record in session["records"].items() if record[1]["rows"]]
+    """Return one ``gpu.json`` of several: all steps in their order, the last tests, the last record of each name.
+
+    A record that one of an earlier session had before it holds that one's rows as ``earlier``, with the code they are of.
+    """
+    records: dict[str, dict[str, Any]] = {}
+    for session in sessions:
+        for name, record in session["records"].items():
+            if record["rows"]:
+                before = records.get(name)
+                past = (
+                    [*before.get("earlier", []), {k: before[k] for k in ("code", "rows")}] if before else []
+                )
+                records[name] = {**record, "earlier": past} if past else record
     return {
         **sessions[-1],
         "seconds": sum(session["seconds"] for session in sessions),
@@ -41,7 +52,7 @@ def join(sessions: list[dict[str, Any]]) -> dict[str, Any]:
             step for session in sessions for step in session["steps"] if step["outcome"] != "not begun"
         ],
         "tests": next((session["tests"] for session in reversed(sessions) if session["tests"]), []),
-        "records": dict(measured),
+        "records": records,
     }
 
 

@@ -130,11 +130,15 @@ def _inference(record: Result) -> str:
 
 
 def _encoder(record: Result) -> str:
-    return "; ".join(
+    rows = "; ".join(
         f"{r['backbone']} {r['format']}: {r['ratio']:.3g} x{_to_float32(r)}, {r['images_per_second']:.3g} images/s, peak "
         f"{r['peak_mb']:.0f} MB instead of {r['peak_mb_reference']:.0f} MB, {r['matrix_share']:.0%} of the matrix rate"
         for r in record["rows"]
     )
+    past = (
+        f"; before, at commit {e['code']['commit'][:8]}: {_encoder(e)}" for e in record.get("earlier", [])
+    )
+    return rows + "".join(past)
 
 
 def _to_float32(row: Result) -> str:

@@ -254,19 +254,20 @@ def test_what_a_second_run_on_a_card_measured_replaces_the_first(monkeypatch: py
         "seconds": 2,
         "steps": [{"name": "tests", "outcome": "passed"}, {"name": "training", "outcome": "not begun"}],
         "tests": [{"outcome": "passed"}],
-        "records": {"encoder-cuda": {"rows": [1]}, "attention-cuda": {"rows": [2]}},
+        "records": {"encoder-cuda": {"code": "old", "rows": [1]}, "attention-cuda": {"rows": [2]}},
     }
     second = {
         "seconds": 3,
         "steps": [{"name": "training", "outcome": "passed"}],
         "tests": [],
-        "records": {"encoder-cuda": {"rows": [3]}, "attention-cuda": {"rows": []}},
+        "records": {"encoder-cuda": {"code": "new", "rows": [3]}, "attention-cuda": {"rows": []}},
     }
     joined = importlib.import_module("gpu_results").join([first, second])
     assert joined["seconds"] == 5
     assert [step["name"] for step in joined["steps"]] == ["tests", "training"]
     assert joined["tests"] == first["tests"]
-    assert joined["records"] == {"encoder-cuda": {"rows": [3]}, "attention-cuda": {"rows": [2]}}
+    encoder = {"code": "new", "rows": [3], "earlier": [{"code": "old", "rows": [1]}]}
+    assert joined["records"] == {"encoder-cuda": encoder, "attention-cuda": {"rows": [2]}}
 
 
 def test_a_task_that_is_not_run_again_keeps_what_is_recorded_of_it(

@@ -94,10 +94,14 @@ def _hours(hours: float) -> str:
 
 
 def say_gpu(folder: Path | str) -> str:
-    """Say that nothing was measured on a GPU, where that is so."""
-    if any(Path(folder).glob("*-cuda.json")):
-        return ""
-    return " **Nothing was measured on a GPU**; hours are estimates from rates measured on processors."
+    """Say which of the three costly steps was not measured on a GPU, where any was not."""
+    missing = [
+        step for name, (step, _) in MEASURED.items() if not (Path(folder) / f"{name}-cuda.json").exists()
+    ]
+    if len(missing) == len(MEASURED):
+        return " **Nothing was measured on a GPU**; hours are estimates from rates measured on processors."
+    without = f" **On a GPU no rate of {'these steps' if missing[1:] else 'this step'} was measured: {'; '.join(missing)}.**"
+    return f"{without} So no hours of one are given." if missing else ""
 
 
 def draw_bytes(table: pd.DataFrame, slices: int) -> DescribedFigure:

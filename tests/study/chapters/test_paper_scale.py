@@ -155,7 +155,10 @@ def test_the_arithmetic_in_words_holds_its_numbers(page: Any) -> None:
     assert "1 of 1 planned run take" in single and "The other" not in single
 
 
-def test_the_page_says_where_nothing_was_measured_on_a_gpu(tmp_path: Path) -> None:
+def test_the_page_says_what_was_not_measured_on_a_gpu(tmp_path: Path) -> None:
     assert "**Nothing was measured on a GPU**" in paper_scale.say_gpu(tmp_path)
     (tmp_path / "encoder-cuda.json").write_text("{}")
+    (tmp_path / "inference-cuda.json").write_text("{}")
+    assert "no rate of this step was measured: train, per epoch.**" in paper_scale.say_gpu(tmp_path)
+    (tmp_path / "training-cuda.json").write_text("{}")
     assert paper_scale.say_gpu(tmp_path) == ""
