@@ -159,9 +159,9 @@ def _draw_wiring(ax: Axes, title: str) -> None:
     for start, end, text in _ARROWS[title]:
         line = {"arrowstyle": "-|>", "color": "#555555", "lw": 1, "shrinkA": 0, "shrinkB": 0}
         ax.annotate("", end, start, arrowprops=line)
-        middle = np.mean([start, end], axis=0)
+        x, y = np.mean([start, end], axis=0)
         ax.text(
-            *middle, text, size=6.5, ha="center", va="center", bbox={"fc": "white", "ec": "none", "pad": 0.6}
+            x, y, text, size=6.5, ha="center", va="center", bbox={"fc": "white", "ec": "none", "pad": 0.6}
         )
 
 

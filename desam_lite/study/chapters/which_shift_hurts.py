@@ -44,6 +44,9 @@ DIALS_VERSION = 1
 ALL_DIALS = "all dials"
 """What the turn of all dials together is called."""
 
+GEOMETRY = ("resolution", "field_of_view", BALLOON)
+"""The dials that give the organ another place, size or shape in the image; the others change its appearance alone."""
+
 PATIENT_SEED = 2020
 """Names the patients of this study, none of whom is in a task's data (its random streams have another shape)."""
 
@@ -68,8 +71,9 @@ class Shift:
 
     @property
     def dials(self) -> list[str]:
-        """The names of its dials."""
-        return dial_names(self.sites[0])
+        """The names of the dials that change anything."""
+        first, second = self.sites
+        return [name for name in dial_names(first) if dialled(first, second, {name: 1.0}) != first]
 
     def some(self, count: int) -> list[str]:
         """Return the first dials, and then all together; 0 for every single one."""
@@ -82,13 +86,21 @@ class Shift:
 
 
 def open_shift(task: Task, source: str, target: str = "") -> Shift:
-    """Return the way from a hospital of a synthetic task to another; "" for the first other hospital."""
+    """Return the way from a hospital of a synthetic task to another.
+
+    Without a target it is that with the source's anatomy (with or without an endorectal balloon) whose echo time differs most:
+    the contrast really changes, and the organ does not.
+    """
     name = task.manifest.name
     if name not in TASKS:
         raise StudyError(
             f"only a synthetic scanner has dials, and {name} is not synthetic: choose from {', '.join(TASKS)}."
         )
-    target = target or next(domain for domain in task.manifest.domains if domain != source)
+    sites, own = TASKS[name], TASKS[name].get(source)
+    if not target and own is not None:
+        others = [each for each in sites if each != source]
+        alike = [each for each in others if sites[each].balloon == own.balloon] or others
+        target = max(alike, key=lambda each: abs(sites[each].scanner.echo - own.scanner.echo))
     for domain in (source, target):
         task.manifest.domain(domain)
     if target == source:
@@ -286,7 +298,7 @@ def dial_table(shift: Shift) -> Table:
     for dial, names in first.scanner.DIALS.items():
         ends = [(name, getattr(first.scanner, name), getattr(second.scanner, name)) for name in names]
         values = "; ".join(f"{name.replace('_', ' ')} {a:g} to {b:g}" for name, a, b in ends)
-        rows.append((dial.replace("_", " "), values))
+        rows += [(dial.replace("_", " "), values)] if dial in shift.dials else []
     if BALLOON in shift.dials:
         rows.append((BALLOON, f"filled {first.balloon or 0:g} to {second.balloon or 0:g}"))
     return Table(pd.DataFrame(rows, columns=["dial", f"from {shift.source} to {shift.target}"]), kind="dials")
@@ -334,15 +346,22 @@ def slider_picture(
 
 
 def say_dials(lost: pd.DataFrame, source: str, target: str, *, control: str = "Prior") -> str:
-    """Say which dial from source to target lowers Dice most, as the mean over the trained methods."""
+    """Say which dial of appearance from source to target lowers Dice most, as the mean over the trained methods.
+
+    The worst dial of `GEOMETRY` is told apart from it: it changes what there is to be segmented.
+    """
     trained = lost[lost["label"] != control]
     single = trained[trained["dial"] != ALL_DIALS].groupby("dial", sort=False)["mean"].mean()
-    if single.empty:
-        return "There is no answer yet: no trained method has been scored with a dial turned."
-    worst = str(single.idxmin())
-    each, together = (
-        ", ".join(f"{row['mean'] * 100:+.0f} for {row['label']}" for row in rows.to_dict("records"))
-        for rows in (trained[trained["dial"] == worst], trained[trained["dial"] == ALL_DIALS])
+    looks, shapes = single.drop(list(GEOMETRY), errors="ignore"), single[single.index.isin(GEOMETRY)]
+    if looks.empty:
+        return "There is no answer yet: no trained method has been scored with a dial of appearance turned."
+    worst, moved = str(looks.idxmin()), str(shapes.idxmin()) if len(shapes) else ""
+    each, shape, together = (
+        ", ".join(
+            f"{row['mean'] * 100:+.0f} for {row['label']}"
+            for row in trained[trained["dial"] == dial].to_dict("records")
+        )
+        for dial in (worst, moved, ALL_DIALS)
     )
     name = worst.replace("_", " ")
     ends = trained[trained["dial"] == worst][["low", "high"]].to_numpy(float)
@@ -351,8 +370,13 @@ def say_dials(lost: pd.DataFrame, source: str, target: str, *, control: str = "P
         both=f"**The {name}**",
         worse=f"**The {name}**",
         unsure=f"**Cannot tell with so few seeds or patients**; the {name} has the lowest mean",
-        better=(none := f"**No single dial was shown to lower Dice**; the {name} has the lowest mean"),
+        better=(none := f"**No dial of appearance was shown to lower Dice**; the {name} has the lowest mean"),
         equivalent=none,
     )
+    apart = (
+        f" Of the dials that move or reshape the organ, the {moved.replace('_', ' ')} changes it most: {shape}."
+        if shape
+        else ""
+    )
     every = f" With all dials turned it changes by {together}." if together else ""
-    return f"{verdict}. Turned from {source} to {target} on the same patients, it changes Dice (%) by {each}.{every}"
+    return f"{verdict}. Turned from {source} to {target} on the same patients, it changes Dice (%) by {each}.{apart}{every}"

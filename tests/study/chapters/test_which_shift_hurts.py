@@ -31,7 +31,7 @@ def small_scans(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def shift() -> Shift:
     task: Any = SimpleNamespace(manifest=load_manifest("phantom_prostate"))
-    return which_shift_hurts.open_shift(task, "A")
+    return which_shift_hurts.open_shift(task, "A", "B")
 
 
 def run_at(source: str, directory: Path) -> Run:
@@ -40,7 +40,10 @@ def run_at(source: str, directory: Path) -> Run:
 
 
 def test_dials_lead_to_another_hospital_of_a_synthetic_task(shift: Shift) -> None:
-    assert (shift.source, shift.target) == ("A", "B")
+    assert (shift.source, shift.target) == ("A", "B") and "balloon" in shift.dials
+    for source, target in (("A", "C"), ("B", "F")):  # the same anatomy, and the echo time farthest away
+        chosen = which_shift_hurts.open_shift(shift.task, source)
+        assert chosen.target == target and "balloon" not in chosen.dials and "contrast" in chosen.dials
     with pytest.raises(StudyError, match="both are A"):
         which_shift_hurts.open_shift(shift.task, "A", "A")
     with pytest.raises(StudyError, match="only a synthetic scanner has dials"):
@@ -161,10 +164,10 @@ def test_sliders_hold_every_dial_and_a_move_changes_the_picture(shift: Shift) ->
 @pytest.mark.parametrize(
     ("low", "high", "start"),
     [
-        (-0.9, -0.1, "**The field of view**"),
+        (-0.9, -0.1, "**The noise**"),
         (-0.9, 0.1, "**Cannot tell"),
-        (-0.01, 0.01, "**No single dial was shown to lower Dice**"),
-        (0.1, 0.2, "**No single dial was shown to lower Dice**"),  # the reverse
+        (-0.01, 0.01, "**No dial of appearance was shown to lower Dice**"),
+        (0.1, 0.2, "**No dial of appearance was shown to lower Dice**"),  # the reverse
         (np.nan, np.nan, "**Cannot tell"),  # one seed
     ],
 )
@@ -179,6 +182,7 @@ def test_the_worst_dial_is_that_of_the_trained_methods(low: float, high: float, 
     said = which_shift_hurts.say_dials(lost, "A", "B")
     assert (
         said.startswith(start)
-        and "-30 for U-Net" in said
+        and "by -10 for U-Net. Of the dials that move or reshape the organ, the field of view changes it most: -30"
+        in said
         and "With all dials turned it changes by -50 for U-Net." in said
     )
