@@ -4,6 +4,7 @@ Its arguments are the notebook, without ending and from the folder of the page, 
 the content as caption, to which the text glued as ``facts`` is added; a text is read as the page's own Markdown.
 """
 
+import base64
 import json
 from pathlib import Path
 from typing import Any, ClassVar
@@ -42,12 +43,14 @@ class FromNotebook(SphinxDirective):
         _, path = self.env.relfn2path(f"{self.arguments[0]}.ipynb")
         self.env.note_dependency(path)
         output = glued(Path(path), self.arguments[1])
-        if "image/png" not in output["data"]:
+        kind = next((kind for kind in ("image/png", "image/svg+xml") if kind in output["data"]), "")
+        if not kind:
             box = nodes.container(classes=self.options.get("class", []))
             self._parse(output["text"].splitlines(), box)
             return [box]
-        look = output["metadata"]["image/png"]
-        address = "data:image/png;base64," + "".join("".join(output["data"]["image/png"]).split())
+        look, drawn = output["metadata"][kind], "".join(output["data"][kind])
+        data = drawn if kind == "image/png" else base64.b64encode(drawn.encode()).decode()
+        address = f"data:{kind};base64,{''.join(data.split())}"
         image = nodes.image(uri=address, alt=look["alt"], width=str(look["width"]))
         figure = nodes.figure("", image)
         facts = glued(Path(path), self.options["facts"])["text"] if "facts" in self.options else ""

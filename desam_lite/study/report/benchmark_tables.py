@@ -119,9 +119,9 @@ def tuning_table(folder: Path | str) -> Table:
     """Return `tuning_rows` of what is recorded in a folder."""
     records = read_benchmarks(folder, "tuning")
     if records.empty:
-        return Table(records, f"Nothing is recorded of learning rates in {folder}.")
+        return Table(records, f"Nothing is recorded of learning rates in {folder}.", folded=True)
     caption = "Learning rates tried for each method, by the validation loss of source A alone, seed 0"
-    return Table(tuning_rows(records), f"{caption} ({', '.join(records['device'].unique())})")
+    return Table(tuning_rows(records), f"{caption} ({', '.join(records['device'].unique())})", folded=True)
 
 
 def say_controls(

@@ -121,9 +121,7 @@ def settings_table(specs: "Sequence[RunSpec]") -> Table:
     """Return the settings in which DeSAM departs from the public code on a page."""
     frame = pd.DataFrame(list_departures(specs), columns=["setting", "here", "public code"])
     caption = "Settings of DeSAM that differ from the public code"
-    return Table(
-        frame, caption if len(frame) else "DeSAM has the settings of the public code", folded=len(frame) > 0
-    )
+    return Table(frame, caption if len(frame) else "DeSAM has the settings of the public code", folded=True)
 
 
 def provenance_table(
