@@ -170,6 +170,43 @@ CONTRAST = """selector => {
 }"""
 
 
+WIDGETS = {
+    "coupling_seen": "pixel",
+    "number_of_points": "threshold",
+    "real_difference": "vote",
+    "which_shift_hurts": "dial",
+}
+
+
+@pytest.mark.parametrize("visit", [(w, look) for w in WIDTHS for look in LOOKS], indirect=True, ids=str)
+def test_widgets_answer_to_a_click_and_a_key(html: Path, visit: Visit) -> None:
+    for name, kind in WIDGETS.items():
+        visit.open(html / "book" / "executed" / f"{name}.html")
+        widget = visit.page.locator(f".widget[data-widget={kind}]")
+        widget.locator(".live").wait_for()
+        told = widget.locator(".told")
+        before = told.inner_text()
+        if kind == "pixel":
+            widget.locator(".view:visible svg").first.click(position={"x": 5, "y": 5})
+        else:
+            widget.locator("input[type=range], button").first.press("Enter" if kind == "vote" else "Home")
+        if kind == "threshold":
+            widget.get_by_role("slider").last.press("End")
+        if kind == "dial":
+            widget.get_by_role("slider").press("End")
+        assert told.inner_text() != before, name
+    assert visit.faults == []
+
+
+def test_without_a_script_a_widget_is_its_table(html: Path, browser: "Browser") -> None:  # noqa: F821
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    for name in WIDGETS:
+        page.goto((html / "book" / "executed" / f"{name}.html").as_uri(), wait_until="load")
+        assert page.locator(".widget table").is_visible() and page.locator(".live").count() == 0, name
+    context.close()
+
+
 def test_search_finds_a_word_of_the_book(html: Path, visit: Visit) -> None:
     visit.open(html / "search.html", "?q=hospital")
     visit.page.wait_for_selector("#search-results li a", timeout=10_000)
