@@ -177,7 +177,7 @@
       const { side, size, models, areas } = data, slices = data.images.length;
       const bits = await Promise.all(models.map(model => unpack(model.masks)));
       const views = models.map(model => view(data, model.name));
-      const cell = size.map(length => length / side), radius = 0.22 * Math.min(...cell);
+      const cell = size.map(length => length / side), radius = Math.min(0.22 * Math.min(...cell), size[0] / 50);
       const slice = range('slice', { min: 1, max: slices, value: data.start + 1 }, () => show());
       const cut = range('threshold', { min: 0, max: 1, step: 0.01, value: data.threshold }, () => show());
       const told = make('p', { class: 'told', role: 'status' });
@@ -195,11 +195,11 @@
             class: score <= least ? 'dropped' : drawn(z) && place === chosen ? 'kept best' : 'kept' })));
           const area = drawn(z) ? model.areas[z] : 0, dice = 200 * (drawn(z) ? model.overlaps[z] : 0) / (area + areas[z]);
           const result = areas[z] ? (area ? `Dice ${dice.toFixed(0)} %` : 'organ missed, Dice 0 %') : (area ? 'false alarm' : 'no organ, no mask');
-          views[n].note.textContent = `${scores.filter(score => score > least).length} of ${scores.length} points survive: ${result}`;
+          views[n].note.textContent = `${scores.filter(score => score > least).length} of ${scores.length} points: ${result}`;
           const all = 200 * sum(model.overlaps, drawn) / Math.max(1, sum(model.areas, drawn) + sum(areas, () => true));
           const count = wrong => areas.filter((organ, at) => wrong(organ, drawn(at) ? model.areas[at] : 0)).length;
-          return `${model.name}: Dice ${all.toFixed(0)} %, ${count((organ, mask) => organ && !mask)} slices missed, ` +
-            `${count((organ, mask) => !organ && mask)} false alarms`;
+          return `${model.name}: Dice ${all.toFixed(0)} %, missed slices ${count((organ, mask) => organ && !mask)}, ` +
+            `false alarms ${count((organ, mask) => !organ && mask)}`;
         });
         signs.lastChild.textContent = data.windows[z];
         told.textContent = `The whole case at ${cut.number.toFixed(2)}. ${texts.join('; ')}.`;

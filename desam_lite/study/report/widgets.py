@@ -204,7 +204,7 @@ def move_the_threshold(
         for cut in _THRESHOLDS:
             dice, missed, alarms = case_at(cut, panel, references.sum(axis=(1, 2)))
             rows.append((panel["name"], f"{cut:g}", f"{dice:.0f}", str(missed), str(alarms)))
-    columns = ["model", "threshold", "Dice (%)", "slices missed", "false alarms"]
+    columns = ["model", "threshold", "Dice (%)", "missed slices", "false alarms"]
     data = {
         **describe_slices(slices.images, references, slices.spacing[1:], _CASE_BYTES),
         "maskPixels": list(shrink_masks(masks, MASK_SIDE).shape[:0:-1]),

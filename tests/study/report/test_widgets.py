@@ -241,7 +241,7 @@ def test_the_threshold_moves_by_key_and_says_what_the_table_says(
     for name, step, dice, missed, alarms in threshold.table.frame.to_numpy():
         cut.fill(step)
         assert (
-            f"{name}: Dice {dice} %, {missed} slices missed, {alarms} false alarms"
+            f"{name}: Dice {dice} %, missed slices {missed}, false alarms {alarms}"
             in page.locator(".told").inner_text()
         )
     scores = data_of(threshold)["models"][0]["scores"]
