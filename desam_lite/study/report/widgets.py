@@ -39,7 +39,7 @@ MOST_WIDGET_BYTES = 300_000
 _STATIC = "book/static"
 _IMAGE_BYTES = 40_000  # of a slice that a page has once
 _CASE_BYTES = 170_000  # of all slices of a case
-_THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the table
+_TABLE_CUTS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the table
 MASK_SIDE = 64
 """Pixels along the longer side of packed masks."""
 _COARSER = (48, 32)  # the same where many masks would be more than a page may hold
@@ -199,9 +199,9 @@ def move_the_threshold(
     each: list[dict[str, Any]] = []
     rows = []
     for model in models:
-        panel, masks = _score_case(model, task, workspace, domain, case, side, references, number - 1)
+        panel, masks = _score_points(model, task, workspace, domain, case, side, references, number - 1)
         each.append(panel | {"masks": pack_masks(shrink_masks(masks, MASK_SIDE))})
-        for cut in _THRESHOLDS:
+        for cut in _TABLE_CUTS:
             dice, missed, alarms = case_at(cut, panel, references.sum(axis=(1, 2)))
             rows.append((panel["name"], f"{cut:g}", f"{dice:.0f}", str(missed), str(alarms)))
     columns = ["model", "threshold", "Dice (%)", "missed slices", "false alarms"]
@@ -223,7 +223,7 @@ def move_the_threshold(
     return Widget("threshold", f"Move the threshold: {case} of {domain}", data, table)
 
 
-def _score_case(
+def _score_points(
     model: PromptableModel,
     task: Task,
     workspace: Path | str,
