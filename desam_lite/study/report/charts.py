@@ -24,6 +24,7 @@ from desam_lite.study.report.style import DescribedFigure
 _COLUMNS = 3  # panels side by side
 _FEW = 20  # points of a curve that are marked
 _APART = 0.28  # of a row: between the marks of a row
+_MOST_VECTORS = 1000  # more dots than this in a figure are an image in it: each takes 200 bytes of a page that has a limit
 _CROWD = 50  # dots of a row are spread up and down at random
 _NAME = 16  # characters of a row's name on one line, so that the axis keeps its room
 _RC = (
@@ -227,6 +228,8 @@ def _draw_marks(
     if small is not None:
         dots = so.Dots(pointsize=3.2, stroke=0, fillalpha=0.28)
         _start_plot(small, "mean", "place", colors).add(dots, **look).on(ax).plot()
+        for drawn in ax.collections if len(small) > _MOST_VECTORS else ():
+            drawn.set_rasterized(True)
     plot = _start_plot(large, "mean", "place", colors)
     plot = plot.add(so.Range(linewidth=2.2), orient="y", xmin="low", xmax="high", legend=False)
     plot.add(so.Dots(pointsize=6.5, stroke=1.8, fillalpha=1), fillcolor="face", **look).on(ax).plot()
