@@ -57,7 +57,6 @@ def check(
     Example: desam-lite weights check weights/sam_vit_b_01ec64.pth
     """
     from desam_lite.model.download import PUBLIC
-    from desam_lite.model.weights import identify_weights
 
     paths = files or [folder / public.name for public in PUBLIC.values() if (folder / public.name).exists()]
     if not paths:
@@ -72,3 +71,18 @@ def check(
             faults.append(str(error))
     if faults:
         raise StudyError("\n".join(faults))
+
+
+def identify_weights(text: Path | str) -> str:
+    """Say in a few words what a weights file is, once all of it has been read.
+
+    Raises:
+        StudyError: It is missing, damaged or could run code, or it bears the name of a public file and is not that file.
+    """
+    from desam_lite.model.weights import find_weights, public_weights, read_tensors, weights_sha256
+
+    path = find_weights(text)
+    public, sha256 = public_weights(path), weights_sha256(path)
+    if public is not None:
+        return f"the published {public.name} (SHA-256 {sha256})"
+    return f"{len(read_tensors(path))} tensors, none of the public files of SAM and MedSAM (SHA-256 {sha256})"

@@ -11,8 +11,13 @@ from torch.nn import functional
 from desam_lite.data.slices import CaseSlices
 from desam_lite.methods.frozen_encoder import build_sam
 from desam_lite.methods.run_spec import RunSpec
-from desam_lite.methods.tuned_encoder import TunedEncoder, embed_patches, run_encoder
-from desam_lite.model.fast_encoder import Attend, run_block_for_training
+from desam_lite.methods.tuned_encoder import (
+    TunedEncoder,
+    embed_patches,
+    run_block_for_training,
+    run_encoder,
+)
+from desam_lite.model.fast_encoder import Attend
 from desam_lite.model.names import MaskLoss
 from desam_lite.model.sam_decoder import SAM
 

@@ -15,8 +15,8 @@ from desam_lite.methods.frozen_encoder import load_frozen
 from desam_lite.model.fast_encoder import (
     Attend,
     attend_fused,
+    attend_in_windows,
     join_heads,
-    run_block_for_training,
     split_heads,
 )
 from desam_lite.model.names import MaskLoss
@@ -71,6 +71,22 @@ def embed_patches(encoder: ImageEncoderViT, pixels: torch.Tensor) -> torch.Tenso
     """Return the encoder's first tokens ``(B, h, w, C)``, with their positions, of pixels ``(B, 3, S, S)``."""
     tokens: torch.Tensor = encoder.patch_embed(pixels)
     return tokens if encoder.pos_embed is None else tokens + encoder.pos_embed
+
+
+def run_block_for_training(
+    block: Block,
+    tokens: torch.Tensor,
+    attend: Attend,
+    adapter: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Run one transformer block, ``(B, h, w, C)`` in and out, with the gradients that ``attend`` has.
+
+    What an ``adapter`` makes of the tokens that go into the MLP is added to what the MLP makes of them.
+    """
+    joined = tokens + attend_in_windows(block.attn, block.norm1(tokens), block.window_size, attend)
+    normed = block.norm2(joined)
+    result: torch.Tensor = joined + block.mlp(normed)
+    return result if adapter is None else result + adapter(normed)
 
 
 def run_plain_block(number: int, block: Block, tokens: torch.Tensor, attend: Attend) -> torch.Tensor:

@@ -3,11 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
-from desam_lite.utils.download import download
+from desam_lite.utils.download import fetch_file
 from desam_lite.utils.errors import StudyError
-from desam_lite.utils.files import sha256_file
 
 SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything"
 
@@ -55,9 +52,7 @@ PUBLIC = {
 def fetch_weights(
     backbone: str, folder: Path | str, *, mirror: str | None = None, progress: bool = True
 ) -> Path:
-    """Fetch SAM's weights of a backbone, or what is left of them; a whole file is left alone.
-
-    What has come is kept in a hidden file beside the final name, which is given only to the published content.
+    """Fetch SAM's weights of a backbone, or what is left of them (`fetch_file`); a whole file is left alone.
 
     Args:
         backbone: "vit_b", "vit_l", "vit_h" or, with a mirror alone, "medsam".
@@ -70,30 +65,13 @@ def fetch_weights(
     """
     if backbone not in PUBLIC:
         raise StudyError(f"there are no public weights of '{backbone}': choose from {', '.join(PUBLIC)}.")
-    public, folder = PUBLIC[backbone], Path(folder)
-    path, part = folder / public.name, folder / f".{public.name}.part"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f".{public.name}.lock"):  # a second process waits, and has it then
-        if path.exists():
-            if sha256_file(path) != public.sha256:
-                raise StudyError(
-                    f"'{path}' is there and is not the published file: move it away and fetch again."
-                )
-            return path
-        if public.page and mirror is None:
-            raise StudyError(
-                f"the authors offer '{public.name}' for download in a browser only: get it from {public.page}, put it into "
-                f"'{folder}', and run 'desam-lite weights check {path}'; or fetch it from elsewhere with --mirror."
-            )
-        origin = Path(mirror).absolute().as_uri() if mirror and "://" not in mirror else mirror or SAM_URL
-        url = f"{origin.rstrip('/')}/{public.name}"
-        download(url, part, public.name, public.size, progress=progress)
-        sha256 = sha256_file(part)
-        if sha256 != public.sha256:
-            part.unlink()
-            raise StudyError(
-                f"what came from {url} has SHA-256 {sha256}, not the published {public.sha256}, and was deleted: "
-                "fetch again, or from elsewhere with --mirror."
-            )
-        part.replace(path)
+    public = PUBLIC[backbone]
+    path = Path(folder) / public.name
+    if public.page and mirror is None and not path.exists():
+        raise StudyError(
+            f"the authors offer '{public.name}' for download in a browser only: get it from {public.page}, put it into "
+            f"'{folder}', and run 'desam-lite weights check {path}'; or fetch it from elsewhere with --mirror."
+        )
+    origin = Path(mirror).absolute().as_uri() if mirror and "://" not in mirror else mirror or SAM_URL
+    fetch_file(f"{origin.rstrip('/')}/{public.name}", path, public.size, public.sha256, progress=progress)
     return path

@@ -4,6 +4,8 @@ The longest side is scaled to the side of the square, the rest is padded with ze
 is scaled up to the square, freed of the padding, and scaled back (Kirillov et al., ICCV 2023, and its public code).
 """
 
+from typing import Any
+
 import torch
 from torch.nn import functional
 
@@ -30,13 +32,10 @@ def fit_square(maps: torch.Tensor, side: int, *, nearest: bool = False) -> torch
         ``(B, C, side, side)``, zero where padded.
     """
     size = scaled_size((maps.shape[-2], maps.shape[-1]), side)
-    if (maps.shape[-2], maps.shape[-1]) == size:
-        sized = maps
-    elif nearest:
-        sized = functional.interpolate(maps, size, mode="nearest-exact")
-    else:
-        sized = functional.interpolate(maps, size, mode="bilinear", align_corners=False, antialias=True)
-    return functional.pad(sized, (0, side - size[1], 0, side - size[0]))
+    smooth: dict[str, Any] = {"mode": "bilinear", "align_corners": False, "antialias": True}
+    if (maps.shape[-2], maps.shape[-1]) != size:
+        maps = functional.interpolate(maps, size, **({"mode": "nearest-exact"} if nearest else smooth))
+    return functional.pad(maps, (0, side - size[1], 0, side - size[0]))
 
 
 def unfit_square(logits: torch.Tensor, original: tuple[int, int], side: int | None = None) -> torch.Tensor:

@@ -106,19 +106,6 @@ def public_weights(path: Path) -> PublicWeights | None:
     return next((public for public in PUBLIC.values() if public.sha256 == sha256), None)
 
 
-def identify_weights(text: Path | str) -> str:
-    """Say in a few words what a weights file is, once all of it has been read.
-
-    Raises:
-        StudyError: It is missing, damaged or could run code, or it bears the name of a public file and is not that file.
-    """
-    path = find_weights(text)
-    public, sha256 = public_weights(path), weights_sha256(path)
-    if public is not None:
-        return f"the published {public.name} (SHA-256 {sha256})"
-    return f"{len(read_tensors(path))} tensors, none of the public files of SAM and MedSAM (SHA-256 {sha256})"
-
-
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Read the tensors of a safetensors or PyTorch file by name, without running any code it may hold.
 

@@ -10,7 +10,10 @@ from itertools import chain
 from pathlib import Path
 from urllib.request import Request, urlopen
 
+from filelock import FileLock
+
 from desam_lite.utils.errors import StudyError
+from desam_lite.utils.files import sha256_file
 from desam_lite.utils.progress import track
 
 _BYTES_AT_ONCE = 1 << 20  # one step of the progress bar
@@ -18,7 +21,35 @@ _TIMEOUT = 60.0  # seconds without a byte
 _PARTIAL = 206  # HTTP: the answer begins where the request said
 
 
-def download(url: str, part: Path, name: str, expected: int, *, progress: bool = True) -> None:
+def fetch_file(url: str, path: Path, size: int, sha256: str, *, progress: bool = True) -> None:
+    """Fetch a published file, or what is left of it; a whole one is left alone, and a second process waits and has it then.
+
+    What has come is kept in a hidden file beside the path, which is given only to the published content.
+
+    Raises:
+        StudyError: It cannot be read, or what came or is there is not the published file.
+    """
+    part = path.with_name(f".{path.name}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        if path.exists():
+            if sha256_file(path) != sha256:
+                raise StudyError(
+                    f"'{path}' is there and is not the published file: move it away and fetch again."
+                )
+            return
+        _download(url, part, path.name, size, progress=progress)
+        came = sha256_file(part)
+        if came != sha256:
+            part.unlink()
+            raise StudyError(
+                f"what came from {url} has SHA-256 {came}, not the published {sha256}, and was deleted: "
+                "fetch again, or from elsewhere with --mirror."
+            )
+        part.replace(path)
+
+
+def _download(url: str, part: Path, name: str, expected: int, *, progress: bool) -> None:
     """Add to a partial file, if there is one, what it lacks of its published size, or begin anew where that is impossible."""
     size = part.stat().st_size if part.exists() else 0
     if size == expected:  # stopped before it was checked

@@ -94,7 +94,7 @@ def test_portions_change_nothing(limit: int, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("limit", [1, 10_000, 1 << 28])
 def test_the_way_of_a_gpu_is_that_of_a_processor(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoder, "_attend_in_lines", encoder._attend_by_products)
+    monkeypatch.setattr(encoder, "attend_fused", encoder._attend_by_products)
     monkeypatch.setattr(encoder, "_BIAS_AT_ONCE", {"cuda": limit})
     for spec in SPECS.values():
         for ours, theirs in both(spec):
@@ -120,6 +120,14 @@ def test_kept_levels_are_not_overwritten_by_later_blocks() -> None:
     assert not torch.equal(levels[1], again[1])
 
 
-def test_the_table_of_relative_positions_is_that_of_segment_anything() -> None:
-    relative = torch.randn(2 * 7 - 1, 3, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(encoder._by_query_and_key(relative, 7), get_rel_pos(7, 7, relative))
+def test_queries_times_positions_are_those_of_segment_anything() -> None:
+    height, width, channels = 5, 7, 3
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(2, 4 * height * width, channels, generator=generator)
+    rows, columns = (torch.randn(2 * n - 1, channels, generator=generator) for n in (height, width))
+    down, across = encoder._products_by_key(queries, height, width, rows, columns)
+    q = queries.view(2, 4, height, width, channels)
+    torch.testing.assert_close(down, torch.einsum("anhwc,hkc->anhwk", q, get_rel_pos(height, height, rows)))
+    torch.testing.assert_close(
+        across, torch.einsum("anhwc,wkc->anhwk", q, get_rel_pos(width, width, columns))
+    )

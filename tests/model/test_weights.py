@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from desam_lite.cli.weights import identify_weights
 from desam_lite.model.download import PUBLIC, PublicWeights
 from desam_lite.model.names import SHIPPED_WEIGHTS
 from desam_lite.model.sam import get_backbone
@@ -20,7 +21,6 @@ from desam_lite.model.weights import (
     SHIPPED,
     SHIPPED_SHA256,
     find_weights,
-    identify_weights,
     parse_weights,
     read_tensors,
     shipped_card,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from desam_lite.model.fast_encoder import run_block_for_training
+from desam_lite.methods.tuned_encoder import run_block_for_training
 from desam_lite.model.prompts import ImageEmbeddings
 from desam_lite.model.sam import BackboneSpec, build_image_encoder, build_mask_decoder, build_prompt_encoder
 from desam_lite.model.weights import find_weights, read_tensors
