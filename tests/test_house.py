@@ -74,7 +74,7 @@ def test_each_file_of_the_reading_path_builds_on_those_before_it_alone() -> None
 def test_the_package_stays_small() -> None:
     sizes = {path: lines(path) for path in modules()}
     assert sum(size for path, size in sizes.items() if PACKAGE / "model" in path.parents) < 2000
-    assert sum(sizes.values()) <= 22_934  # asked: 16,000; only a new feature may raise it, by its own lines
+    assert sum(sizes.values()) <= 22_932  # asked: 16,000; only a new feature may raise it, by its own lines
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))

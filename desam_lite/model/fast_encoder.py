@@ -85,18 +85,18 @@ def _attend_by_products(
 ) -> torch.Tensor:
     """The bias is (q R_row, q R_column) times each key's row and column in one-hot form."""
     batch, down, height, across, width, _, heads, channels = windows.shape
-    inside = _rearrange(windows.flatten(5), lambda w: w.transpose(2, 3)).view(
-        -1, height * width, 3, heads, channels
-    )
+    moved = _rearrange(windows.flatten(5), lambda w: w.transpose(2, 3))
+    inside = moved.view(-1, height * width, 3, heads, channels)
     spare = -(height + width) % _WHOLE_TILES
     rows, columns = (torch.eye(n, dtype=inside.dtype, device=inside.device) for n in (height, width))
     place = torch.cat((rows[..., None].expand(-1, -1, width), columns[:, None].expand(-1, height, -1)))
     place = functional.pad(place.flatten(1), (0, 0, 0, spare))  # (h + w + spare, h w)
     attended = []
-    for part in inside.split(max(1, _BIAS_AT_ONCE["cuda"] // (heads * (height * width) ** 2))):
+    at_once = max(1, _BIAS_AT_ONCE["cuda"] // (heads * (height * width) ** 2))
+    for part in torch.split(inside, at_once):
         q, k, v = part.permute(2, 0, 3, 1, 4)  # (n, heads, h w, c) each, views
-        near = _products_by_key(q.transpose(0, 1).flatten(1, 2), height, width, rel_pos_h, rel_pos_w)
-        near = functional.pad(torch.cat(near, -1), (0, spare)).flatten(2, 3).transpose(0, 1)
+        both = _products_by_key(q.transpose(0, 1).flatten(1, 2), height, width, rel_pos_h, rel_pos_w)
+        near = functional.pad(torch.cat(both, -1), (0, spare)).flatten(2, 3).transpose(0, 1)
         read = functional.scaled_dot_product_attention(q, k, v, attn_mask=near @ place)
         attended.append(read.transpose(1, 2))  # (n, h w, heads, c)
     maps = torch.cat(attended).reshape(batch, down, across, height, width, -1)
@@ -141,8 +141,8 @@ def _products_by_key(
     """Return queries ``(A, n h w, c)`` times positions by row and column of the key: ``(A, n, h, w, h)``, ``(A, n, h, w, w)``."""
     distances = torch.cat((rel_pos_h.flip(0), rel_pos_w.flip(0))).to(queries.dtype)  # key minus query
     distances = functional.pad(distances, (0, 0, 0, -len(distances) % _WHOLE_TILES)).T
-    products = queries @ distances.expand(len(queries), -1, -1)
-    products = products.unflatten(1, (-1, height, width))  # last axis: distances, keys along its diagonals
+    products = queries @ distances.expand(len(queries), -1, -1)  # keys are along its diagonals
+    products = products.view(len(queries), -1, height, width, products.shape[-1])
     by_row, by_column = (tuple(s - (i == axis) for i, s in enumerate(products.stride())) for axis in (2, 3))
     shape = products.shape[:-1]
     down = products.as_strided((*shape, height), by_row, height - 1)
