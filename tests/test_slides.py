@@ -163,10 +163,11 @@ def test_slides_of_the_built_book_fit_and_load_nothing_from_outside(
     faults: list[str] = []
     for file in files:
         page = show(file)
+        page.goto("about:blank")  # what the first look was still loading is no fault
         page.on("requestfailed", lambda asked: faults.append(asked.url))
         page.on("request", lambda asked: faults.append(asked.url) if asked.url.startswith("http") else None)
         page.on("pageerror", lambda error: faults.append(str(error)))
-        page.reload(wait_until="load")
+        page.goto(file.as_uri(), wait_until="load")
         page.evaluate("window.MathJax?.startup?.promise")
         for number in range(1, len(texts(file)) + 1):
             over = page.evaluate("(s => s.scrollHeight - s.clientHeight)(document.querySelector('.on'))")

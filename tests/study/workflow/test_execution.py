@@ -192,7 +192,7 @@ def test_a_page_with_an_error_is_found(source: Path, tmp_path: Path) -> None:
 def test_a_page_that_is_too_large_is_found(source: Path, tmp_path: Path) -> None:
     page(source, tmp_path / "pages", new_output("stream", text="x" * PAGE_LIMIT))
     (fault,) = check_executed(tmp_path / "pages", [source])
-    assert "over the limit of 1 MB" in fault
+    assert f"over the limit of {PAGE_LIMIT / 1e6:.0f} MB" in fault
 
 
 def test_a_damaged_page_is_found(source: Path, tmp_path: Path) -> None:
