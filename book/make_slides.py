@@ -158,9 +158,9 @@ def _figure(figure: Tag) -> str:
     questions = [sentence for sentence in sentences if _is_question(sentence)]
     facts = [sentence for sentence in sentences if not _is_question(sentence)]
     image = str(figure.find("img"))
-    asked = f'<p class="ask">{escape(" ".join(questions), quote=False)}</p>' if questions else ""
+    prompt = f'<p class="ask">{escape(" ".join(questions), quote=False)}</p>' if questions else ""
     facts_small = f'<p class="small">{escape(" ".join(facts), quote=False)}</p>'
-    return f'<div class="picture"><figure>{image}</figure><div>{asked}{facts_small}</div></div>'
+    return f'<div class="picture"><figure>{image}</figure><div>{prompt}{facts_small}</div></div>'
 
 
 def _is_question(sentence: str) -> bool:

@@ -164,8 +164,10 @@ def test_slides_of_the_built_book_fit_and_load_nothing_from_outside(
     for file in files:
         page = show(file)
         page.goto("about:blank")  # what the first look was still loading is no fault
-        page.on("requestfailed", lambda asked: faults.append(asked.url))
-        page.on("request", lambda asked: faults.append(asked.url) if asked.url.startswith("http") else None)
+        page.on("requestfailed", lambda request: faults.append(request.url))
+        page.on(
+            "request", lambda request: faults.append(request.url) if request.url.startswith("http") else None
+        )
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.goto(file.as_uri(), wait_until="load")
         page.evaluate("window.MathJax?.startup?.promise")
